@@ -1,0 +1,1 @@
+"""Kernels of xT: they know torch and triton, never xt."""

@@ -1,0 +1,75 @@
+"""Errors for the user: one line that says what is wrong, where, and what to do.
+
+Every class here is a ``ValueError``. The command line prints the message without a traceback (``-v`` shows it)
+and exits with the class's ``exit_code``. Our own invariants use ``assert`` instead.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class XTError(ValueError):
+    """Base of every error that is the user's to mend."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(XTError):
+    """A wrong option, key, type or value in a config or on the command line."""
+
+
+class PluginError(ConfigError):
+    """A name that no built-in class and no plug-in answers to, or a plug-in that cannot be used."""
+
+
+class GeometryError(XTError):
+    """Sizes that do not fit together."""
+
+
+class ModelError(XTError):
+    """Parts of a model that do not fit together (channels, strides, region sizes)."""
+
+
+class CheckpointError(XTError):
+    """A checkpoint or model folder that is missing, corrupt, or of another model."""
+
+
+class InputError(XTError):
+    """An input file (raster, image, shard) that cannot be read as what it should be."""
+
+    exit_code = EXIT_SOME_FAILED
+
+
+class LabelError(XTError):
+    """Label rows that are not valid."""
+
+
+class OutputError(XTError):
+    """An output that exists, cannot be written, or is held by another run."""
+
+
+class TrainingError(XTError):
+    """Training that must not go on (NaN loss, dead worker)."""
+
+    exit_code = EXIT_SOME_FAILED
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or the known names when none is near.
+
+    Args:
+        name: What the user wrote.
+        known: The valid names.
+    """
+    names = sorted(known)
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""

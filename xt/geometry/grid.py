@@ -1,0 +1,187 @@
+"""Where regions and tokens lie in an image: integers only.
+
+An image of H × W pixels is cut into rows × cols square regions of R pixels (nested tokenization, xT, arXiv
+2403.01915, section 3). Where H or W does not divide by R the image is padded at the bottom and right.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from xt.errors import GeometryError
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of pixels: rows ``row … row + height − 1``, columns ``col … col + width − 1``."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def row_stop(self) -> int:
+        """One past the last row."""
+        return self.row + self.height
+
+    @property
+    def col_stop(self) -> int:
+        """One past the last column."""
+        return self.col + self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices, for an array whose last two axes are rows and columns."""
+        return slice(self.row, self.row_stop), slice(self.col, self.col_stop)
+
+    def clip(self, height: int, width: int) -> "Window":
+        """Return the part inside an image of ``height`` × ``width``; it may have no pixels."""
+        row, col = min(max(self.row, 0), height), min(max(self.col, 0), width)
+        stop_row = min(max(self.row_stop, row), height)
+        stop_col = min(max(self.col_stop, col), width)
+        return Window(row, col, stop_row - row, stop_col - col)
+
+    def grow(self, margin: int) -> "Window":
+        """Return the window with ``margin`` pixels more on each side."""
+        return Window(self.row - margin, self.col - margin, self.height + 2 * margin, self.width + 2 * margin)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The tokens of a region grid at one stride.
+
+    A sequence holds the tokens that exist in raster order of the whole map (row by row across region borders),
+    then ``num_extra`` tokens without a place, such as a class token.
+
+    Attributes:
+        region_rows: Rows of regions.
+        region_cols: Columns of regions.
+        side: Tokens along one side of a region.
+        exists: One flag per region in raster order, or None when all exist. A region without a valid pixel is
+            neither encoded nor in the sequence.
+        num_extra: Tokens without a place, appended last.
+    """
+
+    region_rows: int
+    region_cols: int
+    side: int
+    exists: tuple[bool, ...] | None = None
+    num_extra: int = 0
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        if min(self.region_rows, self.region_cols, self.side) < 1 or self.num_extra < 0:
+            raise GeometryError(f"token layout needs positive sizes, got {self}")
+        if self.exists is not None and len(self.exists) != self.num_regions:
+            raise GeometryError(f"exists has {len(self.exists)} flags for {self.num_regions} regions")
+
+    @property
+    def num_regions(self) -> int:
+        """Regions, existing or not."""
+        return self.region_rows * self.region_cols
+
+    @property
+    def height(self) -> int:
+        """Rows of the token map."""
+        return self.region_rows * self.side
+
+    @property
+    def width(self) -> int:
+        """Columns of the token map."""
+        return self.region_cols * self.side
+
+    @property
+    def region_tokens(self) -> int:
+        """Tokens of one region."""
+        return self.side * self.side
+
+    @cached_property
+    def num_existing(self) -> int:
+        """Regions that exist."""
+        return self.num_regions if self.exists is None else sum(self.exists)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the sequence, extra tokens included."""
+        return self.num_existing * self.region_tokens + self.num_extra
+
+
+@dataclass(frozen=True)
+class RegionGrid:
+    """The regions of an image.
+
+    Attributes:
+        height: Image rows, ≥ 1.
+        width: Image columns, ≥ 1.
+        region_size: Side of a region in pixels, ≥ 1.
+    """
+
+    height: int
+    width: int
+    region_size: int
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        if min(self.height, self.width, self.region_size) < 1:
+            raise GeometryError(
+                f"image of {self.height} × {self.width} px in regions of {self.region_size} px: all must be ≥ 1"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of regions."""
+        return -(-self.height // self.region_size)
+
+    @property
+    def cols(self) -> int:
+        """Columns of regions."""
+        return -(-self.width // self.region_size)
+
+    @property
+    def num_regions(self) -> int:
+        """Regions in the image."""
+        return self.rows * self.cols
+
+    @property
+    def padded_height(self) -> int:
+        """Image rows with padding."""
+        return self.rows * self.region_size
+
+    @property
+    def padded_width(self) -> int:
+        """Image columns with padding."""
+        return self.cols * self.region_size
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows added at the bottom and columns added at the right."""
+        return self.padded_height - self.height, self.padded_width - self.width
+
+    def window(self, index: int) -> Window:
+        """Return region ``index`` (raster order) in the padded frame: always R × R."""
+        if not 0 <= index < self.num_regions:
+            raise GeometryError(f"region {index} of {self.num_regions}")
+        row, col = divmod(index, self.cols)
+        size = self.region_size
+        return Window(row * size, col * size, size, size)
+
+    def clipped(self, index: int) -> Window:
+        """Return the part of region ``index`` that lies on the image."""
+        return self.window(index).clip(self.height, self.width)
+
+    def windows(self) -> Iterator[Window]:
+        """Yield every region's window in the padded frame, in raster order."""
+        return (self.window(index) for index in range(self.num_regions))
+
+    def layout(self, stride: int, exists: tuple[bool, ...] | None = None) -> TokenLayout:
+        """Return the layout of tokens at ``stride`` pixels per token.
+
+        Raises:
+            GeometryError: If the region size does not divide by the stride.
+        """
+        if stride < 1 or self.region_size % stride:
+            raise GeometryError(
+                f"region size {self.region_size} does not divide by stride {stride}; choose a multiple of {stride}"
+            )
+        return TokenLayout(self.rows, self.cols, self.region_size // stride, exists)

@@ -1,0 +1,59 @@
+"""Orders of a token sequence, as permutations of its indices.
+
+The sequence is in raster order of the whole map. ``tokens[region_major(layout)]`` puts the tokens of each region
+together; ``tokens[inverse(p)]`` undoes ``tokens[p]``. Extra tokens stay last in every order.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from xt.geometry.grid import TokenLayout
+
+Indices = npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=16)
+def positions(layout: TokenLayout) -> Indices:
+    """Row and column on the token map of each token that has a place: ``(num_tokens − num_extra, 2)``."""
+    rows, cols = np.divmod(map_indices(layout), layout.width)
+    return _frozen(np.stack([rows, cols], axis=1))
+
+
+@lru_cache(maxsize=16)
+def map_indices(layout: TokenLayout) -> Indices:
+    """Index on the flattened (height · width) map of each token that has a place, ascending."""
+    if layout.exists is None:
+        return _frozen(np.arange(layout.height * layout.width, dtype=np.int64))
+    regions = np.asarray(layout.exists, dtype=bool).reshape(layout.region_rows, layout.region_cols)
+    on_map = regions.repeat(layout.side, axis=0).repeat(layout.side, axis=1)
+    return _frozen(np.flatnonzero(on_map).astype(np.int64))
+
+
+@lru_cache(maxsize=16)
+def region_indices(layout: TokenLayout) -> Indices:
+    """Region (raster order of regions) of each token that has a place."""
+    place = positions(layout)
+    return _frozen(place[:, 0] // layout.side * layout.region_cols + place[:, 1] // layout.side)
+
+
+@lru_cache(maxsize=16)
+def region_major(layout: TokenLayout) -> Indices:
+    """Permutation that groups tokens by region: regions in raster order, raster order inside each."""
+    order = np.argsort(region_indices(layout), kind="stable")
+    extra = np.arange(len(order), layout.num_tokens)
+    return _frozen(np.concatenate([order, extra]).astype(np.int64))
+
+
+def inverse(permutation: Indices) -> Indices:
+    """Permutation that undoes another: ``x[p][inverse(p)]`` is ``x``."""
+    result = np.empty_like(permutation)
+    result[permutation] = np.arange(len(permutation), dtype=permutation.dtype)
+    return result
+
+
+def _frozen(array: Indices) -> Indices:
+    # Cached arrays are shared between callers.
+    array.setflags(write=False)
+    return array
