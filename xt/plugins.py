@@ -141,9 +141,7 @@ def short_name(obj: object) -> str:
         for key, entry in _installed(kind).items():
             if entry.value == path:
                 return key
-    raise PluginError(
-        f"class {cls.__qualname__} is not registered; decorate it with @xt.plugins.register(kind)"
-    )
+    raise PluginError(f"class {cls.__qualname__} is not registered; decorate it with @xt.plugins.register(kind)")
 
 
 class Configurable:

@@ -1,0 +1,34 @@
+"""What every data module tells the rest: bands, statistics, classes."""
+
+from abc import abstractmethod
+
+from lightning.pytorch import LightningDataModule
+
+
+class DataModule(LightningDataModule):
+    """A LightningDataModule that knows what its images are.
+
+    A batch is a dict: ``image (B, C, H, W)`` float32, already ``(value − mean) / std`` with invalid pixels 0;
+    ``valid (B, 1, H, W)`` bool; ``name``: list of B strings; and the targets of its task.
+
+    Attributes:
+        bands: Names of the bands, in the order of the channels.
+        mean: Per band, in the raster's unit.
+        std: Per band, in the raster's unit.
+        nodata: Nodata value of the rasters, or None.
+        classes: Class names, or empty.
+        resolution: Metres per pixel, or None.
+        image_size: Side of a training image in pixels.
+    """
+
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    nodata: float | None = None
+    classes: tuple[str, ...] = ()
+    resolution: float | None = None
+    image_size: int
+
+    @abstractmethod
+    def setup(self, stage: str) -> None:
+        """Read what is needed for ``stage`` (``fit``, ``validate``, ``test``), once, cheaply."""

@@ -1,0 +1,31 @@
+"""The contract of a dense loss that can be computed tile by tile, exactly."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from xt.plugins import Configurable
+
+
+class TileLoss(nn.Module, Configurable, ABC):
+    """A loss that is a function of sums over pixels.
+
+    The sums are additive over tiles, so an image of any size can be decoded tile by tile and thrown away, and the
+    loss (dice included, which is no mean over tiles) and its gradient still equal those of the whole image.
+    """
+
+    @abstractmethod
+    def statistics(self, maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+        """Sums over the pixels of one tile.
+
+        Args:
+            maps: Head name → logits ``(B, C, h, w)``.
+            targets: Target name → ``(B, …, h, w)``; ``valid`` ``(B, 1, h, w)`` bool is among them.
+
+        Returns:
+            ``(K,)`` float32, differentiable with respect to the maps.
+        """
+
+    @abstractmethod
+    def total(self, statistics: Tensor) -> dict[str, Tensor]:
+        """Losses from the sums over all tiles: ``{"loss": scalar, component: scalar, ...}``."""

@@ -1,0 +1,113 @@
+"""What travels with a model's weights: bands, statistics, classes, with the names of the STAC MLM extension."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from xt.errors import CheckpointError
+
+Task = Literal["point-detection", "semantic-segmentation", "classification"]
+TASKS: tuple[Task, ...] = ("point-detection", "semantic-segmentation", "classification")
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Facts about a model that inference needs beside its weights.
+
+    Attributes:
+        task: What the model does.
+        bands: Names of the bands in the order of the channels.
+        mean: Per band, in the unit of the raster; the input is ``(value − mean) / std``, invalid pixels are 0.
+        std: Per band, in the unit of the raster.
+        nodata: Value that means "no data" in the training rasters, if any.
+        classes: Class names (segmentation, classification), in the order of the channels.
+        image_size: Side in pixels of the images the model was trained on.
+        resolution: Metres per pixel on the ground, if known.
+        thresholds: Decision threshold per head (detection), tuned on validation.
+        name: A name for the model.
+    """
+
+    task: Task
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    nodata: float | None = None
+    classes: tuple[str, ...] = ()
+    image_size: int = 512
+    resolution: float | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
+    name: str = "xt"
+
+    def __post_init__(self) -> None:
+        """Check lengths and the task's name."""
+        if self.task not in TASKS:
+            raise CheckpointError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}")
+        if not len(self.bands) == len(self.mean) == len(self.std):
+            raise CheckpointError(
+                f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} stds: must be as many"
+            )
+        if any(not value > 0 for value in self.std):
+            raise CheckpointError(f"std must be positive, got {list(self.std)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready fields named as in the STAC MLM extension (v1.4) where it has a name."""
+        scaling = [
+            {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(self.mean, self.std, strict=True)
+        ]
+        return {
+            "mlm:name": self.name,
+            "mlm:architecture": "xT",
+            "mlm:framework": "pytorch",
+            "mlm:tasks": [self.task],
+            "mlm:input": [
+                {
+                    "name": "image",
+                    "bands": [{"name": band} for band in self.bands],
+                    "input": {
+                        "shape": [-1, len(self.bands), self.image_size, self.image_size],
+                        "dim_order": ["batch", "channel", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "value_scaling": scaling,
+                }
+            ],
+            "mlm:output": [
+                {
+                    "name": self.task,
+                    "tasks": [self.task],
+                    "classification:classes": [
+                        {"value": value, "name": name} for value, name in enumerate(self.classes)
+                    ],
+                }
+            ],
+            "nodata": self.nodata,
+            "gsd": self.resolution,
+            "thresholds": self.thresholds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "ModelMetadata":
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            CheckpointError: If a field is missing or has the wrong form.
+        """
+        try:
+            (image,) = data["mlm:input"]
+            (output,) = data["mlm:output"]
+            scaling = image["value_scaling"]
+            return cls(
+                task=data["mlm:tasks"][0],
+                bands=tuple(str(band["name"]) for band in image["bands"]),
+                mean=tuple(float(scale["mean"]) for scale in scaling),
+                std=tuple(float(scale["stddev"]) for scale in scaling),
+                nodata=None if data["nodata"] is None else float(data["nodata"]),
+                classes=tuple(str(item["name"]) for item in output["classification:classes"]),
+                image_size=int(image["input"]["shape"][-1]),
+                resolution=None if data["gsd"] is None else float(data["gsd"]),
+                thresholds={str(key): float(value) for key, value in data["thresholds"].items()},
+                name=str(data["mlm:name"]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                f"model metadata is not valid ({type(error).__name__}: {error}); export the model again"
+            ) from error
