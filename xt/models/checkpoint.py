@@ -1,0 +1,154 @@
+"""A model as a folder: ``model.safetensors`` and ``config.json``, names and numbers only."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from xt.errors import CheckpointError, OutputError
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_model(folder: Path, model: XT, metadata: ModelMetadata) -> None:
+    """Write a model folder; a kill at any moment leaves the old one or the new one.
+
+    Args:
+        folder: Is replaced if it is there.
+        model: Its weights are written as they are.
+        metadata: What inference needs beside the weights.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write the model to {folder}: {error.strerror}") from error
+    try:
+        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        save_file(state, partial / WEIGHTS)
+        config = {
+            "format": FORMAT,
+            "sha256": file_sha256(partial / WEIGHTS),
+            "model": model.spec(),
+            "metadata": metadata.to_dict(),
+        }
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name in (WEIGHTS, CONFIG):
+            _sync(partial / name)
+        _replace(folder, partial)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write the model to {folder}: {error}; the old one is kept") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
+    """Read a model folder, or the model of a run folder.
+
+    Args:
+        path: Folder with ``config.json``, or a run folder that has one under ``model/``.
+
+    Returns:
+        The model in evaluation mode on the CPU, and its metadata.
+
+    Raises:
+        CheckpointError: If it is missing, corrupt, or its weights do not fit its description.
+    """
+    from xt.models.factory import build_from_spec  # the factory stands above; only this function needs it
+
+    folder = find_model(Path(path))
+    config = _read_config(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}; export the model again")
+    if file_sha256(weights) != config["sha256"]:
+        raise CheckpointError(f"{weights} is damaged: its SHA-256 is not the one in {CONFIG}; copy it again")
+    model = build_from_spec(config["model"])
+    load_weights(model, load_file(weights), str(weights))
+    return model.eval(), ModelMetadata.from_dict(config["metadata"])
+
+
+def find_model(path: Path) -> Path:
+    """Return the model folder that a path means.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    for folder in (path, path / "model"):
+        # A kill between the two renames of _replace leaves the old folder under its other name.
+        for candidate in (folder, _previous(folder)):
+            if (candidate / CONFIG).is_file():
+                return candidate
+    what = "has no model/ folder yet: has training saved one?" if path.is_dir() else "does not exist"
+    raise CheckpointError(f"model {path} {what}; give a run folder of xt train or a model folder")
+
+
+def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        CheckpointError: If keys or shapes differ; up to five of each are listed.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(set(own) & set(state))
+        if own[key].shape != state[key].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(problems.values()):
+        listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:5])}" for what, keys in problems.items() if keys)
+        raise CheckpointError(f"{source} does not fit the model: {listed}")
+    model.load_state_dict(state)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); export the model again") from error
+    if not isinstance(config, dict) or {"format", "sha256", "model", "metadata"} - set(config):
+        raise CheckpointError(f"{path} is not an xT model; give a folder that xt train wrote")
+    if config["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {config['format']}, this version reads {FORMAT}; update xt")
+    return config
+
+
+def _previous(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.previous"
+
+
+def _replace(folder: Path, new: Path) -> None:
+    previous = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(folder, previous)
+    os.replace(new, folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

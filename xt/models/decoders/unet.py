@@ -1,0 +1,127 @@
+"""The UNet decoder of the xView3 recipe: nearest upsampling, skip connections, 3 × 3 convolutions with SiLU."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xt.errors import ModelError
+from xt.models.decoders.base import DenseDecoder
+
+
+class UNet(DenseDecoder):
+    """Goes from the coarsest map up to ``out_stride``, joining one skip at each level.
+
+    Below the pyramid's finest stride the skip is a map learned from the image itself by one strided convolution.
+    There is no normalisation over pixels, so decoding tile by tile is exact.
+
+    Args:
+        in_chans: Channels of the image.
+        channels: Channels of the pyramid, finest first.
+        strides: Strides of the pyramid, finest first.
+        filters: Channels of the levels, finest first; as many as there are levels, or more.
+        out_stride: Pixels per cell of the output.
+
+    Raises:
+        ModelError: If the strides do not divide each other or filters are missing.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        filters: Sequence[int] = (48, 96, 176, 256),
+        out_stride: int = 2,
+    ) -> None:
+        super().__init__()
+        levels = _levels(tuple(strides), out_stride)
+        if len(filters) < len(levels):
+            raise ModelError(f"UNet with {len(levels)} levels (strides {levels}) got {len(filters)} filters")
+        self.stride = out_stride
+        self.out_channels = filters[0]
+        self._strides = tuple(strides)
+        self._image_stride = out_stride if out_stride < strides[0] else 0
+        self.stem = _Stem(in_chans, filters[0], out_stride) if self._image_stride else None
+        below = channels[-1]
+        coarse = strides[-1]
+        blocks = []
+        for level, width in zip(reversed(levels), reversed(filters[: len(levels)]), strict=True):
+            if level in strides:
+                skip = channels[list(strides).index(level)]
+            else:
+                skip = filters[0] if level == self._image_stride else 0
+            blocks.append(_Block(below, skip, width, coarse // level))
+            below, coarse = width, level
+        self.blocks = nn.ModuleList(blocks)
+        self._levels = tuple(reversed(levels))
+        self.halo = self._reach(strides[-1])
+
+    def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        """Decode ``(B, C, H, W)`` and its pyramid into ``(B, out_channels, H / stride, W / stride)``."""
+        skips = dict(zip(self._strides, pyramid, strict=True))
+        if self.stem is not None:
+            skips[self._image_stride] = self.stem(image)
+        x = pyramid[-1]
+        for level, block in zip(self._levels, self.blocks, strict=True):
+            x = block(x, skips.get(level))
+        return x
+
+    def _reach(self, coarsest: int) -> int:
+        # From the output down: one cell for bilinear upsampling of the logits, two convolutions a level.
+        cells, pixels, fine = 1, self.stride, self.stride
+        for level, above in pairwise((*reversed(self._levels), coarsest)):
+            factor = above // level
+            cells += 2
+            pixels, fine = max(pixels, cells * level), level
+            cells = -(-cells // factor)
+        pixels = max(pixels, cells * coarsest, fine)
+        return -(-pixels // coarsest) * coarsest
+
+
+def _levels(strides: tuple[int, ...], out_stride: int) -> list[int]:
+    if out_stride < 1 or any(b % a or b <= a for a, b in pairwise(strides)):
+        raise ModelError(f"UNet needs strides that divide each other, got {strides} and out_stride {out_stride}")
+    inside = [s for s in strides[:-1] if s >= out_stride]
+    lowest = inside[0] if inside else strides[-1]
+    extra: list[int] = []
+    level = lowest
+    while level > out_stride:
+        if level % 2:
+            break
+        level //= 2
+        extra.insert(0, level)
+    if level != out_stride:
+        raise ModelError(f"UNet cannot reach out_stride {out_stride} from strides {strides} by halving")
+    return [*extra, *inside]
+
+
+class _Stem(nn.Module):
+    """One strided convolution from the image to the output's stride."""
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, 3 if stride <= 2 else stride, stride, 1 if stride <= 2 else 0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.silu(self.conv(image))
+
+
+class _Block(nn.Module):
+    """Upsample, convolve, join the skip, convolve."""
+
+    def __init__(self, in_chans: int, skip_chans: int, out_chans: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.up = nn.Conv2d(in_chans, out_chans, 3, padding=1)
+        self.join = nn.Conv2d(out_chans + skip_chans, out_chans, 3, padding=1)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        if self.factor > 1:
+            x = F.interpolate(x, scale_factor=float(self.factor), mode="nearest")
+        x = F.silu(self.up(x))
+        if skip is not None:
+            x = torch.cat([x, skip.to(x.dtype)], dim=1)
+        return F.silu(self.join(x))

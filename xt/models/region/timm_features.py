@@ -1,0 +1,165 @@
+"""Any timm backbone that gives feature maps, as a region encoder."""
+
+import inspect
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import Format
+from torch import Tensor, nn
+
+from xt.errors import ModelError, nearest
+from xt.models.region.base import RegionEncoder
+
+PRESETS = {
+    "swinv2_t": "swinv2_tiny_window16_256.ms_in1k",
+    "swinv2_s": "swinv2_small_window16_256.ms_in1k",
+    "swinv2_b": "swinv2_base_window16_256.ms_in1k",
+    "swinv2_l": "swinv2_large_window12to16_192to256.ms_in22k_ft_in1k",
+}
+"""The region encoders of the paper, by short name."""
+
+
+class TimmFeatures(RegionEncoder):
+    """A timm backbone with ``features_only``; of maps with equal stride the deepest is taken.
+
+    Layers of batch normalisation stay in evaluation mode, because regions must not influence each other.
+
+    Args:
+        name: A timm model name, or a preset: ``swinv2_t``, ``swinv2_s``, ``swinv2_b``, ``swinv2_l``.
+        in_chans: Channels of the image.
+        region_size: Side of a region in pixels; a multiple of the coarsest stride.
+        pretrained: Take weights from the hub.
+        weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only).
+        model_args: Further arguments of the timm model, such as ``{"drop_path_rate": 0.1}``.
+
+    Raises:
+        ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_chans: int = 3,
+        region_size: int = 256,
+        pretrained: bool = False,
+        weights: str | None = None,
+        model_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if pretrained and weights:
+            raise ModelError(f"{name}: give pretrained: true (the hub) or weights: FILE, not both")
+        overlay = {"state_dict": _read_weights(Path(weights))} if weights else None
+        options = {
+            "in_chans": in_chans,
+            "features_only": True,
+            "pretrained": pretrained or overlay is not None,
+            "pretrained_cfg_overlay": overlay,
+            **(model_args or {}),
+        }
+        self.model = _create(PRESETS.get(name, name), region_size, options)
+        self._nhwc = getattr(self.model, "output_fmt", Format.NCHW) == Format.NHWC
+        info: Any = self.model.feature_info
+        reduction: list[int] = info.reduction()
+        channels: list[int] = info.channels()
+        self._kept = [i for i, r in enumerate(reduction) if r not in reduction[i + 1 :]]
+        self.in_chans = in_chans
+        self.region_size = region_size
+        self.channels = tuple(channels[i] for i in self._kept)
+        self.strides = tuple(reduction[i] for i in self._kept)
+        if region_size % self.strides[-1]:
+            raise ModelError(
+                f"region_size {region_size} does not divide by {self.strides[-1]}, the coarsest stride of {name}; "
+                f"take {round(region_size / self.strides[-1]) * self.strides[-1] or self.strides[-1]}"
+            )
+        self.train(self.training)
+
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        """Encode ``(N, C, R, R)`` into maps ``(N, channels[i], R / strides[i], R / strides[i])``."""
+        maps = self.model(regions)
+        kept = [maps[i] for i in self._kept]
+        return [each.permute(0, 3, 1, 2) for each in kept] if self._nhwc else kept
+
+    def train(self, mode: bool = True) -> "TimmFeatures":
+        """Set training mode, except for batch normalisation."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """Names and numbers without the source of the weights: a saved model brings its own."""
+        spec = super().spec()
+        spec["init_args"] |= {"pretrained": False, "weights": None}
+        return spec
+
+
+def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no model named {name!r}{nearest(name, [*PRESETS, *timm.list_models()])}")
+    try:
+        try:
+            model: nn.Module = timm.create_model(name, img_size=region_size, **options)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            model = timm.create_model(name, **options)
+    except TypeError as error:
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found is None:
+            raise
+        raise ModelError(f"{name} takes no argument {found[1]!r}{_nearest_argument(name, found[1])}") from error
+    except (OSError, RuntimeError) as error:
+        if not options["pretrained"]:
+            raise
+        if options["pretrained_cfg_overlay"]:
+            raise ModelError(
+                f"weights do not fit {name}: {_first_line(error)}; check the file and in_chans"
+            ) from error
+        raise ModelError(
+            f"pretrained weights of {name} cannot be had from the hub ({_first_line(error)}); "
+            "give weights: FILE for a local file, or pretrained: false to train from scratch"
+        ) from error
+    except AssertionError as error:
+        raise ModelError(
+            f"{name} does not take regions of {region_size} px ({_first_line(error)}); choose another region_size"
+        ) from error
+    return model
+
+
+def _nearest_argument(name: str, argument: str) -> str:
+    base = name.split(".")[0]
+    module = inspect.getmodule(timm.model_entrypoint(base))
+    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if issubclass(cls, nn.Module)]
+    signatures = [inspect.signature(cls).parameters for cls in classes]
+    return nearest(argument, {key for keys in signatures if "num_classes" in keys for key in keys})
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"weights: no file {path}; give a .safetensors or .pth file of this backbone")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise ModelError(f"weights: {path} cannot be read ({_first_line(error)}); fetch it again") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"weights: {path} holds more than tensors and is refused; save its state dict alone"
+        ) from error
+    state = loaded.get("model", loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"weights: {path} is not a state dict of tensors")
+    return state
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
