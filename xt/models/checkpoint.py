@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from xt.errors import CheckpointError, OutputError
+from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 
@@ -74,8 +75,6 @@ def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
     Raises:
         CheckpointError: If it is missing, corrupt, or its weights do not fit its description.
     """
-    from xt.models.factory import build_from_spec  # the factory stands above; only this function needs it
-
     folder = find_model(Path(path))
     config = _read_config(folder)
     weights = folder / WEIGHTS

@@ -17,7 +17,7 @@ from xt.geometry import order
 from xt.geometry.grid import RegionGrid, TokenLayout, Window
 from xt.models import streaming
 from xt.models.context.base import ContextEncoder
-from xt.models.decoders.base import DenseDecoder, PooledDecoder
+from xt.models.decoders.base import Decoder, DenseDecoder, PooledDecoder
 from xt.models.region.base import RegionEncoder
 from xt.models.tokenization import crop_padded, cut, existing, stitch, to_map, to_tokens
 
@@ -88,7 +88,7 @@ class XT(nn.Module):
         self,
         region_encoder: RegionEncoder,
         context: ContextEncoder,
-        decoder: DenseDecoder | PooledDecoder,
+        decoder: Decoder,
         heads: dict[str, int],
         region_batch: int = 4,
         decode_size: int = 512,
@@ -97,6 +97,8 @@ class XT(nn.Module):
         super().__init__()
         if region_batch < 1 or decode_size < 1:
             raise ModelError(f"region_batch {region_batch} and decode_size {decode_size} must be at least 1")
+        if not isinstance(decoder, DenseDecoder | PooledDecoder):
+            raise ModelError(f"{type(decoder).__name__} is neither a DenseDecoder nor a PooledDecoder")
         dense = isinstance(decoder, DenseDecoder)
         coarsest = region_encoder.strides[-1]
         self.region_encoder = region_encoder
@@ -196,8 +198,7 @@ class XT(nn.Module):
         """Names and numbers from which :func:`xt.models.factory.build_from_spec` builds the same model."""
         context, decoder = self.context.encoder.spec(), self.decoder.spec()
         context["init_args"].pop("dim")
-        for key in ("in_chans", "channels", "strides", "dim"):
-            decoder["init_args"].pop(key, None)
+        decoder["init_args"].pop("inputs")
         return {
             "region_encoder": self.region_encoder.spec(),
             "context": context,
@@ -210,7 +211,11 @@ class XT(nn.Module):
         }
 
     def _head_sizes(self) -> dict[str, int]:
-        return {name: head.weight.shape[0] for name, head in self.heads.items()}
+        sizes = {}
+        for name, head in self.heads.items():
+            assert isinstance(head, nn.Conv2d | nn.Linear)
+            sizes[name] = head.weight.shape[0]
+        return sizes
 
     def _grid(self, image: Tensor, valid: Tensor | None) -> tuple[RegionGrid, list[tuple[bool, ...]] | None]:
         if image.ndim != 4 or image.shape[1] != self.in_chans:

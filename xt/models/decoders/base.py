@@ -2,26 +2,51 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from xt.plugins import Configurable
 
 
-class DenseDecoder(nn.Module, Configurable, ABC):
-    """Turns a feature pyramid into one map.
-
-    The first constructor arguments are ``in_chans`` (of the image), ``channels`` and ``strides`` (of the pyramid,
-    finest first); the model supplies them. A decoder must be local: an output cell depends on no input farther
-    than ``halo`` pixels away, so that decoding tile by tile with a halo equals decoding the whole image.
+@dataclass(frozen=True)
+class DecoderInputs:
+    """What a decoder gets, known once the rest of the model is built.
 
     Attributes:
-        out_channels: Channels of the map.
+        in_chans: Channels of the image.
+        channels: Channels of the pyramid, finest first.
+        strides: Pixels per cell of the pyramid, finest first, ascending.
+        dim: Channels of a token.
+    """
+
+    in_chans: int
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    dim: int
+
+
+class Decoder(nn.Module, Configurable, ABC):
+    """Base of both kinds. The first constructor argument is ``inputs``; the model supplies it.
+
+    Attributes:
+        out_channels: Channels of what it gives.
+    """
+
+    out_channels: int
+
+
+class DenseDecoder(Decoder):
+    """Turns a feature pyramid into one map.
+
+    A decoder must be local: an output cell depends on no input farther than ``halo`` pixels away, so that decoding
+    tile by tile with a halo equals decoding the whole image.
+
+    Attributes:
         stride: Pixels per cell of the map.
         halo: Reach in pixels, a multiple of the coarsest stride.
     """
 
-    out_channels: int
     stride: int
     halo: int
 
@@ -38,17 +63,13 @@ class DenseDecoder(nn.Module, Configurable, ABC):
         """
 
 
-class PooledDecoder(nn.Module, Configurable, ABC):
+class PooledDecoder(Decoder):
     """Turns the tokens of an image into one vector.
 
-    The first constructor argument is ``dim``, the channels of a token; the model supplies it.
-
     Attributes:
-        out_channels: Length of the vector.
         uses_class_token: Whether the model must append a class token to the sequence.
     """
 
-    out_channels: int
     uses_class_token: bool
 
     @abstractmethod

@@ -2,22 +2,22 @@
 
 from torch import Tensor, nn
 
-from xt.models.decoders.base import PooledDecoder
+from xt.models.decoders.base import DecoderInputs, PooledDecoder
 
 
 class ClassToken(PooledDecoder):
     """LayerNorm on the class token, which comes last (xT, arXiv 2403.01915, as released).
 
     Args:
-        dim: Channels of a token.
+        inputs: Sizes of what is decoded.
     """
 
     uses_class_token = True
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, inputs: DecoderInputs) -> None:
         super().__init__()
-        self.out_channels = dim
-        self.norm = nn.LayerNorm(dim)
+        self.out_channels = inputs.dim
+        self.norm = nn.LayerNorm(inputs.dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Decode ``(B, L, dim)`` into ``(B, dim)``."""
@@ -29,14 +29,15 @@ class Pooled(PooledDecoder):
     """Mean over the tokens, Linear to ``expand · dim``, GELU, LayerNorm: the paper's head without context.
 
     Args:
-        dim: Channels of a token.
+        inputs: Sizes of what is decoded.
         expand: Width of the hidden layer over ``dim``.
     """
 
     uses_class_token = False
 
-    def __init__(self, dim: int, expand: int = 4) -> None:
+    def __init__(self, inputs: DecoderInputs, expand: int = 4) -> None:
         super().__init__()
+        dim = inputs.dim
         self.out_channels = expand * dim
         self.layers = nn.Sequential(nn.Linear(dim, expand * dim), nn.GELU(), nn.LayerNorm(expand * dim))
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.errors import ModelError
-from xt.models.decoders.base import DenseDecoder
+from xt.models.decoders.base import DecoderInputs, DenseDecoder
 
 
 class UNet(DenseDecoder):
@@ -18,9 +18,7 @@ class UNet(DenseDecoder):
     There is no normalisation over pixels, so decoding tile by tile is exact.
 
     Args:
-        in_chans: Channels of the image.
-        channels: Channels of the pyramid, finest first.
-        strides: Strides of the pyramid, finest first.
+        inputs: Sizes of the image and the pyramid.
         filters: Channels of the levels, finest first; as many as there are levels, or more.
         out_stride: Pixels per cell of the output.
 
@@ -30,19 +28,18 @@ class UNet(DenseDecoder):
 
     def __init__(
         self,
-        in_chans: int,
-        channels: Sequence[int],
-        strides: Sequence[int],
+        inputs: DecoderInputs,
         filters: Sequence[int] = (48, 96, 176, 256),
         out_stride: int = 2,
     ) -> None:
         super().__init__()
-        levels = _levels(tuple(strides), out_stride)
+        in_chans, channels, strides = inputs.in_chans, inputs.channels, inputs.strides
+        levels = _levels(strides, out_stride)
         if len(filters) < len(levels):
             raise ModelError(f"UNet with {len(levels)} levels (strides {levels}) got {len(filters)} filters")
         self.stride = out_stride
         self.out_channels = filters[0]
-        self._strides = tuple(strides)
+        self._strides = strides
         self._image_stride = out_stride if out_stride < strides[0] else 0
         self.stem = _Stem(in_chans, filters[0], out_stride) if self._image_stride else None
         below = channels[-1]

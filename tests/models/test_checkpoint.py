@@ -1,0 +1,118 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from xt.errors import CheckpointError, OutputError, PluginError
+from xt.models import checkpoint
+from xt.models.checkpoint import load_model, save_model
+from xt.models.factory import build_from_spec
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+
+METADATA = ModelMetadata("point-detection", ("VV_dB", "VH_dB"), (-40.0, -40.0), (15.0, 15.0), nodata=-32768.0,
+                         image_size=512, resolution=10.0, thresholds={"center": 100.0})  # fmt: skip
+
+
+def build(context: str = "Identity") -> XT:
+    spec = {
+        "region_encoder": {
+            "class_path": "TimmFeatures",
+            "init_args": {
+                "name": "convnext_atto",
+                "in_chans": 2,
+                "region_size": 64,
+                "model_args": {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+            },
+        },
+        "context": {"class_path": context},
+        "context_dim": 128,
+        "decoder": {"class_path": "UNet", "init_args": {"filters": [8, 8, 8, 8]}},
+        "heads": {"center": 1, "b": 2},
+        "region_batch": 2,
+        "decode_size": 64,
+        "streaming": True,
+    }
+    return build_from_spec(spec)
+
+
+@pytest.mark.parametrize("context", ["Identity", "Mamba", "Hyper", "TransformerXL", "FullAttention"])
+def test_saved_model_gives_the_same_output(tmp_path: Path, context: str):
+    model = build(context).eval()
+    save_model(tmp_path / "run" / "model", model, METADATA)
+    loaded, metadata = load_model(tmp_path / "run")
+    assert metadata == METADATA
+    x = torch.randn(1, 2, 100, 90)
+    with torch.no_grad():
+        assert torch.equal(loaded(x)["b"], model(x)["b"])
+    assert loaded.spec() == model.spec()
+
+
+def test_interrupted_save_keeps_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "model"
+    model = build()
+    save_model(folder, model, METADATA)
+    calls: list[str] = []
+
+    def full(source: object, target: object) -> None:
+        calls.append(str(target))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", full)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(folder, model, METADATA)
+    assert load_model(folder)[1] == METADATA
+    monkeypatch.undo()
+    save_model(folder, model, METADATA)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+def test_failed_write_says_so_and_leaves_no_partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save_model(tmp_path / "model", build(), METADATA)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_flipped_byte_is_found(tmp_path: Path):
+    save_model(tmp_path / "model", build(), METADATA)
+    weights = tmp_path / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-100] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_model(tmp_path)
+
+
+def test_config_cannot_name_an_import(tmp_path: Path):
+    save_model(tmp_path / "model", build(), METADATA)
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["context"]["class_path"] = "os:system"
+    path.write_text(json.dumps(config))
+    with pytest.raises(PluginError, match="os:system"):
+        load_model(tmp_path)
+
+
+def test_other_weights_list_what_differs(tmp_path: Path):
+    state = build().state_dict()
+    state["x"] = state.pop("heads.b.bias")
+    state["heads.b.weight"] = torch.zeros(3)
+    with pytest.raises(CheckpointError, match=r"1 missing: heads\.b\.bias; 1 unexpected: x; 1 of another shape"):
+        checkpoint.load_weights(build(), state, "file")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: None, lambda p: p.mkdir(), lambda p: (p / "model").mkdir(parents=True)]
+)
+def test_missing_model_says_what_to_give(tmp_path: Path, make: object):
+    make(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="give a run folder"):
+        load_model(tmp_path / "run")

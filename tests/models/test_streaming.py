@@ -1,0 +1,87 @@
+import pytest
+import torch
+from parts import small_encoder, small_model
+from torch import Tensor
+
+from xt.geometry.grid import RegionGrid
+from xt.models import streaming
+from xt.models.tokenization import cut, stitch
+
+GRID = RegionGrid(150, 201, 64)
+
+
+def image(seed: int = 0) -> Tensor:
+    return torch.randn(2, 2, GRID.height, GRID.width, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+@pytest.mark.parametrize("region_batch", [1, 5, 100])
+def test_streamed_encoder_equals_plain_one_in_outputs_and_gradients(region_batch: int):
+    torch.manual_seed(0)
+    encoder = small_encoder()
+    x = image().requires_grad_()
+    plain = [stitch(each, GRID) for each in encoder(cut(x, GRID))]
+    weights = [torch.randn_like(each) for each in plain]
+    sum((w * each.square()).sum() for w, each in zip(weights, plain, strict=True)).backward()
+    want = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+    want_x = x.grad.clone()
+    encoder.zero_grad()
+    x.grad = None
+
+    streamed = streaming.encode(encoder, x, GRID, None, region_batch)
+    for a, b in zip(streamed, plain, strict=True):
+        assert (a - b).abs().max() <= 1e-5
+    sum((w * each.square()).sum() for w, each in zip(weights, streamed, strict=True)).backward()
+    assert want
+    for name, p in encoder.named_parameters():
+        if name in want:
+            assert relative(p.grad, want[name]) <= 1e-5, name
+    assert relative(x.grad, want_x) <= 1e-5
+
+
+def test_regions_that_do_not_exist_are_not_encoded():
+    encoder = small_encoder()
+    seen: list[int] = []
+    encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[0]))
+    exists = [tuple(i == 0 for i in range(12)), (False,) * 12]
+    pyramid = streaming.encode(encoder, image(), GRID, exists, 4)
+    assert sum(seen) == 1
+    assert pyramid[-1][0, :, :2, :2].abs().sum() > 0
+    assert pyramid[-1][0, :, 2:].abs().sum() == 0
+    assert pyramid[-1][1].abs().sum() == 0
+
+
+def test_random_state_is_replayed_in_backward():
+    # With dropout a second run with other random numbers would give the gradient of another function.
+    torch.manual_seed(0)
+    encoder = small_encoder().train()
+    encoder.model.register_forward_hook(lambda m, i, out: [torch.nn.functional.dropout(each, 0.5) for each in out])
+    masks: list[Tensor] = []
+    encoder.register_forward_hook(lambda m, i, out: masks.append((out[-1] != 0).clone()))
+    before = torch.get_rng_state()
+    streaming.encode(encoder, image(), GRID, None, 6)[-1].sum().backward()
+    forward, backward = masks[:4], masks[4:]
+    assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
+    assert not torch.equal(forward[0], forward[1])
+    assert not torch.equal(before, torch.get_rng_state())
+
+
+def test_frozen_encoder_needs_no_backward():
+    encoder = small_encoder().requires_grad_(False)
+    assert not any(each.requires_grad for each in streaming.encode(encoder, image(), GRID, None, 4))
+
+
+def test_memory_kept_between_passes_does_not_hold_activations():
+    model = small_model()
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        streaming.encode(model.region_encoder, image(), GRID, None, 2)
+    assert sum(kept) == 0
