@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from xt.models.context.hyper import Hyper
 
+from xt.models.context.hyper import Hyper
 from xt.models.decoders.base import DecoderInputs
 from xt.models.decoders.pooled import ClassToken
 from xt.models.region.timm_features import TimmFeatures
@@ -40,7 +40,7 @@ def test_logits_equal_those_of_the_release(shared_data: Path, streaming: bool):
     encoder = TimmFeatures("swinv2_t", 3, 256, model_args=sizes)
     model = XT(
         encoder,
-        Hyper(256, depth=2),
+        Hyper(256, depth=2, causal=True),
         ClassToken(DecoderInputs(3, encoder.channels, encoder.strides, 256)),
         {"label": 11},
         streaming=streaming,

@@ -1,0 +1,51 @@
+"""The scan in plain torch: 16 chunks of 16 steps at a time, recomputed in backward."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+STEPS = 16
+SEGMENT = 256
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Same as :func:`xt_kernels.selective_scan.reference.scan`."""
+    outputs = []
+    for start in range(0, u.shape[1], SEGMENT):
+        part = slice(start, start + SEGMENT)
+        arguments = (u[:, part], delta[:, part], A, B[:, part], C[:, part], state)
+        if torch.is_grad_enabled():
+            y, state = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y, state = _segment(*arguments)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def _segment(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length, dim = u.shape
+    groups, states = B.shape[2], B.shape[3]
+    padding = -length % STEPS
+    # A step with Δ = 0 leaves the state as it is.
+    u, delta = (F.pad(x, (0, 0, 0, padding)) for x in (u, delta))
+    B, C = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (B, C))
+    chunks = (length + padding) // STEPS
+    delta = delta.view(batch, chunks, STEPS, groups, dim // groups, 1)
+    u = u.view(batch, chunks, STEPS, groups, dim // groups, 1)
+    B, C = (x.view(batch, chunks, STEPS, groups, 1, states) for x in (B, C))
+    A = A.view(groups, dim // groups, states)
+    decay = torch.exp(delta * A)
+    inputs = delta * u * B
+    local = [inputs[:, :, 0]]
+    for t in range(1, STEPS):
+        local.append(torch.addcmul(inputs[:, :, t], decay[:, :, t], local[-1]))
+    from_start = torch.exp(delta.cumsum(2) * A)
+    carried = state.view(batch, groups, dim // groups, states)
+    before = []
+    for chunk in range(chunks):
+        before.append(carried)
+        carried = torch.addcmul(local[-1][:, chunk], from_start[:, chunk, -1], carried)
+    hidden = torch.addcmul(torch.stack(local, 2), from_start, torch.stack(before, 1).unsqueeze(2))
+    y = (hidden * C).sum(-1).view(batch, chunks * STEPS, dim)[:, :length]
+    return y, carried.reshape(batch, dim, states)

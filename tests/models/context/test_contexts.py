@@ -1,0 +1,172 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from xt.errors import ModelError
+from xt.geometry import order
+from xt.geometry.grid import TokenLayout
+from xt.models.context.base import ContextEncoder
+from xt.models.context.full_attention import FullAttention
+from xt.models.context.hyper import Hyper
+from xt.models.context.identity import Identity
+from xt.models.context.mamba import Mamba
+from xt.models.context.transformer_xl import TransformerXL
+
+DIM = 32
+
+
+def make(name: str) -> ContextEncoder:
+    torch.manual_seed(0)
+    return {
+        "Identity": lambda: Identity(DIM),
+        "FullAttention": lambda: FullAttention(DIM, head_dim=16),
+        "Hyper": lambda: Hyper(DIM, head_dim=16, block_size=16, sample_size=16, min_seq_len=32),
+        "Mamba": lambda: Mamba(DIM),
+        "TransformerXL": lambda: TransformerXL(DIM, depth=4, chunk_regions=2, head_dim=16),
+    }[name]()  # fmt: skip
+
+
+MIXING = ["FullAttention", "Hyper", "Mamba", "TransformerXL"]
+
+
+def tokens_for(layout: TokenLayout, batch: int = 2) -> Tensor:
+    return torch.randn(batch, layout.num_tokens, DIM, generator=torch.Generator().manual_seed(1))
+
+
+def change_seen(context: ContextEncoder, layout: TokenLayout, source: int, target: int) -> float:
+    """How much the tokens of region ``target`` change when those of ``source`` do."""
+    x = tokens_for(layout)
+    region = torch.tensor(order.region_indices(layout))
+    y = x.clone()
+    # Not a constant: layer normalisation would take that away.
+    y[:, torch.cat([region == source, torch.zeros(layout.num_extra, dtype=torch.bool)])] *= -1
+    with torch.no_grad():
+        difference = context.eval()(y, layout) - context(x, layout)
+    return float(difference[:, : len(region)][:, region == target].abs().max())
+
+
+@pytest.mark.parametrize("name", ["Hyper", "FullAttention", "Mamba"])
+@pytest.mark.parametrize(("source", "target"), [(0, 15), (15, 0)])
+def test_information_crosses_the_image_both_ways(name: str, source: int, target: int):
+    assert change_seen(make(name), TokenLayout(4, 4, 3), source, target) > 1e-6
+
+
+def test_the_control_carries_nothing():
+    assert change_seen(make("Identity"), TokenLayout(4, 4, 3), 0, 15) == 0
+
+
+def test_transformer_xl_reaches_depth_times_chunk_regions_back_and_no_farther():
+    layout = TokenLayout(4, 4, 2)
+    context = make("TransformerXL")
+    # Chunks are regions (0, 1), (2, 3), ...; four layers carry over four chunks.
+    assert change_seen(context, layout, 0, 9) > 0
+    assert change_seen(context, layout, 0, 10) == 0
+    assert change_seen(context, layout, 4, 2) == 0
+
+
+def test_transformer_xl_steps_equal_forward_and_stop_gradients():
+    layout = TokenLayout(3, 2, 2)
+    context = make("TransformerXL").eval()
+    x = tokens_for(layout)
+    whole = context(x, layout)
+    regions = x[:, torch.tensor(order.region_major(layout))].requires_grad_()
+    memory, outputs = None, []
+    for start in range(0, 6, 2):
+        out, memory = context.step(regions[:, start * 4 : start * 4 + 8], TokenLayout(1, 2, 2), memory)
+        outputs.append(out)
+    back = torch.tensor(order.inverse(order.region_major(layout)))
+    torch.testing.assert_close(torch.cat(outputs, 1)[:, back], whole, rtol=1e-5, atol=1e-5)
+    assert len(memory) == 4
+    assert not any(each.requires_grad for each in memory)
+    outputs[2].sum().backward()
+    assert regions.grad[:, :16].abs().sum() == 0
+    assert regions.grad[:, 16:].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["Identity", *MIXING])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        TokenLayout(1, 1, 1),
+        TokenLayout(3, 5, 2),
+        TokenLayout(3, 5, 3, num_extra=1),
+        TokenLayout(2, 2, 4, exists=(True, False, False, True), num_extra=1),
+    ],
+)
+def test_any_layout_gives_finite_tokens_and_gradients(name: str, layout: TokenLayout):
+    context = make(name).train()
+    x = tokens_for(layout).requires_grad_()
+    out = context(x, layout)
+    assert out.shape == x.shape
+    out.square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in context.parameters())
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_same_input_same_output_and_images_do_not_mix(name: str):
+    layout = TokenLayout(3, 3, 4, num_extra=1)
+    context, x = make(name).eval(), tokens_for(layout)
+    with torch.no_grad():
+        assert torch.equal(context(x, layout), context(x, layout))
+        torch.testing.assert_close(context(x, layout)[1:], context(x[1:], layout), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_recomputation_changes_no_gradient(name: str):
+    layout = TokenLayout(3, 3, 3)
+    grads = []
+    for training in (True, False):
+        context, x = make(name).train(training), tokens_for(layout).requires_grad_()
+        context(x, layout).square().sum().backward()
+        grads.append([x.grad, *(p.grad for p in context.parameters())])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def flops(context: ContextEncoder, side: int) -> int:
+    layout = TokenLayout(side, side, 8)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        context.eval()(torch.zeros(1, layout.num_tokens, DIM), layout)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["Hyper", "Mamba", "TransformerXL"])
+def test_arithmetic_is_near_linear(name: str):
+    assert flops(make(name), 8) <= 4.4 * flops(make(name), 4)
+
+
+def test_the_quadratic_control_is_quadratic():
+    assert flops(make("FullAttention"), 8) > 8 * flops(make("FullAttention"), 4)
+
+
+@pytest.mark.parametrize("name", ["Hyper", "Mamba", "TransformerXL"])
+def test_memory_kept_for_backward_is_near_linear(name: str):
+    def kept(side: int) -> int:
+        layout = TokenLayout(side, side, 8)
+        total = 0
+
+        def pack(t: Tensor) -> Tensor:
+            nonlocal total
+            total += t.numel()
+            return t
+
+        context = make(name).train()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            context(tokens_for(layout, 1).requires_grad_(), layout)
+        return total
+
+    assert kept(4) > 0
+    assert kept(8) <= 4.2 * kept(4)
+
+
+def test_builds_on_the_meta_device():
+    with torch.device("meta"):
+        for name in MIXING:
+            make(name)
+
+
+def test_heads_must_divide_with_both_numbers():
+    with pytest.raises(ModelError, match=r"96 does not divide by head_dim 128"):
+        Hyper(96)

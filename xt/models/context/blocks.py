@@ -1,0 +1,100 @@
+"""LLaMA-style blocks that the attention encoders share: RMSNorm, attention, gated MLP."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xt.errors import ModelError
+
+AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``q (B, H, L, D)``, ``k`` and ``v`` ``(B, H, S, D)`` → ``(B, H, L, D)``."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention with a joint projection.
+
+    Args:
+        dim: Channels of a token.
+        head_dim: Channels of a head.
+
+    Raises:
+        ModelError: If heads do not divide the channels.
+    """
+
+    def __init__(self, dim: int, head_dim: int) -> None:
+        super().__init__()
+        if dim % head_dim:
+            raise ModelError(f"context_dim {dim} does not divide by head_dim {head_dim}; change one of them")
+        self.head_dim = head_dim
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, memory: Tensor | None, attend: AttentionFunction) -> Tensor:
+        """Let ``x (B, L, D)`` attend to ``memory (B, M, D)``, if any, and to itself."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if memory is not None:
+            dim = x.shape[-1]
+            past = F.linear(memory, self.qkv.weight[dim:], self.qkv.bias[dim:])
+            past_k, past_v = past.chunk(2, dim=-1)
+            k, v = torch.cat([past_k, k], 1), torch.cat([past_v, v], 1)
+        heads = (rearrange(each, "b l (h d) -> b h l d", d=self.head_dim) for each in (q, k, v))
+        mixed: Tensor = self.proj(rearrange(attend(*heads), "b h l d -> b l (h d)"))
+        return mixed
+
+
+class GatedMLP(nn.Module):
+    """``down(GELU(gate(x)) · up(x))`` without biases.
+
+    Args:
+        dim: Channels of a token.
+        ratio: Inner width over ``dim``.
+    """
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        inner = int(dim * ratio)
+        self.gate_proj = nn.Linear(dim, inner, bias=False)
+        self.up_proj = nn.Linear(dim, inner, bias=False)
+        self.down_proj = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, L, D)`` to ``(B, L, D)``."""
+        out: Tensor = self.down_proj(F.gelu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm attention and MLP, each with a residual; named as in the released checkpoints.
+
+    Args:
+        dim: Channels of a token.
+        head_dim: Channels of a head.
+        mlp_ratio: Inner width of the MLP over ``dim``.
+    """
+
+    def __init__(self, dim: int, head_dim: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(dim, eps=1e-5)
+        self.attn = Attention(dim, head_dim)
+        self.post_attention_layernorm = nn.RMSNorm(dim, eps=1e-5)
+        self.mlp = GatedMLP(dim, mlp_ratio)
+
+    def forward(self, x: Tensor, memory: Tensor | None, attend: AttentionFunction) -> Tensor:
+        """Mix ``x (B, L, D)``, which also sees the hidden states ``memory (B, M, D)`` of this layer."""
+        past = None if memory is None else self.input_layernorm(memory)
+        x = x + self.attn(self.input_layernorm(x), past, attend)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+def run_layer(layer: nn.Module, *arguments: object) -> Tensor:
+    """Call a layer, recomputing it in backward instead of keeping its activations."""
+    if layer.training and torch.is_grad_enabled():
+        out: Tensor = checkpoint(layer, *arguments, use_reentrant=False)
+        return out
+    called: Tensor = layer(*arguments)
+    return called

@@ -1,0 +1,66 @@
+"""HyperAttention in LLaMA-style blocks (xT, arXiv 2403.01915; HyperAttention, arXiv 2310.05869).
+
+Different from the release: attention sees both ways unless ``causal`` is set; projections and samples come from a
+fixed seed, so the same input gives the same output.
+"""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from xt.geometry.grid import TokenLayout
+from xt.models.context.base import ContextEncoder
+from xt.models.context.blocks import AttentionBlock, run_layer
+from xt_kernels.hyper_attention import hyper_attention
+
+
+class Hyper(ContextEncoder):
+    """Near-linear attention over all tokens; exact up to ``min_seq_len`` tokens.
+
+    Args:
+        dim: Channels of a token; a multiple of ``head_dim``.
+        depth: Layers.
+        head_dim: Channels of a head.
+        mlp_ratio: Inner width of the MLP over ``dim``.
+        causal: A token sees earlier ones only, as in the released classifiers.
+        block_size: Keys attended exactly.
+        sample_size: Keys sampled for the rest; more is closer to exact attention.
+        num_projections: Bits of the hash.
+        min_seq_len: Up to so many tokens attention is exact.
+        seed: Of projections and samples; layer i uses ``seed + 1000 i``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int = 2,
+        head_dim: int = 128,
+        mlp_ratio: float = 4.0,
+        causal: bool = False,
+        block_size: int = 256,
+        sample_size: int = 256,
+        num_projections: int = 7,
+        min_seq_len: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.layers = nn.ModuleList(AttentionBlock(dim, head_dim, mlp_ratio) for _ in range(depth))
+        self._attend = [
+            partial(
+                hyper_attention,
+                causal=causal,
+                block_size=block_size,
+                sample_size=sample_size,
+                num_projections=num_projections,
+                min_seq_len=min_seq_len,
+                seed=seed + 1000 * layer,
+            )
+            for layer in range(depth)
+        ]
+
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        """Mix tokens ``(B, L, D)``."""
+        for layer, attend in zip(self.layers, self._attend, strict=True):
+            tokens = run_layer(layer, tokens, None, attend)
+        return tokens

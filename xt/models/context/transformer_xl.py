@@ -1,0 +1,87 @@
+"""Transformer-XL over regions (xT, arXiv 2403.01915; Transformer-XL, arXiv 1901.02860), with HyperAttention.
+
+Different from the release: the memory is really kept, read and returned. Positions are absolute and added by the
+model, as in xT.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from xt.geometry import order
+from xt.geometry.grid import TokenLayout
+from xt.models.context.base import Memory, RecurrentContextEncoder
+from xt.models.context.blocks import AttentionBlock, run_layer
+from xt.models.tokenization import permute
+from xt_kernels.hyper_attention import hyper_attention
+
+
+class TransformerXL(RecurrentContextEncoder):
+    """Reads the image in chunks of ``chunk_regions`` regions, in raster order of regions.
+
+    A token attends to its chunk and, at each layer, to the hidden states that the previous chunk had there,
+    without gradient. So ``depth`` layers see ``depth · chunk_regions`` regions back, and nothing ahead of the
+    chunk.
+
+    Args:
+        dim: Channels of a token; a multiple of ``head_dim``.
+        depth: Layers.
+        chunk_regions: Regions of a chunk.
+        head_dim: Channels of a head.
+        mlp_ratio: Inner width of the MLP over ``dim``.
+        block_size: Keys attended exactly.
+        sample_size: Keys sampled for the rest.
+        num_projections: Bits of the hash.
+        min_seq_len: Up to so many keys attention is exact.
+        seed: Of projections and samples.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int = 4,
+        chunk_regions: int = 4,
+        head_dim: int = 128,
+        mlp_ratio: float = 4.0,
+        block_size: int = 256,
+        sample_size: int = 256,
+        num_projections: int = 7,
+        min_seq_len: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.chunk_regions = chunk_regions
+        self.layers = nn.ModuleList(AttentionBlock(dim, head_dim, mlp_ratio) for _ in range(depth))
+        self._attend = partial(
+            hyper_attention,
+            block_size=block_size,
+            sample_size=sample_size,
+            num_projections=num_projections,
+            min_seq_len=min_seq_len,
+            seed=seed,
+        )
+
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        """Mix tokens ``(B, L, D)`` in raster order of the map."""
+        to_regions = order.region_major(layout)
+        mixed, _ = self.step(permute(tokens, to_regions), layout, None)
+        return permute(mixed, order.inverse(to_regions))
+
+    def step(self, tokens: Tensor, layout: TokenLayout, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """Mix whole regions ``(B, L, D)``, region after region; extra tokens join the last chunk."""
+        size = self.chunk_regions * layout.region_tokens
+        placed = tokens.shape[1] - layout.num_extra
+        starts = list(range(0, max(placed, 1), size))
+        stops = [*starts[1:], tokens.shape[1]]
+        outputs = []
+        for start, stop in zip(starts, stops, strict=True):
+            x = tokens[:, start:stop]
+            hidden: Memory = []
+            for index, layer in enumerate(self.layers):
+                hidden.append(x.detach())
+                x = run_layer(layer, x, None if memory is None else memory[index], self._attend)
+            memory = hidden
+            outputs.append(x)
+        return torch.cat(outputs, 1), memory or []
