@@ -1,0 +1,161 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import ColorInterp
+
+from xt.data.geotiff import PLAIN, check_bands, inspect, open_raster, read_window
+from xt.errors import InputError
+from xt.geometry.grid import Window
+
+GOOD = [
+    "OSBS_029.tif", "alpha_rgba_jpeg.tif", "float_nan_nodata.tif", "landsat7_6band_olinda.tif", "landsat7_RGB.byte.tif",
+    "naip_4band.tif", "rgb_internal_mask.tif", "s1_grd_gcps_no_crs.tif", "s1_vv_db_nodata-99.tif",
+    "sen1floods11_Spain_S1Hand.tif", "sen1floods11_Spain_S2Hand_13band.tif", "watermask_10922x6110_antimeridian.tif",
+    "odd/all-nodata_71x2475x4.tif", "odd/cogeo_healthy_twin_of_corrupt.tif", "odd/gdal_byte_nogeoref.tif",
+    "odd/gdal_float16.tif", "odd/gdal_sparse_tiled_contig.tif", "odd/rotated_no_crs.tif",
+]  # fmt: skip
+
+
+def write(path: Path, array: np.ndarray, **options: object) -> Path:
+    profile = {"driver": "GTiff", "count": array.shape[0], "height": array.shape[1], "width": array.shape[2],
+               "dtype": array.dtype.name} | options  # fmt: skip
+    with rasterio.open(path, "w", **profile) as out:
+        out.write(array)
+    return path
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_window_and_validity_equal_rasterio_on_real_files(shared_data: Path, name: str):
+    path = shared_data / "rasters" / name
+    info = inspect(path)
+    with open_raster(path) as dataset, rasterio.open(path) as plain:
+        window = Window(info.height // 3, info.width // 4, -(-info.height // 2), -(-info.width // 2))
+        window = window.clip(info.height, info.width)
+        pixels, valid = read_window(dataset, window)
+        want = plain.read(list(info.bands))[:, *window.slices].astype(np.float32)
+        mask = plain.dataset_mask()[window.slices] > 0
+    mask &= np.isfinite(want).all(0)
+    assert np.array_equal(valid, mask)
+    assert np.array_equal(pixels[:, mask], want[:, mask])
+    assert not pixels[:, ~mask].any()
+
+
+def test_facts_of_real_files(shared_data: Path):
+    rasters = shared_data / "rasters"
+    grd = inspect(rasters / "s1_grd_gcps_no_crs.tif")
+    assert (grd.num_gcps, grd.transform) == (210, None)
+    assert "210 ground control points" in grd.notes[0]
+    alpha = inspect(rasters / "alpha_rgba_jpeg.tif")
+    assert (alpha.bands, alpha.alpha) == ((1, 2, 3), 4)
+    assert inspect(rasters / "rgb_internal_mask.tif").has_mask
+    rotated = inspect(rasters / "odd/rotated_no_crs.tif")
+    assert rotated.crs is None
+    assert rotated.transform is not None
+
+
+@pytest.mark.parametrize("name", ["odd/gdal_cint16.tif", "odd/gdal_minimum_tiff_tags_no_warning.tif", "landcover_palette_7168x8704.tif"])  # fmt: skip
+def test_no_imagery_is_refused_but_taken_as_label(shared_data: Path, name: str):
+    path = shared_data / "rasters" / name
+    with pytest.raises(InputError, match=r"palette|complex"), open_raster(path):
+        pass
+    assert inspect(path).height >= 1
+
+
+def test_complex_is_read_as_absolute_value_when_asked(shared_data: Path):
+    path = shared_data / "rasters/odd/gdal_cint16.tif"
+    with open_raster(path, complex_abs=True) as dataset:
+        pixels, valid = read_window(dataset, Window(0, 0, 20, 20))
+    assert pixels.dtype == np.float32
+    assert valid.all()
+    assert (pixels >= 0).all()
+    assert pixels.any()
+
+
+BOMBS = ["gdal_huge4GB.tif", "gdal_tiff_dos_strip_chop.tif", "gdal_toomanyblocks.tif"]
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_at_once_in_little_memory(shared_data: Path, name: str):
+    path = shared_data / "rasters/corrupt" / name
+    start = time.perf_counter()
+    with pytest.raises(InputError):
+        inspect(path)
+    assert time.perf_counter() - start < 1
+    code = (
+        "import resource, sys; from xt.data.geotiff import inspect\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: inspect(sys.argv[1])\n"
+        "except ValueError: pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 200 * 1024
+
+
+@pytest.mark.parametrize("name", ["gdal_byte_truncated.tif", "gdal_byte_zstd_corrupted.tif", "gdal_tiled_bad_offset.tif",
+                                  "gdal_uint33.tif", "gdal_unsupported_codec_unknown.tif", "rasterio_corrupt.tif"])  # fmt: skip
+def test_damaged_files_fail_by_name(shared_data: Path, name: str):
+    path = shared_data / "rasters/corrupt" / name
+
+    def read() -> None:
+        with open_raster(path) as dataset:
+            read_window(dataset, Window(0, 0, dataset.height, dataset.width))
+
+    with pytest.raises(InputError, match=name):
+        read()
+
+
+def test_large_real_sizes_pass(tmp_path: Path):
+    path = tmp_path / "large.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=18000, width=36000, dtype="uint8", tiled=True,
+                       compress="deflate", sparse_ok=False) as out:  # fmt: skip
+        out.write(np.ones((512, 512), np.uint8), 1, window=((0, 512), (0, 512)))
+    assert inspect(path).width == 36000
+
+
+def test_vrt_behind_tif_is_refused(tmp_path: Path):
+    secret = write(tmp_path / "secret.tif", np.ones((1, 4, 4), np.uint8))
+    vrt = tmp_path / "image.tif"
+    vrt.write_text(
+        f'<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f"<SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with rasterio.open(vrt) as plain:
+        assert plain.driver == "VRT"
+    with pytest.raises(InputError, match=r"image\.tif: cannot be opened as GTiff"):
+        inspect(vrt)
+
+
+def test_validity_from_nodata_option_nan_and_inf(tmp_path: Path):
+    array = np.ones((2, 3, 3), np.float32)
+    array[0, 0, 0], array[1, 1, 1], array[0, 2, 2] = np.nan, np.inf, -5
+    path = write(tmp_path / "a.tif", array)
+    with open_raster(path) as dataset:
+        _, valid = read_window(dataset, Window(0, 0, 3, 3), nodata=-5)
+        assert np.array_equal(np.argwhere(~valid), [[0, 0], [1, 1], [2, 2]])
+        _, valid = read_window(dataset, Window(0, 0, 3, 3))
+        assert valid[2, 2]
+
+
+def test_wrong_bands_are_said_with_both_numbers(tmp_path: Path):
+    info = inspect(write(tmp_path / "a.tif", np.ones((4, 3, 3), np.uint8), photometric="RGB", alpha="YES"))
+    assert info.alpha == (4 if ColorInterp.alpha.name in info.colours else None)
+    with pytest.raises(InputError, match="3 bands, the model takes 2; choose them with --bands"):
+        check_bands(info, 2, None)
+    with pytest.raises(InputError, match="no band 7"):
+        check_bands(info, 2, (1, 7))
+    assert check_bands(info, 2, (3, 1)) == (3, 1)
+
+
+def test_other_formats_only_where_asked(tmp_path: Path):
+    path = write(tmp_path / "a.png", np.ones((3, 4, 4), np.uint8), driver="PNG")
+    with pytest.raises(InputError, match="cannot be opened as GTiff"):
+        inspect(path)
+    assert inspect(path, PLAIN).driver == "PNG"
+    with pytest.raises(InputError, match="no such file"):
+        inspect(tmp_path / "missing.tif")

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xt.data.labels import LabelTable, read_labels, read_predictions, write_predictions
+from xt.errors import LabelError
+
+HEADER = "detect_scene_row,detect_scene_column,scene_id,is_vessel,is_fishing,vessel_length_m,distance_from_shore_km,confidence"
+
+
+def labels(tmp_path: Path, *rows: str, header: str = HEADER) -> Path:
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_blanks_and_flags(tmp_path: Path):
+    table = read_labels(labels(tmp_path, "1,2,a,True,,12.5,9999.99,HIGH", "3,4,b,0.0,false,,,low"))
+    assert table.is_vessel.tolist() == [1, 0]
+    assert np.isnan(table.is_fishing[0])
+    assert np.isnan(table.vessel_length_m[1])
+    assert table.distance_from_shore_km.tolist() == [9999.99, 9999.99]
+    assert table.confidence.tolist() == ["HIGH", "LOW"]
+    assert table.scenes == ["a", "b"]
+    assert len(table.scene("a")) == 1
+
+
+def test_no_rows_is_legal(tmp_path: Path):
+    assert len(read_labels(labels(tmp_path))) == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("x,2,a,True,,1,1,HIGH", "line 3: detect_scene_row"),
+        ("-1,2,a,True,,1,1,HIGH", "line 3: detect_scene_row '-1' is not a number ≥ 0"),
+        ("nan,2,a,True,,1,1,HIGH", "line 3: detect_scene_row is empty"),
+        ("inf,2,a,True,,1,1,HIGH", "line 3: detect_scene_row 'inf'"),
+        ("1,2,,True,,1,1,HIGH", "line 3: scene_id is empty"),
+        ("1,2,a,maybe,,1,1,HIGH", "line 3: is_vessel 'maybe' is not True"),
+        ("1,2,a,True,,-4,1,HIGH", "line 3: vessel_length_m '-4'"),
+        ("1,2,a,True,,4,1,SURE", "line 3: confidence 'SURE'"),
+        ("1,2,a", "line 3: too few columns"),
+    ],
+)
+def test_bad_rows_are_named_and_can_be_dropped(tmp_path: Path, row: str, message: str):
+    path = labels(tmp_path, "1,2,a,True,,1,1,HIGH", row)
+    with pytest.raises(LabelError, match=message):
+        read_labels(path)
+    assert len(read_labels(path, drop_bad=True)) == 1
+
+
+def test_at_most_twenty_lines_are_listed(tmp_path: Path):
+    path = labels(tmp_path, *["x,2,a,True,,1,1,HIGH"] * 30)
+    with pytest.raises(LabelError, match="30 bad rows") as error:
+        read_labels(path)
+    assert str(error.value).count("line ") == 20
+
+
+def test_missing_column_and_file(tmp_path: Path):
+    with pytest.raises(LabelError, match="no column 'confidence'; did you mean 'confidenc'"):
+        read_labels(labels(tmp_path, header=HEADER[:-1]))
+    with pytest.raises(LabelError, match="no such file"):
+        read_labels(tmp_path / "none.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(LabelError, match="cannot be read as CSV"):
+        read_labels(tmp_path / "binary.csv")
+
+
+def test_predictions_round_trip(tmp_path: Path):
+    table = LabelTable.build(
+        2, row=[1.5, 2], column=[3, 4], scene_id=["s", "t"], is_vessel=[1, 0], is_fishing=[0, np.nan],
+        vessel_length_m=[10.25, np.nan], score=[200, 101.5],
+    )  # fmt: skip
+    write_predictions(tmp_path / "p.csv", table)
+    back = read_predictions(tmp_path / "p.csv")
+    for name in ("row", "column", "is_vessel", "is_fishing", "vessel_length_m", "score"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
+    assert back.scene_id.tolist() == ["s", "t"]
+    assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]

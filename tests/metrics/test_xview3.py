@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from xt.cli.main import main
+from xt.data.labels import LabelTable
+from xt.metrics.xview3 import match, score
+
+
+@pytest.mark.parametrize("case", ["case_a", "case_b"])
+def test_equals_the_official_script(shared_data: Path, case: str, capsys: pytest.CaptureFixture[str]):
+    folder = shared_data / "golden/xview3_metric" / case
+    arguments = ["score", str(folder / "predictions.csv"), str(folder / "labels.csv")]
+    assert main([*arguments, "--shoreline", str(folder / "shoreline"), "--official", "--json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    want = json.loads((folder / "expected.json").read_text())
+    assert len(want) >= 6
+    for name, value in want.items():
+        assert got[name] == pytest.approx(value, abs=1e-9), name
+
+
+def table(places: list[tuple[float, float]], scene: str = "s", **columns: object) -> LabelTable:
+    num = len(places)
+    given = {"is_vessel": np.ones(num), "is_fishing": np.zeros(num), "vessel_length_m": np.full(num, 50.0)}
+    given["confidence"] = np.full(num, "HIGH")
+    row, column = np.array(places).reshape(-1, 2).T
+    return LabelTable.build(
+        num,
+        row=row,
+        column=column,
+        scene_id=np.full(num, scene),
+        **(given | columns),
+    )
+
+
+def test_exactly_200_metres_is_no_match():
+    assert len(match(table([(0, 0)]), table([(0, 20)]))[0]) == 0
+    assert len(match(table([(0, 0)]), table([(0, 19.99)]))[0]) == 1
+
+
+def test_scene_without_predictions_counts_unless_official():
+    labels = LabelTable.concatenate([table([(0, 0)]), table([(0, 0)], "t")])
+    predictions = table([(0, 0)])
+    assert score(predictions, labels, official=True).loc_fscore == 1
+    honest = score(predictions, labels)
+    assert (honest.true_positives, honest.false_negatives) == (1, 1)
+    assert honest.loc_fscore == pytest.approx(2 / 3)
+
+
+def test_matches_to_low_confidence_are_dropped():
+    labels = table([(0, 0), (100, 100)], confidence=np.array(["LOW", "HIGH"]))
+    result = score(table([(0, 0), (100, 100)]), labels)
+    assert (result.true_positives, result.false_positives, result.false_negatives) == (1, 0, 0)
+
+
+def test_unknown_truth_does_not_count():
+    labels = table([(0, 0), (50, 50)], is_fishing=np.array([np.nan, 1]), vessel_length_m=np.array([np.nan, 100]))
+    found = table([(0, 0), (50, 50)], is_fishing=np.array([1, 1]), vessel_length_m=np.array([1, 75]))
+    result = score(found, labels)
+    assert result.fishing_fscore == 1
+    assert result.length_acc == pytest.approx(0.75)
+
+
+def test_empty_tables():
+    nothing = LabelTable.build(0)
+    assert score(nothing, nothing).aggregate == 0
+    assert score(nothing, table([(0, 0)])).false_negatives == 1
+    assert score(table([(0, 0)]), nothing).false_positives == 1
+
+
+places = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=1, max_size=12, unique=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(places, places, st.randoms())
+def test_order_of_rows_changes_nothing(found: list, real: list, random: object):
+    before = score(table(found), table(real))
+    random.shuffle(found)
+    random.shuffle(real)
+    after = score(table(found), table(real))
+    assert before.loc_fscore == pytest.approx(after.loc_fscore)
+
+
+@settings(max_examples=40, deadline=None)
+@given(places)
+def test_truth_scores_one(real: list):
+    labels = table(real, is_fishing=np.ones(len(real)), distance_from_shore_km=np.ones(len(real)))
+    shoreline = {"s": [np.array([[-1.0, -1.0], [400.0, 400.0], [150.5, 150.5], [0.5, 300.5], [300.5, 0.5]])]}
+    result = score(labels, labels, shoreline)
+    assert result.aggregate == pytest.approx(1)

@@ -1,0 +1,105 @@
+"""The ``xt`` command: finds the subcommand, imports it only, and turns errors into one line and an exit code."""
+
+import argparse
+import importlib
+import signal
+import sys
+from types import FrameType
+
+from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, XTError, nearest
+
+COMMANDS = {
+    "train": ("xt.cli.train", "train a model from a config"),
+    "eval": ("xt.cli.eval", "measure a trained model on validation or test data"),
+    "predict": ("xt.cli.predict", "run a trained model over whole GeoTIFFs"),
+    "score": ("xt.cli.score", "compare predicted points with labels (xView3 metric)"),
+    "synth": ("xt.cli.synth", "make synthetic scenes in the format of xView3"),
+    "info": ("xt.cli.info", "describe a raster without reading its pixels"),
+    "doctor": ("xt.cli.doctor", "check the installation and the machine"),
+}
+
+EXAMPLES = """examples:
+  xt synth xview3 data/demo --scenes 8 --size 1024
+  xt train configs/xview3_demo.yaml --trainer.max_epochs 5
+  xt predict scene.tif -m runs/xview3_demo -o out.tif
+  xt score out.csv data/demo/validation.csv
+
+xt COMMAND --help shows the options of a command."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``xt`` and return its exit code.
+
+    Args:
+        argv: Arguments; those of the process by default.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verbose = "-v" in argv or "--verbose" in argv
+    argv = [each for each in argv if each not in ("-v", "--verbose")]
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+    except ValueError:
+        pass  # not the main thread: the caller owns the signals
+    try:
+        return _dispatch(argv)
+    except XTError as error:
+        if verbose:
+            raise
+        print(f"xt: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("xt: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Terminated:
+        print("xt: terminated", file=sys.stderr)
+        return EXIT_TERMINATED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_TERMINATED
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else EXIT_USAGE
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"xt {version('xt')}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        print(f"xt: error: no command {name!r}{nearest(name, COMMANDS)}", file=sys.stderr)
+        return EXIT_USAGE
+    path, summary = COMMANDS[name]
+    module = importlib.import_module(path)
+    if hasattr(module, "run_argv"):
+        code: int = module.run_argv(rest)
+        return code
+    parser = argparse.ArgumentParser(prog=f"xt {name}", description=summary[0].upper() + summary[1:] + ".")
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(rest)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    code = module.run(args)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    head = ["usage: xt COMMAND …", "", "Vision models for images that do not fit in memory.", "", "commands:"]
+    return "\n".join([*head, *lines, "", "  -v  show the traceback of an error", "", EXAMPLES])
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""``xt score``: compare predicted points with labels."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``xt score``."""
+    parser.add_argument("predictions", type=Path, metavar="PRED.csv", help="points that xt predict wrote")
+    parser.add_argument("labels", type=Path, metavar="LABELS.csv", help="labels in the columns of xView3")
+    parser.add_argument("--shoreline", type=Path, metavar="DIR", help="folder of SCENE_shoreline.npy")
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="as the official script: scenes without any prediction do not count",
+    )
+    parser.add_argument("--drop-bad-labels", action="store_true", help="leave bad rows out instead of failing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``xt score``; return the exit code."""
+    from xt.data.labels import read_labels, read_predictions
+    from xt.data.shoreline import read_shoreline
+    from xt.errors import InputError
+    from xt.metrics.xview3 import score
+
+    predictions = read_predictions(args.predictions, args.drop_bad_labels)
+    labels = read_labels(args.labels, args.drop_bad_labels)
+    shoreline = None
+    if args.shoreline is not None:
+        if not args.shoreline.is_dir():
+            raise InputError(f"--shoreline {args.shoreline}: no such folder")
+        suffix = "_shoreline.npy"
+        shoreline = {
+            path.name.removesuffix(suffix): read_shoreline(path)
+            for path in sorted(args.shoreline.glob(f"*{suffix}"))
+        }
+    result = score(predictions, labels, shoreline, args.official).to_dict()
+    if args.json:
+        json.dump(result, sys.stdout)
+        print()
+        return 0
+    for name, value in result.items():
+        print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
+    if shoreline is None:
+        print("loc_fscore_shore is 0 without --shoreline DIR", file=sys.stderr)
+    return 0

@@ -1,0 +1,264 @@
+"""Tables of objects as xView3 writes them: labels and predictions in CSV, validated row by row."""
+
+import csv
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xt.errors import LabelError, OutputError, nearest
+
+CONFIDENCES = ("HIGH", "MEDIUM", "LOW", "")
+NO_SHORE_KM = 9999.99
+PREDICTION_COLUMNS = (
+    "detect_scene_row",
+    "detect_scene_column",
+    "scene_id",
+    "is_vessel",
+    "is_fishing",
+    "vessel_length_m",
+)
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Objects, one per row; every field is a column of equal length.
+
+    Attributes:
+        row: Row in the scene, pixels.
+        column: Column in the scene, pixels.
+        scene_id: Scene.
+        is_vessel: 1, 0, or NaN for unknown.
+        is_fishing: 1, 0, or NaN for unknown.
+        vessel_length_m: Metres, or NaN for unknown.
+        distance_from_shore_km: Kilometres; 9999.99 where there is no shore.
+        confidence: HIGH, MEDIUM, LOW, or empty for predictions.
+        score: Confidence of a prediction in 0..255; NaN for labels.
+    """
+
+    row: Floats
+    column: Floats
+    scene_id: npt.NDArray[np.str_]
+    is_vessel: Floats
+    is_fishing: Floats
+    vessel_length_m: Floats
+    distance_from_shore_km: Floats
+    confidence: npt.NDArray[np.str_]
+    score: Floats
+
+    @classmethod
+    def build(cls, num: int, **columns: Any) -> "LabelTable":
+        """Make a table of ``num`` rows; columns that are not given are unknown."""
+        defaults: dict[str, Any] = {
+            "scene_id": np.full(num, ""),
+            "confidence": np.full(num, ""),
+            "distance_from_shore_km": np.full(num, NO_SHORE_KM),
+        }
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            value = columns.get(field.name, defaults.get(field.name))
+            array = np.full(num, np.nan) if value is None else np.asarray(value)
+            is_text = field.name in ("scene_id", "confidence")
+            values[field.name] = array.astype(np.str_ if is_text else np.float64).reshape(num)
+        return cls(**values)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def select(self, mask: npt.NDArray[Any]) -> "LabelTable":
+        """Return the rows that a mask or an index array chooses."""
+        return replace(self, **{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+
+    def scene(self, scene_id: str) -> "LabelTable":
+        """Return the rows of a scene."""
+        return self.select(self.scene_id == scene_id)
+
+    @property
+    def scenes(self) -> list[str]:
+        """Scenes that have a row, sorted."""
+        return sorted(set(self.scene_id.tolist()))
+
+    @classmethod
+    def concatenate(cls, tables: Sequence["LabelTable"]) -> "LabelTable":
+        """Join tables row by row."""
+        if not tables:
+            return cls.build(0)
+        columns: dict[str, Any] = {
+            f.name: np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(cls)
+        }
+        return cls(**columns)
+
+
+def _number(low: float, required: bool) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not text.strip() or text.strip().lower() == "nan":
+            if required:
+                raise ValueError("is empty")
+            return math.nan
+        value = float(text)
+        if not math.isfinite(value) or value < low:
+            raise ValueError(f"{text!r} is not a number ≥ {low:g}")
+        return value
+
+    return parse
+
+
+def _flag(text: str) -> float:
+    known = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "": math.nan, "nan": math.nan}
+    try:
+        return known[text.strip().lower()]
+    except KeyError:
+        raise ValueError(f"{text!r} is not True, False or empty") from None
+
+
+def _scene(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text.strip()
+
+
+def _confidence(text: str) -> str:
+    if text.strip().upper() not in CONFIDENCES:
+        raise ValueError(f"{text!r} is not HIGH, MEDIUM or LOW")
+    return text.strip().upper()
+
+
+_COMMON: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "detect_scene_row": ("row", _number(0, required=True)),
+    "detect_scene_column": ("column", _number(0, required=True)),
+    "scene_id": ("scene_id", _scene),
+    "is_vessel": ("is_vessel", _flag),
+    "is_fishing": ("is_fishing", _flag),
+    "vessel_length_m": ("vessel_length_m", _number(0, required=False)),
+}
+_LABEL = _COMMON | {
+    "distance_from_shore_km": ("distance_from_shore_km", _number(0, required=False)),
+    "confidence": ("confidence", _confidence),
+}
+
+
+def read_labels(path: Path | str, drop_bad: bool = False) -> LabelTable:
+    """Read a label CSV of xView3.
+
+    Args:
+        path: File with the columns of the data set; further columns are ignored.
+        drop_bad: Leave bad rows out instead of failing.
+
+    Raises:
+        LabelError: If the file or a column is missing, or rows are bad (up to 20 line numbers are given).
+    """
+    return _read(Path(path), _LABEL, drop_bad)
+
+
+def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
+    """Read a submission CSV. A column ``score`` is optional; a point may lie outside its scene.
+
+    Raises:
+        LabelError: As :func:`read_labels`.
+    """
+    anywhere = {
+        "detect_scene_row": ("row", _number(-math.inf, required=True)),
+        "detect_scene_column": ("column", _number(-math.inf, required=True)),
+    }
+    return _read(
+        Path(path), _COMMON | anywhere, drop_bad, {"score": ("score", _number(-math.inf, required=False))}
+    )
+
+
+def write_predictions(path: Path | str, table: LabelTable) -> None:
+    """Write a submission CSV with a column ``score`` at the end; it appears when it is complete.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*PREDICTION_COLUMNS, "score"])
+            for i in range(len(table)):
+                numbers = [_text(getattr(table, name)[i]) for name in ("row", "column")]
+                flags = [_boolean(getattr(table, name)[i]) for name in ("is_vessel", "is_fishing")]
+                rest = [_text(table.vessel_length_m[i]), _text(table.score[i])]
+                writer.writerow([*numbers, table.scene_id[i], *flags, *rest])
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        Path(partial).unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else repr(round(float(value), 4))
+
+
+def _boolean(value: float) -> str:
+    return "" if math.isnan(value) else str(bool(value))
+
+
+def _read(
+    path: Path,
+    columns: dict[str, tuple[str, Callable[[str], Any]]],
+    drop_bad: bool,
+    optional: dict[str, tuple[str, Callable[[str], Any]]] | None = None,
+) -> LabelTable:
+    parsed: dict[str, list[Any]] = {name: [] for name, _ in columns.values()}
+    problems: list[str] = []
+    num = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or []
+            for column in columns:
+                if column not in header:
+                    raise LabelError(f"{path}: no column {column!r}{nearest(column, header)}")
+            wanted = columns | {k: v for k, v in (optional or {}).items() if k in header}
+            parsed |= {name: [] for name, _ in wanted.values()}
+            for record in reader:
+                values, problem = _parse(record, wanted)
+                if problem:
+                    problems.append(f"line {reader.line_num}: {problem}")
+                    continue
+                num += 1
+                for name, value in values.items():
+                    parsed[name].append(value)
+    except FileNotFoundError:
+        raise LabelError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{path}: cannot be read as CSV ({error})") from error
+    if problems and not drop_bad:
+        listed = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
+        raise LabelError(
+            f"{path}: {len(problems)} bad rows ({listed}); mend them or leave them out (--drop-bad-labels)"
+        )
+    table = LabelTable.build(num, **parsed)
+    shore = np.where(np.isnan(table.distance_from_shore_km), NO_SHORE_KM, table.distance_from_shore_km)
+    return replace(table, distance_from_shore_km=shore)
+
+
+def _parse(
+    record: dict[str, Any], columns: dict[str, tuple[str, Callable[[str], Any]]]
+) -> tuple[dict[str, Any], str]:
+    values = {}
+    for column, (name, parse) in columns.items():
+        text = record.get(column)
+        if text is None:
+            return {}, f"too few columns: no {column}"
+        try:
+            values[name] = parse(text)
+        except ValueError as error:
+            return {}, f"{column} {error}"
+    return values, ""

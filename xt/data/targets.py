@@ -1,0 +1,82 @@
+"""Targets of point detection, as in the xView3 recipe of xT (arXiv 2403.01915, appendix)."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from xt.data.labels import LabelTable
+
+CENTER_SIGMA = 2.0
+CENTER_RADIUS = 8
+DISC_RADIUS = 4
+IGNORE_RADIUS = 7
+IGNORE = 255
+IGNORE_LENGTH = -1.0
+
+Array = npt.NDArray[np.generic]
+
+
+def detection_targets(points: LabelTable, height: int, width: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Draw the targets of the objects in an image.
+
+    Args:
+        points: Objects; row and column in pixels of this image, they may lie outside.
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Returns:
+        ``center`` ``(1, H, W)`` uint8, a Gaussian of 255 at each object, the larger where two meet; ``vessel`` and
+        ``fishing`` uint8, 1 in discs of radius 4 px, 255 (ignored) in discs of radius 7 px where unknown;
+        ``length`` float32 metres in discs of radius 4 px, −1 (ignored) in discs of radius 7 px where unknown.
+    """
+    center = np.zeros((height, width), np.uint8)
+    vessel, fishing = np.zeros_like(center), np.zeros_like(center)
+    length = np.zeros((height, width), np.float32)
+    rows, cols = np.rint(points.row).astype(int), np.rint(points.column).astype(int)
+    low = points.confidence == "LOW"
+    is_vessel = np.where(low, np.nan, points.is_vessel)
+    is_fishing = np.where(low | np.isnan(is_vessel), np.nan, points.is_fishing)
+    # What is no vessel does not fish and has no length.
+    is_fishing = np.where(is_vessel == 0, 0.0, is_fishing)
+    metres = np.where(is_vessel == 0, 0.0, np.where(low, np.nan, points.vessel_length_m))
+    # Unknown first, so that what is known of a neighbour wins.
+    for i in np.flatnonzero(np.isnan(is_vessel)):
+        _stamp(vessel, rows[i], cols[i], _DISC[IGNORE_RADIUS], lambda old, m: np.where(m, IGNORE, old))
+    for i in np.flatnonzero(np.isnan(is_fishing)):
+        _stamp(fishing, rows[i], cols[i], _DISC[IGNORE_RADIUS], lambda old, m: np.where(m, IGNORE, old))
+    for i in np.flatnonzero(np.isnan(metres)):
+        _stamp(length, rows[i], cols[i], _DISC[IGNORE_RADIUS], lambda old, m: np.where(m, IGNORE_LENGTH, old))
+    for i in np.arange(len(points)):
+        _stamp(center, rows[i], cols[i], _GAUSSIAN, np.maximum)
+        for target, flag in ((vessel, is_vessel[i]), (fishing, is_fishing[i])):
+            if not np.isnan(flag):
+                _stamp(target, rows[i], cols[i], _DISC[DISC_RADIUS], _setter(flag))
+        if metres[i] > 0:
+            _stamp(length, rows[i], cols[i], _DISC[DISC_RADIUS], _setter(metres[i]))
+    return {"center": center[None], "vessel": vessel[None], "fishing": fishing[None], "length": length[None]}
+
+
+def _setter(value: float) -> Callable[[Array, Array], Array]:
+    return lambda old, mask: np.where(mask, value, old)
+
+
+def _stamp(
+    target: npt.NDArray[np.generic], row: int, col: int, stamp: Array, merge: Callable[[Array, Array], Array]
+) -> None:
+    radius = stamp.shape[0] // 2
+    top, left = max(row - radius, 0), max(col - radius, 0)
+    bottom, right = min(row + radius + 1, target.shape[0]), min(col + radius + 1, target.shape[1])
+    if top >= bottom or left >= right:
+        return
+    part = stamp[top - row + radius : bottom - row + radius, left - col + radius : right - col + radius]
+    target[top:bottom, left:right] = merge(target[top:bottom, left:right], part)
+
+
+def _distance(radius: int) -> npt.NDArray[np.float64]:
+    axis = np.arange(-radius, radius + 1)
+    return np.hypot(axis[:, None], axis[None, :])
+
+
+_DISC = {radius: _distance(radius) <= radius for radius in (DISC_RADIUS, IGNORE_RADIUS)}
+_GAUSSIAN = np.rint(255 * np.exp(-(_distance(CENTER_RADIUS) ** 2) / (2 * CENTER_SIGMA**2))).astype(np.uint8)

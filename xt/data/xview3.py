@@ -1,0 +1,281 @@
+"""xView3-SAR scenes in the data set's own folders: crops for training, tiles for validation."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from torch.utils.data import DataLoader, Dataset
+
+from xt.data.base import DataModule
+from xt.data.geotiff import Mask, Pixels, open_raster, read_window
+from xt.data.labels import LabelTable, read_labels
+from xt.data.loading import Key, make_loader, sample_rng
+from xt.data.targets import CENTER_RADIUS, detection_targets
+from xt.errors import ConfigError, InputError
+from xt.geometry.grid import RegionGrid, Window
+
+SAR_BANDS = ("VV_dB", "VH_dB")
+COARSE_BANDS = ("bathymetry", "owiMask", "owiWindSpeed", "owiWindDirection", "owiWindQuality")
+STATISTICS = {
+    "VV_dB": (-40.0, 15.0),
+    "VH_dB": (-40.0, 15.0),
+    "bathymetry": (0.0, 1000.0),
+    "owiMask": (0.0, 1.0),
+    "owiWindSpeed": (0.0, 10.0),
+    "owiWindDirection": (180.0, 100.0),
+    "owiWindQuality": (0.0, 1.0),
+}
+"""Band → mean and standard deviation; ``(dB + 40) / 15`` for the SAR bands, as in the recipe."""
+NODATA = -32768.0
+RESOLUTION_M = 10.0
+
+
+class SceneReader:
+    """Reads windows of one scene folder. Opens files anew for each window, so it may go to another process.
+
+    Args:
+        folder: Holds one GeoTIFF per band.
+        bands: Names without ``.tif``; coarse ones are resampled to the grid of the first SAR band.
+
+    Raises:
+        InputError: If a SAR band is missing or sizes differ.
+    """
+
+    def __init__(self, folder: Path, bands: tuple[str, ...]) -> None:
+        self.folder, self.bands = folder, bands
+        self.grid_band = next((band for band in bands if band in SAR_BANDS), SAR_BANDS[1])
+        with open_raster(self._path(self.grid_band)) as dataset:
+            self.height, self.width = dataset.height, dataset.width
+        for band in bands:
+            if band in SAR_BANDS and band != self.grid_band:
+                with open_raster(self._path(band)) as dataset:
+                    if (dataset.height, dataset.width) != (self.height, self.width):
+                        raise InputError(
+                            f"{folder}: {band} has {dataset.height} × {dataset.width} px, {self.grid_band} "
+                            f"{self.height} × {self.width}; they must be on one grid"
+                        )
+            elif band not in SAR_BANDS and not self._path(band).is_file():
+                warnings.warn(f"{folder}: no {band}.tif; that channel is 0", stacklevel=2)
+
+    def read(self, window: Window) -> tuple[Pixels, Mask]:
+        """Read a window that may reach over the scene's border.
+
+        Returns:
+            ``(C, h, w)`` normalised, 0 where invalid, and ``(h, w)`` bool: valid in every SAR band.
+        """
+        inside = window.clip(self.height, self.width)
+        top, left = inside.row - window.row, inside.col - window.col
+        place = (slice(top, top + inside.height), slice(left, left + inside.width))
+        pixels = np.zeros((len(self.bands), window.height, window.width), np.float32)
+        valid = np.zeros((window.height, window.width), bool)
+        if not inside.height or not inside.width:
+            return pixels, valid
+        valid[place] = True
+        for index, band in enumerate(self.bands):
+            values, known = self._read_band(band, inside)
+            mean, std = STATISTICS[band]
+            pixels[(index, *place)] = np.where(known, (values - mean) / std, 0)
+            if band in SAR_BANDS:
+                valid[place] &= known
+        pixels[:, ~valid] = 0
+        return pixels, valid
+
+    def _read_band(self, band: str, window: Window) -> tuple[Pixels, Mask]:
+        path = self._path(band)
+        if band in SAR_BANDS:
+            with open_raster(path) as dataset:
+                values, known = read_window(dataset, window, nodata=NODATA)
+            return values[0], known
+        if not path.is_file():
+            return np.zeros((window.height, window.width), np.float32), np.zeros(
+                (window.height, window.width), bool
+            )
+        with open_raster(self._path(self.grid_band)) as grid, open_raster(path) as coarse:
+            options = {"crs": grid.crs, "transform": grid.transform, "height": self.height, "width": self.width}
+            with WarpedVRT(coarse, resampling=Resampling.bilinear, **options) as resampled:
+                values, known = read_window(resampled, window, bands=[1], nodata=NODATA)
+        return values[0], known
+
+    def _path(self, band: str) -> Path:
+        return self.folder / f"{band}.tif"
+
+
+class XView3Data(DataModule):
+    """Crops of scenes in the folders of xView3.
+
+    ``ROOT/{train,validation,test}/SCENE/{VV_dB,VH_dB,…}.tif`` (or ``ROOT/SCENE/…``) with
+    ``ROOT/{train,validation,test}.csv``. Training crops mostly hold an object; validation and test cover whole
+    scenes tile by tile.
+
+    Args:
+        root: Folder of the data.
+        image_size: Side of a crop in pixels.
+        bands: Channels, by file name without ``.tif``.
+        batch_size: Crops of a batch.
+        num_workers: Loader processes.
+        seed: Of crops and order.
+        centred: Share of training crops that hold an object.
+        crops_per_scene: Training crops of each scene in an epoch.
+        drop_bad_labels: Leave bad label rows out instead of failing.
+        limit_scenes: Use only so many scenes of each split.
+    """
+
+    nodata = NODATA
+    resolution = RESOLUTION_M
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 4096,
+        bands: tuple[str, ...] = SAR_BANDS,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        centred: float = 0.85,
+        crops_per_scene: int = 4,
+        drop_bad_labels: bool = False,
+        limit_scenes: int | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = [band for band in bands if band not in STATISTICS]
+        if unknown:
+            raise ConfigError(f"data: no band {unknown[0]!r}; known: {', '.join(STATISTICS)}")
+        self.root = Path(root)
+        self.image_size = image_size
+        self.bands = tuple(bands)
+        self.mean = tuple(STATISTICS[band][0] for band in bands)
+        self.std = tuple(STATISTICS[band][1] for band in bands)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.centred, self.crops_per_scene = centred, crops_per_scene
+        self.drop_bad_labels, self.limit_scenes = drop_bad_labels, limit_scenes
+        self.skip_batches = 0
+        self.datasets: dict[str, SceneCrops] = {}
+
+    def setup(self, stage: str) -> None:
+        """Find the scenes and read the labels of the splits that a stage needs."""
+        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+        for split in needed.get(stage, ()):
+            if split not in self.datasets:
+                self.datasets[split] = self._dataset(split)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Crops in an order that changes from epoch to epoch."""
+        skip, self.skip_batches = self.skip_batches, 0
+        dataset = self.datasets["train"]
+        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, True, skip)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Tiles of the validation scenes."""
+        return make_loader(self.datasets["validation"], 1, self.num_workers, self.seed, False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Tiles of the test scenes."""
+        return make_loader(self.datasets["test"], 1, self.num_workers, self.seed, False)
+
+    def _dataset(self, split: str) -> "SceneCrops":
+        labels_path = self.root / f"{split}.csv"
+        if not labels_path.is_file():
+            raise InputError(
+                f"data: no {labels_path}; set data.init_args.root to a folder of xView3-SAR (iuu.xview.us), or make "
+                f"one: xt synth xview3 {self.root} --scenes 8 --size {self.image_size}"
+            )
+        labels = read_labels(labels_path, self.drop_bad_labels)
+        folder = self.root / split
+        folder = folder if folder.is_dir() else self.root
+        names = sorted(path.parent.name for path in folder.glob("*/VH_dB.tif"))
+        if folder == self.root:
+            names = [name for name in names if name in set(labels.scenes)]
+        if not names:
+            raise InputError(
+                f"data: no scene folder with VH_dB.tif in {folder}; each scene is a folder of its own"
+            )
+        readers = [SceneReader(folder / name, self.bands) for name in names[: self.limit_scenes]]
+        tables = [labels.scene(reader.folder.name) for reader in readers]
+        crops = self.crops_per_scene if split == "train" else None
+        return SceneCrops(readers, tables, self.image_size, self.seed, self.centred, crops)
+
+
+class SceneCrops(Dataset[dict[str, Any]]):
+    """Crops or, with ``crops_per_scene`` None, all tiles of scenes."""
+
+    def __init__(
+        self,
+        readers: list[SceneReader],
+        labels: list[LabelTable],
+        image_size: int,
+        seed: int,
+        centred: float,
+        crops_per_scene: int | None,
+    ) -> None:
+        self.readers, self.labels, self.image_size = readers, labels, image_size
+        self.seed, self.centred, self.crops_per_scene = seed, centred, crops_per_scene
+        self.tiles = [
+            (scene, window)
+            for scene, reader in enumerate(readers)
+            for window in RegionGrid(reader.height, reader.width, image_size).windows()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.tiles) if self.crops_per_scene is None else len(self.readers) * self.crops_per_scene
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """Return the sample of ``(epoch, index)``."""
+        if self.crops_per_scene is None:
+            scene, window = self.tiles[key[1]]
+            turn = False
+        else:
+            rng = sample_rng(self.seed, key)
+            scene = key[1] % len(self.readers)
+            window = self._crop(rng, scene)
+            turn = bool(rng.random() < 0.5)
+        reader, labels = self.readers[scene], self.labels[scene]
+        pixels, valid = reader.read(window)
+        local = replace(labels, row=labels.row - window.row, column=labels.column - window.col)
+        size, reach = self.image_size, CENTER_RADIUS
+        near = (
+            (local.row > -reach)
+            & (local.row < size + reach)
+            & (local.column > -reach)
+            & (local.column < size + reach)
+        )
+        targets = detection_targets(local.select(near), size, size)
+        inside = _within(local, 0, size)
+        sample: dict[str, Any] = {"image": pixels, "valid": valid[None], "targets": targets}
+        if turn:
+            sample = _turned(sample)
+        name = f"{reader.folder.name} rows {window.row}– columns {window.col}–"
+        return sample | {
+            "name": name,
+            "scene_id": reader.folder.name,
+            "origin": (window.row, window.col),
+            "points": labels.select(inside),
+        }
+
+    def _crop(self, rng: np.random.Generator, scene: int) -> Window:
+        reader, labels, size = self.readers[scene], self.labels[scene], self.image_size
+        rows, cols = max(reader.height - size, 0), max(reader.width - size, 0)
+        row, col = int(rng.integers(rows + 1)), int(rng.integers(cols + 1))
+        if len(labels) and rng.random() < self.centred:
+            chosen = int(rng.integers(len(labels)))
+            # Anywhere in the crop, so that a model cannot learn that objects are in the middle.
+            row = int(np.clip(labels.row[chosen] - rng.integers(size), 0, rows))
+            col = int(np.clip(labels.column[chosen] - rng.integers(size), 0, cols))
+        return Window(row, col, size, size)
+
+
+def _within(table: LabelTable, low: int, high: int) -> npt.NDArray[np.bool_]:
+    inside: npt.NDArray[np.bool_] = np.all([(x >= low) & (x < high) for x in (table.row, table.column)], axis=0)
+    return inside
+
+
+def _turned(sample: dict[str, Any]) -> dict[str, Any]:
+    # By 180°: the only turn that keeps the radar's look direction plausible, as in the recipe.
+    turned: dict[str, Any] = {}
+    for key, value in sample.items():
+        turned[key] = _turned(value) if isinstance(value, dict) else np.ascontiguousarray(value[:, ::-1, ::-1])
+    return turned

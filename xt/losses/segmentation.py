@@ -1,0 +1,45 @@
+"""Loss of semantic segmentation: cross-entropy and dice, as sums over tiles."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xt.losses.base import TileLoss
+
+
+class SegmentationLoss(TileLoss):
+    """Mean cross-entropy and the mean dice loss over classes.
+
+    Args:
+        ignore_index: Mask value that is not scored.
+        dice_weight: Of dice beside cross-entropy.
+        class_weights: Of each class in cross-entropy; all 1 by default.
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, dice_weight: float = 1.0, class_weights: list[float] | None = None
+    ) -> None:
+        super().__init__()
+        self.ignore_index, self.dice_weight = ignore_index, dice_weight
+        self.class_weights = class_weights
+
+    def statistics(self, maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+        """Sums over a tile: cross-entropy, its weight, then per class overlap, prediction and truth."""
+        logits, mask = maps["mask"].float(), targets["mask"]
+        scored = (mask != self.ignore_index) & targets["valid"][:, 0]
+        truth = mask.masked_fill(~scored, 0)
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        entropy = F.cross_entropy(logits, truth, weight=weights, reduction="none") * scored
+        weight = scored.float() if weights is None else weights[truth] * scored
+        one_hot = F.one_hot(truth, logits.shape[1]).movedim(-1, 1) * scored[:, None]
+        probability = logits.softmax(1) * scored[:, None]
+        sums = [(probability * one_hot), probability, one_hot.float()]
+        return torch.cat([torch.stack([entropy.sum(), weight.sum()]), *(each.sum((0, 2, 3)) for each in sums)])
+
+    def total(self, statistics: Tensor) -> dict[str, Tensor]:
+        """Losses from the sums: ``loss``, ``cross_entropy``, ``dice``."""
+        entropy = statistics[0] / statistics[1].clamp(min=1e-6)
+        both, predicted, true = statistics[2:].view(3, -1)
+        scores = (2 * both + 1) / (predicted + true + 1)
+        dice = 1 - scores.mean()
+        return {"loss": entropy + self.dice_weight * dice, "cross_entropy": entropy, "dice": dice}
