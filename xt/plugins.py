@@ -42,7 +42,6 @@ BUILTINS: dict[str, dict[str, str]] = {
     },
     "data_modules": {
         "ImageFolderData": "xt.data.image_folder:ImageFolderData",
-        "INaturalistData": "xt.data.inaturalist:INaturalistData",
         "RasterPairsData": "xt.data.raster_pairs:RasterPairsData",
         "XView3Data": "xt.data.xview3:XView3Data",
     },
@@ -70,9 +69,7 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
         taken = _registered[kind].get(key)
         same = taken is not None and taken.__qualname__ == cls.__qualname__
         if key in BUILTINS[kind] or (taken is not None and not same):
-            raise PluginError(
-                f"plug-in name {key!r} in {kind} is taken; give another: register({kind!r}, name=...)"
-            )
+            raise PluginError(f"plug-in name {key!r} in {kind} is taken; give another: register({kind!r}, name=...)")
         _registered[kind][key] = cls
         return cls
 

@@ -5,9 +5,7 @@ from torch import Tensor
 from xt_kernels.selective_scan import selective_scan, selective_scan_channels_last
 
 
-def inputs(
-    length: int, dtype: torch.dtype = torch.float64, groups: int | None = None, seed: int = 0
-) -> list[Tensor]:
+def inputs(length: int, dtype: torch.dtype = torch.float64, groups: int | None = None, seed: int = 0) -> list[Tensor]:
     g = torch.Generator().manual_seed(seed)
     batch, dim, states = 2, 6, 4
 

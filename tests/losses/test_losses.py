@@ -15,9 +15,7 @@ def detection_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         for n in ("center", "vessel", "fishing", "length")
     }
     flags = torch.tensor([0, 1, 255])
-    targets = {
-        n: flags[torch.randint(3, (2, 1, 24, 30), generator=g)].to(torch.uint8) for n in ("vessel", "fishing")
-    }
+    targets = {n: flags[torch.randint(3, (2, 1, 24, 30), generator=g)].to(torch.uint8) for n in ("vessel", "fishing")}
     targets["center"] = torch.randint(256, (2, 1, 24, 30), generator=g).to(torch.uint8)
     targets["length"] = torch.tensor([-1.0, 0.0, 55.0])[torch.randint(3, (2, 1, 24, 30), generator=g)]
     targets["valid"] = torch.rand(2, 1, 24, 30, generator=g) > 0.2
@@ -43,9 +41,7 @@ def tiled(loss: TileLoss, maps: dict[str, Tensor], targets: dict[str, Tensor]) -
     return loss.total(total)
 
 
-@pytest.mark.parametrize(
-    ("loss", "case"), [(DetectionLoss(), detection_case), (SegmentationLoss(), segmentation_case)]
-)
+@pytest.mark.parametrize(("loss", "case"), [(DetectionLoss(), detection_case), (SegmentationLoss(), segmentation_case)])
 def test_tiles_give_the_whole_images_loss_and_gradient(loss: TileLoss, case):
     maps, targets = case()
     whole = loss.total(loss.statistics(maps, targets))
@@ -97,9 +93,7 @@ def test_segmentation_equals_torch():
     torch.testing.assert_close(got["dice"], dice)
 
 
-@pytest.mark.parametrize(
-    ("loss", "case"), [(DetectionLoss(), detection_case), (SegmentationLoss(), segmentation_case)]
-)
+@pytest.mark.parametrize(("loss", "case"), [(DetectionLoss(), detection_case), (SegmentationLoss(), segmentation_case)])
 def test_nothing_to_score_gives_a_finite_loss_and_no_gradient(loss: TileLoss, case):
     maps, targets = case()
     targets["valid"] = torch.zeros_like(targets["valid"])

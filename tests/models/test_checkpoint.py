@@ -109,9 +109,7 @@ def test_other_weights_list_what_differs(tmp_path: Path):
         checkpoint.load_weights(build(), state, "file")
 
 
-@pytest.mark.parametrize(
-    "make", [lambda p: None, lambda p: p.mkdir(), lambda p: (p / "model").mkdir(parents=True)]
-)
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: (p / "model").mkdir(parents=True)])
 def test_missing_model_says_what_to_give(tmp_path: Path, make: object):
     make(tmp_path / "run")
     with pytest.raises(CheckpointError, match="give a run folder"):

@@ -35,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--shoreline {args.shoreline}: no such folder")
         suffix = "_shoreline.npy"
         shoreline = {
-            path.name.removesuffix(suffix): read_shoreline(path)
-            for path in sorted(args.shoreline.glob(f"*{suffix}"))
+            path.name.removesuffix(suffix): read_shoreline(path) for path in sorted(args.shoreline.glob(f"*{suffix}"))
         }
     result = score(predictions, labels, shoreline, args.official).to_dict()
     if args.json:

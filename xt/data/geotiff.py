@@ -108,9 +108,7 @@ def open_raster(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    with rasterio.Env(
-        GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR" if _alone(path) else "FALSE"
-    ):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR" if _alone(path) else "FALSE"):
         with _open(path, drivers) as dataset:
             _check(dataset, path, purpose, complex_abs)
             yield dataset
@@ -204,9 +202,7 @@ def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> t
     if missing:
         raise InputError(f"{info.path}: no band {missing[0]}; it has {len(info.bands)} (1-based)")
     if len(chosen) != wanted:
-        raise InputError(
-            f"{info.path}: {len(chosen)} bands, the model takes {wanted}; choose them with --bands 1,2,…"
-        )
+        raise InputError(f"{info.path}: {len(chosen)} bands, the model takes {wanted}; choose them with --bands 1,2,…")
     return chosen
 
 

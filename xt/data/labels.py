@@ -91,9 +91,7 @@ class LabelTable:
         """Join tables row by row."""
         if not tables:
             return cls.build(0)
-        columns: dict[str, Any] = {
-            f.name: np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(cls)
-        }
+        columns: dict[str, Any] = {f.name: np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(cls)}
         return cls(**columns)
 
 
@@ -168,9 +166,7 @@ def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
         "detect_scene_row": ("row", _number(-math.inf, required=True)),
         "detect_scene_column": ("column", _number(-math.inf, required=True)),
     }
-    return _read(
-        Path(path), _COMMON | anywhere, drop_bad, {"score": ("score", _number(-math.inf, required=False))}
-    )
+    return _read(Path(path), _COMMON | anywhere, drop_bad, {"score": ("score", _number(-math.inf, required=False))})
 
 
 def write_predictions(path: Path | str, table: LabelTable) -> None:
@@ -249,9 +245,7 @@ def _read(
     return replace(table, distance_from_shore_km=shore)
 
 
-def _parse(
-    record: dict[str, Any], columns: dict[str, tuple[str, Callable[[str], Any]]]
-) -> tuple[dict[str, Any], str]:
+def _parse(record: dict[str, Any], columns: dict[str, tuple[str, Callable[[str], Any]]]) -> tuple[dict[str, Any], str]:
     values = {}
     for column, (name, parse) in columns.items():
         text = record.get(column)

@@ -31,6 +31,7 @@ class RasterPairsData(DataModule):
         masks: Folder of the masks under ``root``.
         colors: Colour (R, G, B) of every class but the first, which is everything else.
         validation: Regular expression; images whose name it matches validate, the others train.
+        test: Likewise for the test images; those of validation by default.
         image_size: Side of a training crop in pixels.
         mean: Of each band; measured over the valid training pixels if not given.
         std: Likewise.
@@ -49,6 +50,7 @@ class RasterPairsData(DataModule):
         classes: Sequence[str],
         bands: Sequence[str],
         validation: str,
+        test: str | None = None,
         band_indexes: Sequence[int] | None = None,
         images: str = "images",
         masks: str = "masks",
@@ -72,7 +74,8 @@ class RasterPairsData(DataModule):
         self.root = Path(root)
         self.classes, self.bands, self.image_size = tuple(classes), tuple(bands), image_size
         self.band_indexes = tuple(band_indexes) if band_indexes else None
-        self.image_folder, self.mask_folder, self.validation = self.root / images, self.root / masks, validation
+        self.image_folder, self.mask_folder = self.root / images, self.root / masks
+        self.validation, self.test = validation, test
         self.colors, self.ignore_index, self.nodata = colors, ignore_index, nodata
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.crops_per_image, self.resolution = crops_per_image, resolution
@@ -97,8 +100,8 @@ class RasterPairsData(DataModule):
         return make_loader(self._dataset("validation"), 1, self.num_workers, self.seed, False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The images of the validation set."""
-        return self.val_dataloader()
+        """Whole images, one at a time."""
+        return make_loader(self._dataset("test"), 1, self.num_workers, self.seed, False)
 
     def _dataset(self, split: str) -> "RasterPairs":
         return RasterPairs(self, self.pairs[split], self.crops_per_image if split == "train" else None)
@@ -136,11 +139,9 @@ class RasterPairsData(DataModule):
     def _match(self) -> dict[str, list[tuple[Path, Path]]]:
         for folder in (self.image_folder, self.mask_folder):
             if not folder.is_dir():
-                raise InputError(
-                    f"data: no folder {folder}; set data.init_args.root to where images and masks are"
-                )
+                raise InputError(f"data: no folder {folder}; set data.init_args.root to where images and masks are")
         masks = {path.stem: path for path in _rasters(self.mask_folder)}
-        pairs: dict[str, list[tuple[Path, Path]]] = {"train": [], "validation": []}
+        pairs: dict[str, list[tuple[Path, Path]]] = {"train": [], "validation": [], "test": []}
         for image in _rasters(self.image_folder):
             if image.stem not in masks:
                 raise InputError(f"{image}: no mask of this name in {self.mask_folder}")
@@ -148,11 +149,17 @@ class RasterPairsData(DataModule):
             with open_raster(image, PLAIN) as a, open_raster(mask, PLAIN, purpose="label") as b:
                 if (a.height, a.width) != (b.height, b.width):
                     raise InputError(f"{image}: {a.height} × {a.width} px, its mask has {b.height} × {b.width}")
-            pairs["validation" if re.search(self.validation, image.stem) else "train"].append((image, mask))
+            pairs[self._split(image.stem)].append((image, mask))
+        pairs["test"] = pairs["test"] if self.test is not None else pairs["validation"]
         for split, found in pairs.items():
             if not found:
-                raise InputError(f"data: no {split} image: validation {self.validation!r} matches none or all")
+                raise InputError(f"data: no {split} image: validation {self.validation!r}, test {self.test!r}")
         return pairs
+
+    def _split(self, name: str) -> str:
+        if self.test is not None and re.search(self.test, name):
+            return "test"
+        return "validation" if re.search(self.validation, name) else "train"
 
     def _measure(self, pairs: list[tuple[Path, Path]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         count, total, squares = 0, np.zeros(len(self.bands)), np.zeros(len(self.bands))

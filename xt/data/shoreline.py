@@ -42,9 +42,7 @@ def read_shoreline(path: Path) -> list[Contour]:
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
             if dtype.hasobject:
                 items = np.asarray(_ArraysOnly(file).load(), dtype=object)

@@ -92,9 +92,7 @@ class SceneReader:
                 values, known = read_window(dataset, window, nodata=NODATA)
             return values[0], known
         if not path.is_file():
-            return np.zeros((window.height, window.width), np.float32), np.zeros(
-                (window.height, window.width), bool
-            )
+            return np.zeros((window.height, window.width), np.float32), np.zeros((window.height, window.width), bool)
         with open_raster(self._path(self.grid_band)) as grid, open_raster(path) as coarse:
             options = {"crs": grid.crs, "transform": grid.transform, "height": self.height, "width": self.width}
             with WarpedVRT(coarse, resampling=Resampling.bilinear, **options) as resampled:
@@ -191,9 +189,7 @@ class XView3Data(DataModule):
         if folder == self.root:
             names = [name for name in names if name in set(labels.scenes)]
         if not names:
-            raise InputError(
-                f"data: no scene folder with VH_dB.tif in {folder}; each scene is a folder of its own"
-            )
+            raise InputError(f"data: no scene folder with VH_dB.tif in {folder}; each scene is a folder of its own")
         readers = [SceneReader(folder / name, self.bands) for name in names[: self.limit_scenes]]
         tables = [labels.scene(reader.folder.name) for reader in readers]
         crops = self.crops_per_scene if split == "train" else None
@@ -238,10 +234,7 @@ class SceneCrops(Dataset[dict[str, Any]]):
         local = replace(labels, row=labels.row - window.row, column=labels.column - window.col)
         size, reach = self.image_size, CENTER_RADIUS
         near = (
-            (local.row > -reach)
-            & (local.row < size + reach)
-            & (local.column > -reach)
-            & (local.column < size + reach)
+            (local.row > -reach) & (local.row < size + reach) & (local.column > -reach) & (local.column < size + reach)
         )
         targets = detection_targets(local.select(near), size, size)
         inside = _within(local, 0, size)
@@ -269,8 +262,8 @@ class SceneCrops(Dataset[dict[str, Any]]):
 
 
 def _within(table: LabelTable, low: int, high: int) -> npt.NDArray[np.bool_]:
-    inside: npt.NDArray[np.bool_] = np.all([(x >= low) & (x < high) for x in (table.row, table.column)], axis=0)
-    return inside
+    places = np.stack([table.row, table.column])
+    return np.asarray(((places >= low) & (places < high)).all(axis=0))
 
 
 def _turned(sample: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,7 @@ def test_halo_is_enough_and_not_twice_too_much(strides: tuple[int, ...], out_str
     def inputs() -> list[torch.Tensor]:
         maps = [torch.randn(1, 2, size, size, dtype=torch.float64)]
         maps += [
-            torch.randn(1, c, size // s, size // s, dtype=torch.float64)
-            for c, s in zip(channels, strides, strict=True)
+            torch.randn(1, c, size // s, size // s, dtype=torch.float64) for c, s in zip(channels, strides, strict=True)
         ]
         return [each.requires_grad_() for each in maps]
 

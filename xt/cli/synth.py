@@ -1,0 +1,25 @@
+"""``xt synth``: make synthetic scenes."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``xt synth``."""
+    parser.add_argument("kind", choices=["xview3"], help="format of the scenes")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--scenes", type=int, default=8, metavar="N", help="scenes in all splits (default 8)")
+    parser.add_argument("--size", type=int, default=1024, metavar="PX", help="rows and columns (default 1024)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed gives the same files")
+    parser.add_argument("--overwrite", action="store_true", help="replace scenes made with other parameters")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``xt synth``; return the exit code."""
+    from xt.data.synthetic.scenes import write_dataset
+    from xt.errors import EXIT_OK, ConfigError
+
+    if args.scenes < 3 or args.size < 64 or args.seed < 0:
+        raise ConfigError("--scenes must be at least 3 (train, validation, test), --size 64, --seed 0")
+    write_dataset(args.out, args.scenes, args.size, args.seed, args.overwrite, print)
+    return EXIT_OK

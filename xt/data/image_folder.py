@@ -1,0 +1,138 @@
+"""Images in one folder per class (torchvision's ``ImageFolder`` layout)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset
+
+from xt.data.base import DataModule
+from xt.data.loading import Key, make_loader, sample_rng
+from xt.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# Of 8-bit values, as ImageNet's.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class ImageFolderData(DataModule):
+    """``ROOT/train/CLASS/*.jpg`` and ``ROOT/val/CLASS/*.jpg``.
+
+    Args:
+        root: Folder with ``train`` and ``val``.
+        image_size: Side of an image in pixels: a random crop in training, the middle otherwise.
+        mean: Of each channel, of 8-bit values.
+        std: Likewise.
+        batch_size: Images of a batch.
+        num_workers: Loader processes.
+        seed: Of crops and order.
+        scale: Smallest share of an image's area that a training crop covers.
+    """
+
+    bands = ("red", "green", "blue")
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 512,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        scale: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.root, self.image_size = Path(root), image_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.batch_size, self.num_workers, self.seed, self.scale = batch_size, num_workers, seed, scale
+        self.skip_batches = 0
+        self.files: dict[str, list[tuple[Path, int]]] = {}
+
+    def setup(self, stage: str) -> None:
+        """List the files."""
+        if not self.files:
+            self.classes, self.files = self.list_files()
+
+    def list_files(self) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
+        """Return the class names, and split → files with their class.
+
+        Raises:
+            InputError: If folders are missing or empty.
+        """
+        if not (self.root / "train").is_dir():
+            raise InputError(
+                f"data: no folder {self.root / 'train'}; set data.init_args.root to a folder with "
+                "train/CLASS/*.jpg and val/CLASS/*.jpg"
+            )
+        classes = tuple(sorted(path.name for path in (self.root / "train").iterdir() if path.is_dir()))
+        files: dict[str, list[tuple[Path, int]]] = {}
+        for split in ("train", "val"):
+            found = []
+            for path in sorted((self.root / split).glob("*/*")):
+                if path.suffix.lower() in SUFFIXES:
+                    if path.parent.name not in classes:
+                        raise InputError(f"{path.parent}: this class is not in train")
+                    found.append((path, classes.index(path.parent.name)))
+            if not found:
+                raise InputError(f"data: no image in {self.root / split}/CLASS")
+            files[split] = found
+        return classes, files
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Random crops, flipped at random."""
+        skip, self.skip_batches = self.skip_batches, 0
+        dataset = Images(self, self.files["train"], self.scale)
+        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, True, skip)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The middle of each image."""
+        return make_loader(Images(self, self.files["val"], None), self.batch_size, self.num_workers, self.seed, False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The validation images."""
+        return self.val_dataloader()
+
+
+class Images(Dataset[dict[str, Any]]):
+    """Image files with their classes."""
+
+    def __init__(self, data: ImageFolderData, files: list[tuple[Path, int]], scale: float | None) -> None:
+        self.files, self.size, self.seed, self.scale = files, data.image_size, data.seed, scale
+        self.mean = np.asarray(data.mean, np.float32)[:, None, None]
+        self.std = np.asarray(data.std, np.float32)[:, None, None]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """Return the sample of ``(epoch, index)``."""
+        path, label = self.files[key[1]]
+        try:
+            with Image.open(path) as opened:
+                pixels = self._cut(opened.convert("RGB"), sample_rng(self.seed, key))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+            raise InputError(f"{path}: cannot be read as an image ({error}); remove it or fetch it again") from error
+        image = (pixels.transpose(2, 0, 1).astype(np.float32) - self.mean) / self.std
+        valid = np.ones((1, self.size, self.size), bool)
+        return {"image": image, "valid": valid, "label": label, "name": path.name}
+
+    def _cut(self, image: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        width, height = image.size
+        if self.scale is None:
+            side = float(min(width, height))
+            left, top = (width - side) / 2, (height - side) / 2
+            box = (left, top, left + side, top + side)
+        else:
+            area = width * height * rng.uniform(self.scale, 1)
+            ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+            w, h = min(np.sqrt(area * ratio), width), min(np.sqrt(area / ratio), height)
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            box = (left, top, left + w, top + h)
+        resized = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+        flip = self.scale is not None and rng.random() < 0.5
+        return np.ascontiguousarray(resized[:, ::-1] if flip else resized)

@@ -1,0 +1,1 @@
+"""Synthetic scenes in the folder format of xView3."""

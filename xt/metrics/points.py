@@ -1,0 +1,153 @@
+"""From maps of point detection to points, and thresholds tuned on validation."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from xt.data.labels import LabelTable
+from xt.errors import CheckpointError, nearest
+from xt.metrics.xview3 import score
+
+Maps = Mapping[str, npt.NDArray[np.float32]]
+LENGTH_SCALE_M = 100.0
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Decisions of the post-processing, on the scale 0..255 of the targets; the defaults are the released ones.
+
+    Attributes:
+        center: A component is an object if its highest centre value exceeds this.
+        vessel: It is a vessel if more than ``pixels`` of its surroundings exceed this.
+        fishing: Likewise.
+        pixels: See above.
+    """
+
+    center: float = 100.0
+    vessel: float = 100.0
+    fishing: float = 100.0
+    pixels: float = 8.0
+
+    def to_dict(self) -> dict[str, float]:
+        """Return name → value."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> "Thresholds":
+        """Read what :meth:`to_dict` gave; missing names keep their defaults.
+
+        Raises:
+            CheckpointError: If a name is unknown.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise CheckpointError(f"no threshold is named {name!r}{nearest(name, known)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Components of the centre map with what decides about them.
+
+    Attributes:
+        table: Place and length; the score is the highest centre value in 0..255.
+        vessel: The value that decides the vessel flag.
+        fishing: The value that decides the fishing flag.
+    """
+
+    table: LabelTable
+    vessel: npt.NDArray[np.float64]
+    fishing: npt.NDArray[np.float64]
+
+    def decide(self, thresholds: Thresholds) -> LabelTable:
+        """Keep the objects and set their flags."""
+        keep = self.table.score > thresholds.center
+        is_vessel = (self.vessel > thresholds.vessel).astype(np.float64)
+        is_fishing = (self.fishing > thresholds.fishing) * is_vessel
+        return replace(self.table, is_vessel=is_vessel, is_fishing=is_fishing).select(keep)
+
+    @classmethod
+    def concatenate(cls, parts: list["Candidates"]) -> "Candidates":
+        """Join candidates."""
+        if not parts:
+            return cls(LabelTable.build(0), np.zeros(0), np.zeros(0))
+        tables = LabelTable.concatenate([part.table for part in parts])
+        return cls(tables, np.concatenate([p.vessel for p in parts]), np.concatenate([p.fishing for p in parts]))
+
+
+def scaled(raw: Maps) -> dict[str, npt.NDArray[np.float32]]:
+    """Bring raw head outputs ``(H, W)`` to the scale of the targets: 0..255, and metres for ``length``."""
+    maps = {
+        "center": np.clip(255 * raw["center"], 0, 255),
+        "length": np.maximum(LENGTH_SCALE_M * raw["length"], 0),
+    }
+    for name in ("vessel", "fishing"):
+        maps[name] = 255 / (1 + np.exp(-np.clip(raw[name], -60, 60)))
+    return {name: values.astype(np.float32) for name, values in maps.items()}
+
+
+def find_candidates(
+    maps: Maps,
+    scene_id: str = "",
+    origin: tuple[int, int] = (0, 0),
+    min_center: float = 50.0,
+    pixels: int = 8,
+) -> Candidates:
+    """Find connected components of the centre map.
+
+    The released rule calls an object a vessel if more than 8 pixels exceed a threshold; that is to compare the
+    ninth highest value around it with the threshold. That value is kept, so that the threshold can be tuned.
+
+    Args:
+        maps: ``center``, ``vessel``, ``fishing`` in 0..255 and ``length`` in metres, each ``(H, W)``.
+        scene_id: Of the points.
+        origin: Row and column of the maps in the scene.
+        min_center: Components are of pixels above this.
+        pixels: Of the rule.
+    """
+    labelled, num = ndimage.label(maps["center"] > min_center, structure=np.ones((3, 3), int))
+    rows, cols, lengths, peaks = (np.zeros(num) for _ in range(4))
+    flags = {"vessel": np.zeros(num), "fishing": np.zeros(num)}
+    for index, box in enumerate(ndimage.find_objects(labelled)):
+        inside = labelled[box] == index + 1
+        weights = maps["center"][box] * inside
+        row, col = ndimage.center_of_mass(weights)
+        rows[index], cols[index] = box[0].start + row, box[1].start + col
+        peaks[index] = weights.max()
+        around = _around(rows[index], cols[index], labelled.shape)
+        lengths[index] = maps["length"][around].max()
+        for name, values in flags.items():
+            nearby = maps[name][around].ravel()
+            rank = min(pixels, nearby.size - 1)
+            values[index] = np.partition(nearby, nearby.size - 1 - rank)[nearby.size - 1 - rank]
+    table = LabelTable.build(
+        num,
+        row=rows + origin[0],
+        column=cols + origin[1],
+        scene_id=np.full(num, scene_id),
+        vessel_length_m=lengths,
+        score=peaks,
+    )
+    return Candidates(table, flags["vessel"], flags["fishing"])
+
+
+def tune(candidates: Candidates, labels: LabelTable) -> Thresholds:
+    """Choose each head's threshold by its own F1 on labelled scenes; of equals the one nearest the default."""
+    best = Thresholds()
+    grid = sorted(range(50, 250, 5), key=lambda value: abs(value - 100))
+    for name, metric in (("center", "loc_fscore"), ("vessel", "vessel_fscore"), ("fishing", "fishing_fscore")):
+        values = []
+        for value in grid:
+            tried = replace(best, **{name: float(value)})
+            values.append(getattr(score(candidates.decide(tried), labels), metric))
+        best = replace(best, **{name: float(grid[int(np.argmax(values))])})
+    return best
+
+
+def _around(row: float, col: float, shape: tuple[int, ...], radius: int = 4) -> tuple[slice, slice]:
+    top, left = max(round(row) - radius, 0), max(round(col) - radius, 0)
+    return slice(top, min(round(row) + radius + 1, shape[0])), slice(left, min(round(col) + radius + 1, shape[1]))

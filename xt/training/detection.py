@@ -1,0 +1,92 @@
+"""Point detection with attributes: xView3."""
+
+from typing import Any
+
+from torch import Tensor
+
+from xt.data.labels import LabelTable
+from xt.losses.base import TileLoss
+from xt.losses.detection import DetectionLoss
+from xt.metrics.points import Candidates, Thresholds, find_candidates, scaled, tune
+from xt.metrics.xview3 import XView3Score, score
+from xt.models.factory import ModelConfig
+from xt.training.task import TrainingTask
+
+HEADS = {"center": 1, "vessel": 1, "fishing": 1, "length": 1}
+
+
+class PointDetection(TrainingTask):
+    """Finds objects and tells vessel, fishing and length.
+
+    Args:
+        model: Parts of the model.
+        loss: The recipe's loss by default.
+        lr: Highest learning rate.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps over which the learning rate rises.
+    """
+
+    kind = "point-detection"
+    monitor = "val/aggregate"
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        loss: TileLoss | None = None,
+        lr: float = 2e-4,
+        weight_decay: float = 1e-4,
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__(model, lr, weight_decay, warmup_steps)
+        self.loss = loss or DetectionLoss()
+        self.build(HEADS)
+        self._found: list[Candidates] = []
+        self._truth: list[LabelTable] = []
+        self._thresholds = Thresholds()
+
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds tuned at the last validation."""
+        return self._thresholds.to_dict()
+
+    def set_thresholds(self, values: dict[str, float]) -> None:
+        """Take the thresholds of a saved model."""
+        self._thresholds = Thresholds.from_dict(values)
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of a batch, decoded tile by tile."""
+        targets = batch["targets"] | {"valid": batch["valid"]}
+        return self.loss.total(self.model.statistics(batch["image"], targets, self.loss.statistics, batch["valid"]))
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Collect the candidates of a tile."""
+        maps = self.model(batch["image"], batch["valid"])
+        for i in range(len(batch["name"])):
+            raw = {name: values[i, 0].float().cpu().numpy() for name, values in maps.items()}
+            self._found.append(find_candidates(scaled(raw), batch["scene_id"][i], batch["origin"][i]))
+            self._truth.append(batch["points"][i])
+
+    def on_validation_epoch_end(self) -> None:
+        """Tune the thresholds and score all scenes."""
+        found, truth = Candidates.concatenate(self._found), LabelTable.concatenate(self._truth)
+        self._found, self._truth = [], []
+        if not self.trainer.sanity_checking:
+            self._thresholds = tune(found, truth)
+        result = score(found.decide(self._thresholds), truth)
+        self.log_dict({f"val/{name}": float(value) for name, value in shown(result).items()})
+        self.log("val/fishing", result.fishing_fscore, prog_bar=True, logger=False)
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Collect the candidates of a tile."""
+        self.validation_step(batch, batch_index)
+
+    def on_test_epoch_end(self) -> None:
+        """Score all scenes with the thresholds tuned before."""
+        found, truth = Candidates.concatenate(self._found), LabelTable.concatenate(self._truth)
+        self._found, self._truth = [], []
+        result = score(found.decide(self._thresholds), truth)
+        self.log_dict({f"test/{name}": float(value) for name, value in shown(result).items()})
+
+
+def shown(result: XView3Score) -> dict[str, float]:
+    """The scores that are logged."""
+    return {name: value for name, value in result.to_dict().items() if isinstance(value, float)}

@@ -1,0 +1,123 @@
+"""What every task shares: optimiser, schedule, non-finite losses, metadata."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from xt.data.base import DataModule
+from xt.errors import ConfigError, ModelError, TrainingError
+from xt.models.factory import ModelConfig
+from xt.models.metadata import ModelMetadata, Task
+
+
+class TrainingTask(LightningModule):
+    """A model with its loss and metrics. Subclasses set ``kind``, ``monitor`` and call :meth:`build`.
+
+    Args:
+        model: Parts of the model.
+        lr: Highest learning rate.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps over which the learning rate rises; it then falls to 0 along a cosine.
+    """
+
+    kind: Task
+    monitor: str
+    """Logged metric by which the best model is chosen; higher is better."""
+
+    def __init__(self, model: ModelConfig, lr: float, weight_decay: float, warmup_steps: int) -> None:
+        super().__init__()
+        if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
+            raise ConfigError(f"model: lr {lr}, weight_decay {weight_decay} or warmup_steps {warmup_steps} is negative")
+        self.config = model
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+
+    @property
+    def data(self) -> DataModule:
+        """The data module of the trainer."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, DataModule)
+        return data
+
+    def build(self, heads: dict[str, int]) -> None:
+        """Build the model with its heads."""
+        self.model = self.config.build(heads)
+
+    def check_data(self) -> None:
+        """Compare the data's channels with the model's.
+
+        Raises:
+            ModelError: If they differ; both numbers are said.
+        """
+        if len(self.data.bands) != self.model.in_chans:
+            raise ModelError(
+                f"the data have {len(self.data.bands)} bands ({', '.join(self.data.bands)}), the model takes "
+                f"{self.model.in_chans}; set model.init_args.model.region_encoder.init_args.in_chans"
+            )
+
+    def on_fit_start(self) -> None:
+        """Check the data against the model."""
+        self.check_data()
+
+    def metadata(self) -> ModelMetadata:
+        """What is saved beside the weights."""
+        data = self.data
+        return ModelMetadata(
+            task=self.kind,
+            bands=data.bands,
+            mean=data.mean,
+            std=data.std,
+            nodata=data.nodata,
+            classes=data.classes,
+            image_size=data.image_size,
+            resolution=data.resolution,
+            thresholds=self.thresholds(),
+        )
+
+    def thresholds(self) -> dict[str, float]:
+        """Decision thresholds tuned on validation, if the task has any."""
+        return {}
+
+    def set_thresholds(self, values: dict[str, float]) -> None:
+        """Take the thresholds of a saved model."""
+
+    @abstractmethod
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of a batch; ``loss`` is minimised."""
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Compute the loss of a batch.
+
+        Raises:
+            TrainingError: If it is not finite.
+        """
+        losses = self.losses(batch)
+        if not torch.isfinite(losses["loss"]):
+            parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+            raise TrainingError(
+                f"loss is not finite at step {self.global_step} ({parts}) on {', '.join(batch['name'])}; the last "
+                "good weights are kept: lower lr, or look at these images"
+            )
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch["name"]))
+        return losses["loss"]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and a cosine to 0; biases and norms are not decayed."""
+        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        rest = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / (self.warmup_steps + 1)
+            done = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
