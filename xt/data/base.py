@@ -1,7 +1,9 @@
 """What every data module tells the rest: bands, statistics, classes."""
 
 from abc import abstractmethod
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 
@@ -28,6 +30,11 @@ class DataModule(LightningDataModule):
     classes: tuple[str, ...] = ()
     resolution: float | None = None
     image_size: int
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move tensors; tables and names stay where they are."""
+        tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor | dict)}
+        return batch | super().transfer_batch_to_device(tensors, device, dataloader_idx)
 
     @abstractmethod
     def setup(self, stage: str) -> None:

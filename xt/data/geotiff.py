@@ -4,6 +4,7 @@ A handle belongs to one process and one thread: shared handles return wrong pixe
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -210,7 +211,10 @@ def _open(path: Path, drivers: Sequence[str]) -> Any:
     reasons = []
     for driver in drivers:
         try:
-            return rasterio.open(path, driver=driver, sharing=False)
+            with warnings.catch_warnings():
+                # Said by RasterInfo.notes; rasters without georeference are normal here.
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                return rasterio.open(path, driver=driver, sharing=False)
         except (RasterioIOError, RasterioError) as error:
             reasons.append(_reason(error, path))
     raise InputError(f"{path}: cannot be opened as {' or '.join(drivers)}: {reasons[0]}")

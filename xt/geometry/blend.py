@@ -57,6 +57,5 @@ def axis_weights(starts: list[int], tile: int, length: int, blend: Blend) -> lis
     for start, weight in zip(starts, weights, strict=True):
         total[start : start + size] += weight
     return [
-        (weight / total[start : start + size]).astype(np.float32)
-        for start, weight in zip(starts, weights, strict=True)
+        (weight / total[start : start + size]).astype(np.float32) for start, weight in zip(starts, weights, strict=True)
     ]

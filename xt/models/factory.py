@@ -63,9 +63,7 @@ def build_from_spec(spec: dict[str, Any]) -> XT:
     """
     if set(spec) != SPEC_KEYS:
         wrong = sorted(set(spec) ^ SPEC_KEYS)
-        raise ModelError(
-            f"model description has missing or unknown keys: {', '.join(wrong)}; export the model again"
-        )
+        raise ModelError(f"model description has missing or unknown keys: {', '.join(wrong)}; export the model again")
     config = ModelConfig(
         region_encoder=plugins.build("region_encoders", spec["region_encoder"]),
         context=partial(_build, "context_encoders", spec["context"], "dim"),

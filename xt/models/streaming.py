@@ -99,9 +99,7 @@ class _Replay:
     def capture(cls, device: torch.device) -> "_Replay":
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         kind = device.type
-        return cls(
-            device, torch.get_rng_state(), cuda, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        )
+        return cls(device, torch.get_rng_state(), cuda, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
 
     @contextmanager
     def restored(self) -> Iterator[None]:

@@ -179,9 +179,7 @@ class XT(nn.Module):
             ``(K,)`` float32, with the exact gradient to every parameter.
         """
         if not self.dense:
-            raise ModelError(
-                "statistics over tiles needs a dense decoder; a pooled one gives one vector per image"
-            )
+            raise ModelError("statistics over tiles needs a dense decoder; a pooled one gives one vector per image")
         grid, flags = self._grid(image, valid)
         pyramid = self._mix(self._encode(image, grid, flags), grid, flags)
 
@@ -190,9 +188,7 @@ class XT(nn.Module):
             return fn(maps, {name: target[(..., *inner.slices)] for name, target in targets.items()})
 
         strides = (1, *self.region_encoder.strides)
-        return streaming.reduce_tiles(
-            tile, self._tiles(grid), [image, *pyramid], strides, [self.decoder, self.heads]
-        )
+        return streaming.reduce_tiles(tile, self._tiles(grid), [image, *pyramid], strides, [self.decoder, self.heads])
 
     def spec(self) -> dict[str, Any]:
         """Names and numbers from which :func:`xt.models.factory.build_from_spec` builds the same model."""

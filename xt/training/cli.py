@@ -49,7 +49,7 @@ def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
     if fresh and folder.exists():
         shutil.rmtree(folder)
     saved = folder / "config.yaml"
-    text = cli.parser.dump(cli.config, skip_none=False)
+    text = cli.parser.dump(cli.config)
     if saved.exists():
         _compare(saved, text, folder)
     if (folder / DONE).exists():
@@ -104,8 +104,13 @@ def _parse(config: Path, overrides: list[str]) -> LightningCLI:
             plugins.resolve(kind, name)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*number of training batches.*")
+    for noise in (
+        ".*does not have many workers.*",
+        ".*args parameter is intended.*",
+        ".*LeafSpec.*",
+        ".*deprecated in v4.*",
+    ):
+        warnings.filterwarnings("ignore", noise)
     try:
         return _CLI(
             LightningModule,

@@ -112,6 +112,8 @@ class RunFolder(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
         """Save if it is time, then seed this step."""
         step = trainer.global_step
+        # Lightning is one ahead after a resume in mid-epoch; loggers take their step from here.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = step
         if step % self.every == 0 and step > 0 and step != self._resumed_at:
             self._save(trainer)
         digest = hashlib.sha256(f"{self.seed} {step}".encode()).digest()

@@ -16,8 +16,9 @@ PIXEL_M = 10.0
 CELL = 64
 SPACING = 100.0
 FLEET_RADIUS = 330.0
-FLEET_CLEARANCE = 240.0
-LANE_STEP = 300.0
+FLEET_SIZE = 9
+FLEET_CLEARANCE = 400.0
+LANE_STEP = 420.0
 COARSE = 50
 
 
@@ -90,7 +91,7 @@ def make_world(height: int, width: int, seed: int) -> World:
     taken = np.zeros((0, 2))
     area = height * width / 1024**2
     for fishing in (True, False):
-        for _ in range(max(1, round(1.5 * area))):
+        for _ in range(max(1, round((1 if fishing else 10) * area))):
             places = _fleet(rng, height, width) if fishing else _lane(rng, height, width)
             # Lanes keep clear of fishing grounds.
             places = _allowed(places, taken, height, width, elevation, SPACING if fishing else FLEET_CLEARANCE)
@@ -112,8 +113,8 @@ def _smooth(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> F
 
 def _fleet(rng: np.random.Generator, height: int, width: int) -> Floats:
     center = rng.uniform(0, 1, 2) * (height, width)
-    angle = rng.uniform(0, 2 * np.pi, 14)
-    radius = FLEET_RADIUS * np.sqrt(rng.uniform(0, 1, 14))
+    angle = rng.uniform(0, 2 * np.pi, FLEET_SIZE)
+    radius = FLEET_RADIUS * np.sqrt(rng.uniform(0, 1, FLEET_SIZE))
     return np.asarray(center + radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1))
 
 

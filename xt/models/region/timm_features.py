@@ -119,9 +119,7 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
         if not options["pretrained"]:
             raise
         if options["pretrained_cfg_overlay"]:
-            raise ModelError(
-                f"weights do not fit {name}: {_first_line(error)}; check the file and in_chans"
-            ) from error
+            raise ModelError(f"weights do not fit {name}: {_first_line(error)}; check the file and in_chans") from error
         raise ModelError(
             f"pretrained weights of {name} cannot be had from the hub ({_first_line(error)}); "
             "give weights: FILE for a local file, or pretrained: false to train from scratch"

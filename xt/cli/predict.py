@@ -1,0 +1,119 @@
+"""``xt predict``: run a trained model over whole images."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``xt predict``."""
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="GeoTIFF, or folder of an xView3 scene")
+    parser.add_argument("-m", "--model", type=Path, required=True, help="run folder of xt train, or model folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs")
+    parser.add_argument("--bands", type=_numbers, metavar="1,2", help="bands of the image, 1-based")
+    parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
+    parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
+    parser.add_argument("--tile", type=int, metavar="PX", help="side of a tile (the size the model was trained on)")
+    parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of tiles (an eighth of a tile)")
+    parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how tiles meet")
+    parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="when a tile cannot be read")
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 … (cuda if there is one)")
+    parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object for each image")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``xt predict``; return the exit code."""
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, InputError, OutputError
+    from xt.inference.writer import check_output
+
+    creation = {}
+    for each in args.co:
+        key, equals, value = each.partition("=")
+        if not equals:
+            raise ConfigError(f"--co {each}: must be KEY=VALUE")
+        creation[key] = value
+    outputs = _outputs(args.images, args.output)
+    for image, out in outputs.items():
+        if not image.exists():
+            print(f"xt: error: {image}: no such file", file=sys.stderr)
+        elif out.parent == args.output and not args.output.exists():
+            args.output.mkdir(parents=True)
+        check_output(out, args.overwrite, 0)
+
+    import torch
+
+    from xt.inference.predict import PredictOptions, predict_image
+    from xt.models.checkpoint import load_model
+
+    model, metadata = load_model(args.model)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    options = PredictOptions(
+        args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
+        args.on_bad_tile == "nodata", args.overwrite, creation,
+    )  # fmt: skip
+    code = EXIT_OK
+    for image, out in outputs.items():
+        try:
+            summary = predict_image(model, metadata, image, out, options, _progress(image))
+        except (InputError, OutputError) as error:
+            if len(outputs) == 1 and isinstance(error, OutputError):
+                raise
+            print(f"xt: error: {error}", file=sys.stderr)
+            code = EXIT_SOME_FAILED
+            continue
+        if args.json:
+            print(json.dumps(asdict(summary)))
+            continue
+        facts = [f"{summary.tiles} tiles"]
+        facts += [f"{summary.empty_tiles} without data"] * bool(summary.empty_tiles)
+        facts += [f"{summary.bad_tiles} not readable"] * bool(summary.bad_tiles)
+        facts += [f"{summary.points} points"] * (summary.points is not None)
+        facts += [f"class {summary.label} ({summary.score:.2f})"] * (summary.label is not None)
+        print(f"{out}: {', '.join(facts)}")
+    return code
+
+
+def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
+    from xt.errors import ConfigError
+
+    if len(images) == 1 and not output.is_dir():
+        if output.suffix.lower() not in (".tif", ".tiff"):
+            raise ConfigError(f"-o {output}: the result is a GeoTIFF; name it .tif")
+        return {images[0]: output}
+    outputs = {image: output / f"{image.stem}.tif" for image in images}
+    if len(set(outputs.values())) < len(images):
+        raise ConfigError("two images have the same name; predict them into different folders")
+    for image, out in outputs.items():
+        if image.resolve() == out.resolve():
+            raise ConfigError(f"-o {output}: would replace the image {image}; choose another folder")
+    return outputs
+
+
+def _progress(image: Path) -> Callable[[int, int], None]:
+    from tqdm import tqdm
+
+    bar = tqdm(desc=image.name, unit="tile", disable=not sys.stderr.isatty())
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of bands such as 1,2") from None

@@ -1,0 +1,246 @@
+"""Runs a model over a whole image: overlapping tiles, blended, in memory for one row of tiles."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import torch
+from torch import Tensor
+
+from xt.data.labels import LabelTable, write_predictions
+from xt.errors import InputError
+from xt.geometry.blend import Blend, axis_weights, tile_starts
+from xt.geometry.grid import Window
+from xt.inference.points import write_geopackage
+from xt.inference.source import Source
+from xt.inference.writer import BandWriter, check_output, locked
+from xt.metrics.points import Candidates, Thresholds, find_candidates, scaled
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+
+HEADS = ("center", "vessel", "fishing", "length")
+CLASS_NODATA = 255
+_STRIP, _MARGIN = 2048, 64
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How an image is predicted.
+
+    Attributes:
+        tile: Side of a tile in pixels; the model's training size by default.
+        overlap: Pixels that neighbouring tiles share; an eighth of a tile by default.
+        blend: How they fade into each other.
+        bands: 1-based bands; all by default.
+        nodata: Value that is no data.
+        complex_abs: Take complex samples by their absolute value.
+        fill_bad_tiles: Give tiles that cannot be read nodata instead of failing.
+        overwrite: Replace outputs.
+        creation: Creation options of GDAL.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    blend: Blend = "cosine"
+    bands: tuple[int, ...] | None = None
+    nodata: float | None = None
+    complex_abs: bool = False
+    fill_bad_tiles: bool = False
+    overwrite: bool = False
+    creation: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Summary:
+    """What happened to an image."""
+
+    image: str
+    output: str
+    tiles: int = 0
+    empty_tiles: int = 0
+    bad_tiles: int = 0
+    points: int | None = None
+    label: str | None = None
+    score: float | None = None
+
+
+def predict_image(
+    model: XT,
+    metadata: ModelMetadata,
+    path: Path,
+    out: Path,
+    options: PredictOptions,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Predict one image.
+
+    A point-detection model gives maps (bands center, vessel, fishing in 0..255 and length in metres; nodata NaN), and
+    ``.csv`` and ``.gpkg`` beside them. A segmentation or classification model gives classes (uint8, nodata 255); for
+    classification every tile is classified, and ``.json`` holds the mean over tiles.
+
+    Args:
+        model: On its device, in evaluation mode.
+        metadata: Of the model.
+        path: GeoTIFF or scene folder.
+        out: GeoTIFF to write.
+        options: How.
+        progress: Called with tiles done and tiles in all.
+
+    Raises:
+        InputError: If the image cannot be read or does not fit the model.
+        OutputError: If the output cannot be written.
+    """
+    source = Source(path, metadata, options.bands, options.nodata, options.complex_abs)
+    detect = metadata.task == "point-detection"
+    names = HEADS if detect else ("class",)
+    check_output(out, options.overwrite, source.height * source.width * (16 if detect else 1))
+    summary = Summary(str(path), str(out))
+    mean = _Mean()
+    with locked(out):
+        profile = source.profile()
+        kind = ("float32", float("nan")) if detect else ("uint8", float(CLASS_NODATA))
+        writer = BandWriter(out, profile, len(names), *kind, names, options.creation)
+        try:
+            for values, valid in _blended(model, metadata, source, options, summary, mean, progress):
+                writer.write(_finish(values, valid, detect))
+            source.check_unchanged()
+            writer.close()
+            if detect:
+                table = _points(writer.partial, source, metadata)
+                summary.points = len(table)
+                write_predictions(out.with_suffix(".csv"), table)
+                write_geopackage(out.with_suffix(".gpkg"), table, profile)
+            if metadata.task == "classification" and mean.count:
+                _write_class(out.with_suffix(".json"), mean, metadata, summary)
+            writer.publish()
+        except BaseException:
+            writer.discard()
+            raise
+    return summary
+
+
+class _Mean:
+    """Mean of the class probabilities over tiles."""
+
+    def __init__(self) -> None:
+        self.total: npt.NDArray[np.float64] = np.zeros(0)
+        self.count = 0
+
+    def add(self, values: npt.NDArray[np.float32]) -> None:
+        self.total = values.astype(np.float64) if not self.count else self.total + values
+        self.count += 1
+
+
+def _blended(
+    model: XT,
+    metadata: ModelMetadata,
+    source: Source,
+    options: PredictOptions,
+    summary: Summary,
+    mean: _Mean,
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[Rows, npt.NDArray[np.bool_]]]:
+    """Yield rows that are final, from top to bottom, with what is valid in them."""
+    tile = options.tile or metadata.image_size
+    overlap = tile // 8 if options.overlap is None else options.overlap
+    rows, cols = tile_starts(source.height, tile, overlap), tile_starts(source.width, tile, overlap)
+    row_weights = axis_weights(rows, tile, source.height, options.blend)
+    col_weights = axis_weights(cols, tile, source.width, options.blend)
+    high, wide = min(tile, source.height), min(tile, source.width)
+    count = len(HEADS) if metadata.task == "point-detection" else len(metadata.classes)
+    sums = np.zeros((count, high, source.width), np.float32)
+    valid = np.zeros((high, source.width), bool)
+    for i, row in enumerate(rows):
+        for j, col in enumerate(cols):
+            values, known = _tile(model, metadata, source, Window(row, col, high, wide), options, summary, mean)
+            weights = row_weights[i][:, None] * col_weights[j][None, :]
+            if values is not None:
+                sums[:, :, col : col + wide] += values * weights
+            valid[:, col : col + wide] |= known
+            summary.tiles += 1
+            progress(summary.tiles, len(rows) * len(cols))
+        final = high if i + 1 == len(rows) else rows[i + 1] - row
+        yield sums[:, :final].copy(), valid[:final].copy()
+        kept = high - final
+        sums[:, :kept], valid[:kept] = sums[:, final:].copy(), valid[final:].copy()
+        sums[:, kept:], valid[kept:] = 0, False
+
+
+def _tile(
+    model: XT,
+    metadata: ModelMetadata,
+    source: Source,
+    window: Window,
+    options: PredictOptions,
+    summary: Summary,
+    mean: _Mean,
+) -> tuple[Rows | None, npt.NDArray[np.bool_]]:
+    try:
+        pixels, valid = source.read(window)
+    except InputError:
+        if not options.fill_bad_tiles:
+            raise
+        summary.bad_tiles += 1
+        return None, np.zeros((window.height, window.width), bool)
+    if not valid.any():
+        summary.empty_tiles += 1
+        return None, valid
+    device = next(model.parameters()).device
+    image = torch.from_numpy(pixels)[None].to(device)
+    raw = run_model(model, image, torch.from_numpy(valid)[None, None].to(device))
+    if metadata.task == "point-detection":
+        maps = scaled({name: raw[name][0, 0].float().cpu().numpy() for name in HEADS})
+        return np.stack([maps[name] for name in HEADS]), valid
+    if metadata.task == "semantic-segmentation":
+        return raw["mask"][0].float().softmax(0).cpu().numpy(), valid
+    values = raw["label"][0].float().softmax(0).cpu().numpy()
+    mean.add(values)
+    return np.broadcast_to(values[:, None, None], (len(values), window.height, window.width)), valid
+
+
+def run_model(model: XT, image: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Run the model without gradients; when the GPU's memory is full, halve the region batch and go on."""
+    while True:
+        try:
+            with torch.inference_mode():
+                return model(image, valid)  # type: ignore[no-any-return]
+        except torch.cuda.OutOfMemoryError:
+            if model.region_batch == 1:
+                raise
+            model.region_batch //= 2
+            torch.cuda.empty_cache()
+
+
+def _finish(values: Rows, valid: npt.NDArray[np.bool_], detect: bool) -> npt.NDArray[Any]:
+    if detect:
+        return np.where(valid, values, np.float32("nan")).astype(np.float32)
+    return np.where(valid, values.argmax(0), CLASS_NODATA).astype(np.uint8)[None]
+
+
+def _points(maps: Path, source: Source, metadata: ModelMetadata) -> LabelTable:
+    """Find points strip by strip; each belongs to the strip that its centre lies in."""
+    found = []
+    with rasterio.open(maps) as dataset:
+        for start in range(0, source.height, _STRIP):
+            top, stop = max(start - _MARGIN, 0), min(start + _STRIP + _MARGIN, source.height)
+            strip = np.nan_to_num(dataset.read(window=((top, stop), (0, source.width))))
+            part = find_candidates(dict(zip(HEADS, strip, strict=True)), source.name, (top, 0))
+            mine = (part.table.row >= start) & (part.table.row < start + _STRIP)
+            found.append(Candidates(part.table.select(mine), part.vessel[mine], part.fishing[mine]))
+    return Candidates.concatenate(found).decide(Thresholds.from_dict(metadata.thresholds))
+
+
+def _write_class(path: Path, mean: _Mean, metadata: ModelMetadata, summary: Summary) -> None:
+    values = mean.total / mean.count
+    summary.label, summary.score = metadata.classes[int(values.argmax())], float(values.max())
+    scores = {name: float(value) for name, value in zip(metadata.classes, values, strict=True)}
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps({"class": summary.label, "scores": scores}, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
