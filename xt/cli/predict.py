@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         facts += [f"{summary.empty_tiles} without data"] * bool(summary.empty_tiles)
         facts += [f"{summary.bad_tiles} not readable"] * bool(summary.bad_tiles)
         facts += [f"{summary.points} points"] * (summary.points is not None)
-        facts += [f"class {summary.label} ({summary.score:.2f})"] * (summary.label is not None)
+        if summary.score is not None:
+            facts.append(f"class {summary.label} ({summary.score:.2f})")
         print(f"{out}: {', '.join(facts)}")
     return code
 
