@@ -33,6 +33,9 @@ def run_argv(argv: list[str]) -> int:
         raise ConfigError(f"{argv[0]}: no such config; see configs/")
     fresh = "--fresh" in argv
     overrides = [each for each in argv[1:] if each != "--fresh"]
+    from xt.cli.schema import check_config
+
+    check_config(Path(argv[0]), overrides)
     from xt.training.cli import train
 
     train(Path(argv[0]), overrides, fresh)

@@ -1,0 +1,84 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xt.cli.schema import check_config
+from xt.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/xview3_4096_512.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_configs_pass(path: Path):
+    overrides = ["--data.root", "x", "--trainer.max_epochs=3", "--model.model.context", "Identity", "--run_dir", "y"]
+    overrides += [
+        "--model.model.region_encoder.init_args.name",
+        "a",
+        "--model.init_args.lr",
+        "1",
+        "--model.model.context.class_path",
+        "Hyper",
+    ]
+    check_config(path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("trainer:", "trainr:", "unknown key 'trainr'; did you mean 'trainer'"),
+        ("max_epochs", "max_epoch", "unknown key 'trainer.max_epoch'; did you mean 'max_epochs'"),
+        (
+            "PointDetection",
+            "PointDetecton",
+            "model.class_path 'PointDetecton' is unknown; did you mean 'PointDetection'",
+        ),
+        ("weight_decay", "weigth_decay", "'model.init_args.weigth_decay'; did you mean 'weight_decay'"),
+        ("region_batch", "regions_batch", "'model.init_args.model.regions_batch'; did you mean 'region_batch'"),
+        ("class_path: Mamba", "class_path: Mambo", "context.class_path 'Mambo' is unknown; did you mean 'Mamba'"),
+        ("depth: 4", "deph: 4", "context.init_args.deph'; did you mean 'depth'"),
+        ("in_chans", "in_chan", "region_encoder.init_args.in_chan'; did you mean 'in_chans'"),
+        ("image_size", "img_size", "data.init_args.img_size'; did you mean 'image_size'"),
+    ],
+)
+def test_typos_are_found_at_every_depth(tmp_path: Path, old: str, new: str, message: str):
+    path = tmp_path / "c.yaml"
+    text = CONFIG.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        check_config(path, [])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--trainer.max_epoch", "unknown key 'max_epoch'; did you mean 'max_epochs'"),
+        ("--modl.lr", "unknown key 'modl'; did you mean 'model'"),
+        ("--model.lrr=1", "unknown key 'lrr'; did you mean 'lr'"),
+        ("--model.init_args.model.context_dims", "unknown key 'context_dims'; did you mean 'context_dim'"),
+        ("--model.model.context.init_args.dept", "unknown key 'dept'; did you mean 'depth'"),
+        ("--data.rot", "unknown key 'rot'; did you mean 'root'"),
+    ],
+)
+def test_typos_in_overrides(override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        check_config(CONFIG, [override, "1"])
+
+
+def test_a_typo_is_answered_quickly_without_torch(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG.read_text().replace("region_batch", "regions_batch"))
+    code = (
+        "import sys; from xt.cli.main import main; code = main(['train', sys.argv[1]])\n"
+        "assert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert time.perf_counter() - start < 1.5
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'region_batch'" in done.stderr
