@@ -53,9 +53,7 @@ def estimate(
     weight = torch.full_like(own, 0, dtype=q.dtype).add_(float(torch.tensor(keys / len(samples)).log()))
     bias = torch.cat(
         [
-            torch.zeros_like(real, dtype=q.dtype)
-            .masked_fill(~real, float("-inf"))
-            .expand(*weight.shape[:3], k_size),
+            torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, float("-inf")).expand(*weight.shape[:3], k_size),
             weight.masked_fill(own, float("-inf")),
         ],
         dim=-1,
