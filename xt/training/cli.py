@@ -17,6 +17,7 @@ from xt import plugins
 from xt.data.base import DataModule
 from xt.errors import CheckpointError, ConfigError
 from xt.models.checkpoint import find_model, load_model, load_weights
+from xt.training.malloc import return_large_blocks
 from xt.training.run_folder import DONE, MetricsFile, RunFolder, find_checkpoint
 from xt.training.task import TrainingTask
 
@@ -44,6 +45,7 @@ def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
     Raises:
         XTError: If the config, the data or the run folder is not right.
     """
+    return_large_blocks()
     cli = _parse(config, overrides)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)
     if fresh and folder.exists():

@@ -1,0 +1,21 @@
+"""Keeps glibc from hoarding memory: large blocks go back to the system when they are freed."""
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_BYTES = 1 << 20
+
+
+def return_large_blocks() -> None:
+    """Fix glibc's thresholds at 1 MiB.
+
+    By default they grow to 32 MiB, and streaming, which frees and allocates activations region after region, then
+    fragments the heap: a step of 1024 px peaked at 3.65 GiB instead of 2.55 (SwinV2-T, ``region_batch`` 1).
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _BYTES)
+        mallopt(_TRIM_THRESHOLD, _BYTES)
