@@ -1,0 +1,85 @@
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from xt.errors import GeometryError
+from xt.geometry import order
+from xt.geometry.blend import axis_weights, tile_starts
+from xt.geometry.grid import RegionGrid, TokenLayout, Window
+from xt.models.tokenization import crop_padded, cut, stitch, to_map, to_tokens
+
+sizes = st.integers(1, 40)
+grids = st.builds(RegionGrid, sizes, sizes, st.integers(1, 17))
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> TokenLayout:
+    rows, cols = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    exists = draw(st.none() | st.tuples(*[st.booleans()] * (rows * cols)))
+    return TokenLayout(rows, cols, draw(st.integers(1, 3)), exists, draw(st.integers(0, 2)))
+
+
+@given(grids)
+def test_every_pixel_is_in_exactly_one_region(grid: RegionGrid):
+    count = np.zeros((grid.height, grid.width), int)
+    for index in range(grid.num_regions):
+        count[grid.clipped(index).slices] += 1
+        assert grid.window(index).height == grid.window(index).width == grid.region_size
+    assert (count == 1).all()
+
+
+@given(grids)
+def test_cut_then_stitch_is_the_identity_and_zero_padded(grid: RegionGrid):
+    image = torch.rand(2, 1, grid.height, grid.width) + 1
+    regions = cut(image, grid)
+    whole = stitch(regions, grid)
+    assert torch.equal(whole[..., : grid.height, : grid.width], image)
+    assert whole.sum() == pytest.approx(float(image.sum()), rel=1e-4)
+    for index, window in enumerate(grid.windows()):
+        assert torch.equal(regions[index], crop_padded(image[:1], window)[0])
+
+
+@given(layouts())
+def test_orders_are_permutations_and_keep_extra_tokens_last(layout: TokenLayout):
+    permutation = order.region_major(layout)
+    assert sorted(permutation.tolist()) == list(range(layout.num_tokens))
+    tokens = np.arange(layout.num_tokens)
+    assert np.array_equal(tokens[permutation][order.inverse(permutation)], tokens)
+    placed = layout.num_tokens - layout.num_extra
+    assert permutation[placed:].tolist() == tokens[placed:].tolist()
+    regions = order.region_indices(layout)[permutation[:placed]]
+    assert (np.diff(regions) >= 0).all()
+
+
+@given(layouts())
+def test_tokens_and_maps_are_inverse_where_regions_exist(layout: TokenLayout):
+    maps = torch.rand(2, 3, layout.height, layout.width) + 1
+    tokens = to_tokens(maps, layout)
+    assert tokens.shape[1] == layout.num_tokens - layout.num_extra
+    back = to_map(tokens, layout)
+    there = back != 0
+    assert torch.equal(back[there], maps[there])
+    assert there.float().mean() == pytest.approx(layout.num_existing / layout.num_regions)
+
+
+@given(st.integers(1, 90), st.integers(2, 30), st.data(), st.sampled_from(["cosine", "linear", "none"]))
+def test_tiles_cover_and_weights_sum_to_one(length: int, tile: int, data: st.DataObject, blend: str):
+    overlap = data.draw(st.integers(0, tile - 1))
+    starts = tile_starts(length, tile, overlap)
+    total = np.zeros(length)
+    for start, weight in zip(starts, axis_weights(starts, tile, length, blend), strict=True):
+        assert (weight >= 0).all()
+        total[start : start + len(weight)] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+def test_errors_name_the_numbers():
+    with pytest.raises(GeometryError, match="region size 100 does not divide by stride 32"):
+        RegionGrid(10, 10, 100).layout(32)
+    with pytest.raises(GeometryError, match="0 × 5 px"):
+        RegionGrid(0, 5, 4)
+    with pytest.raises(GeometryError, match="overlap 8"):
+        tile_starts(20, 8, 8)
+    assert Window(-3, 2, 5, 5).clip(4, 4) == Window(0, 2, 2, 2)
