@@ -13,7 +13,6 @@ from rasterio.transform import Affine
 
 from xt.cli.main import main
 from xt.inference import predict as predict_module
-from xt.inference import writer as writer_module
 from xt.models.checkpoint import save_model
 from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
@@ -272,22 +271,6 @@ def test_changed_input_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3
     assert "has changed while it was read" in capsys.readouterr().err
     assert not (tmp_path / "o.tif").exists()
-
-
-def test_second_run_names_the_holder_and_a_stale_lock_is_taken_over(tmp_path: Path):
-    out = tmp_path / "o.tif"
-    with (
-        writer_module.locked(out),
-        pytest.raises(ValueError, match=f"by process {os.getpid()}"),
-        writer_module.locked(out),
-    ):
-        pass
-    import socket
-
-    (tmp_path / ".o.tif.lock").write_text(f"999999999 {socket.gethostname()}")
-    with writer_module.locked(out):
-        pass
-    assert not list(tmp_path.iterdir())
 
 
 def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -219,3 +219,14 @@ def test_segmentation_of_coloured_masks(tmp_path: Path):
     assert main(["train", *argv]) == 0
     values = [float(value) for _, name, value in losses(tmp_path / "run")[1:] if name == "val/iou_ship"]
     assert values[-1] > 0.5
+
+
+def test_second_run_on_a_run_folder_is_refused(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from xt.locks import locked
+
+    with locked(tmp_path / "run"):
+        assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]) == 2
+    assert "is being written by process" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +32,6 @@ def check_output(path: Path, overwrite: bool, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise OutputError(f"{path} needs up to {needed >> 20} MiB, {free >> 20} MiB are free; free space first")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an output, so that two runs cannot write it at once.
-
-    Raises:
-        OutputError: If a living process holds it; names the process.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    mine = f"{os.getpid()} {socket.gethostname()}"
-    try:
-        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        holder = lock.read_text(encoding="utf-8").split()
-        if len(holder) == 2 and (holder[1] != socket.gethostname() or _alive(int(holder[0]))):
-            raise OutputError(f"{path} is being written by process {holder[0]} on {holder[1]}; wait for it") from None
-        # Its process is gone.
-        lock.unlink(missing_ok=True)
-        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    try:
-        os.write(handle, mine.encode())
-        os.close(handle)
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
 
 
 class BandWriter:
@@ -141,13 +112,3 @@ class BandWriter:
         """Remove what was written."""
         self._out.close()
         self.partial.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

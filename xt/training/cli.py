@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from xt import plugins
 from xt.data.base import DataModule
 from xt.errors import CheckpointError, ConfigError
+from xt.locks import locked
 from xt.models.checkpoint import find_model, load_model, load_weights
 from xt.training.malloc import return_large_blocks
 from xt.training.run_folder import DONE, MetricsFile, RunFolder, find_checkpoint
@@ -48,6 +49,13 @@ def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
     return_large_blocks()
     cli = _parse(config, overrides)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        _fit(cli, folder, fresh)
+    return folder
+
+
+def _fit(cli: LightningCLI, folder: Path, fresh: bool) -> None:
     if fresh and folder.exists():
         shutil.rmtree(folder)
     saved = folder / "config.yaml"
@@ -56,7 +64,7 @@ def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
         _compare(saved, text, folder)
     if (folder / DONE).exists():
         print(f"{folder} is complete; --fresh trains anew")
-        return folder
+        return
     folder.mkdir(parents=True, exist_ok=True)
     saved.write_text(text, encoding="utf-8")
     checkpoint, note = find_checkpoint(folder)
@@ -74,7 +82,6 @@ def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
     if trainer.interrupted:
         raise KeyboardInterrupt
     print(f"model: {folder / 'model'}")
-    return folder
 
 
 def evaluate(run: Path, overrides: list[str], split: str) -> dict[str, float]:

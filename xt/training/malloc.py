@@ -11,7 +11,7 @@ def return_large_blocks() -> None:
     """Fix glibc's thresholds at 1 MiB.
 
     By default they grow to 32 MiB, and streaming, which frees and allocates activations region after region, then
-    fragments the heap: a step of 1024 px peaked at 3.65 GiB instead of 2.55 (SwinV2-T, ``region_batch`` 1).
+    fragments the heap and its peak grows with the image (``scripts/step_memory.py`` measures it).
     """
     if sys.platform != "linux":
         return

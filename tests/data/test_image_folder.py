@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xt.data.image_folder import ImageFolderData
+from xt.errors import InputError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, num in (("train", 3), ("val", 1)):
+        for label, level in (("dark", 20), ("light", 220)):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            for i in range(num):
+                noise = rng.integers(-15, 15, (50 + 7 * i, 80, 3)) + level
+                Image.fromarray(noise.astype(np.uint8)).save(folder / f"{i}.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_normalised_and_repeatable(root: Path, workers: int):
+    data = ImageFolderData(str(root), image_size=32, batch_size=2, num_workers=workers, seed=4)
+    data.setup("fit")
+    assert data.classes == ("dark", "light")
+    first, second = ([b for b in data.train_dataloader()] for _ in range(2))
+    plain = ImageFolderData(str(root), image_size=32, batch_size=2, seed=4)
+    plain.setup("fit")
+    for a, b, c in zip(first, second, plain.train_dataloader(), strict=True):
+        assert a["image"].shape == (2, 3, 32, 32)
+        assert a["image"].equal(b["image"])
+        assert a["image"].equal(c["image"])
+        assert ((a["image"].mean((1, 2, 3)) > 0).long() == a["label"]).all()
+    (batch,) = data.val_dataloader()
+    assert batch["label"].tolist() == [0, 1]
+
+
+def test_epochs_differ(root: Path):
+    data = ImageFolderData(str(root), image_size=16, batch_size=1)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    sums = []
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)
+        sums.append([float(b["image"].sum()) for b in loader])
+    assert sums[0] != sums[1]
+
+
+def test_bad_image_is_named_and_missing_folders_say_what_to_do(root: Path, tmp_path: Path):
+    bad = root / "train" / "dark" / "0.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    data = ImageFolderData(str(root), image_size=16, batch_size=1)
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"dark/0\.jpg: cannot be read as an image"):
+        list(data.train_dataloader())
+    with pytest.raises(InputError, match=r"train/CLASS/\*\.jpg"):
+        ImageFolderData(str(tmp_path / "none")).setup("fit")

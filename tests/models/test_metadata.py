@@ -1,0 +1,30 @@
+import json
+
+import pytest
+
+from xt.errors import CheckpointError
+from xt.models.metadata import ModelMetadata
+
+METADATA = ModelMetadata(
+    "semantic-segmentation", ("red", "nir"), (1.5, 2.0), (3.0, 4.0), -9.0, ("sea", "ship"), 256, 0.5, {"ship": 0.4}
+)
+
+
+def test_round_trip_through_json_with_the_names_of_stac():
+    data = json.loads(json.dumps(METADATA.to_dict()))
+    assert ModelMetadata.from_dict(data) == METADATA
+    assert data["mlm:input"][0]["bands"] == [{"name": "red"}, {"name": "nir"}]
+    assert data["mlm:input"][0]["value_scaling"][1] == {"type": "z-score", "mean": 2.0, "stddev": 4.0}
+
+
+def test_wrong_facts_are_refused():
+    with pytest.raises(CheckpointError, match="2 bands, 1 means, 2 stds"):
+        ModelMetadata("classification", ("a", "b"), (0.0,), (1.0, 1.0))
+    with pytest.raises(CheckpointError, match="std must be positive"):
+        ModelMetadata("classification", ("a",), (0.0,), (0.0,))
+    with pytest.raises(CheckpointError, match="unknown task 'detect'"):
+        ModelMetadata("detect", ("a",), (0.0,), (1.0,))
+    broken = METADATA.to_dict()
+    del broken["mlm:input"]
+    with pytest.raises(CheckpointError, match="not valid"):
+        ModelMetadata.from_dict(broken)
