@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import rasterio
 from xt.cli.main import main
 from xt.data.labels import read_labels
 from xt.data.shoreline import read_shoreline
-from xt.data.synthetic.radar import LOOKS, NODATA, scene_rows
-from xt.data.synthetic.world import World, make_world
+from xt.data.synthetic.radar import FILM_DB, LOOKS, NODATA, scene_rows
+from xt.data.synthetic.world import CELL, REGION, SPACING, World, make_world
 from xt.data.xview3 import COARSE_BANDS, SAR_BANDS, XView3Data
 
 
@@ -63,7 +64,8 @@ def calm_sea(size: int) -> World:
     world = make_world(size, size, 5)
     keep = np.zeros(len(world.objects.row), bool)
     nothing = type(world.objects)(*(getattr(world.objects, n)[keep] for n in world.objects.__annotations__))
-    return World(size, size, 5, np.full_like(world.elevation, -1), np.full_like(world.wind, 7), nothing)
+    flat = np.ones_like(world.wind)
+    return World(size, size, 5, -flat, 7 * flat, 0 * flat, nothing)
 
 
 @pytest.mark.parametrize(("band", "mean"), [("VV_dB", -16.6), ("VH_dB", -26.5)])
@@ -75,21 +77,33 @@ def test_sea_has_the_speckle_of_sentinel_1(band: str, mean: float):
 
 def test_more_wind_is_brighter():
     calm = calm_sea(300)
-    windy = World(300, 300, 5, calm.elevation, calm.wind * 2, calm.objects)
+    windy = replace(calm, wind=calm.wind * 2)
     assert scene_rows(windy, "VV_dB", 0)[:, 20:].mean() > scene_rows(calm, "VV_dB", 0)[:, 20:].mean() + 2
 
 
-def vessels(num_worlds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    own, around, fishing = [], [], []
+def test_films_are_dark():
+    calm = calm_sea(300)
+    covered = replace(calm, film=np.ones_like(calm.film))
+    difference = scene_rows(covered, "VV_dB", 0)[:, 20:].mean() - scene_rows(calm, "VV_dB", 0)[:, 20:].mean()
+    assert difference == pytest.approx(FILM_DB, abs=0.01)
+
+
+def vessels(num_worlds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Length and heading, the film in the region around, the distance to the nearest film, whether it fishes."""
+    own, here, distance, fishing = [], [], [], []
     for seed in range(num_worlds):
-        things = make_world(1024, 1024, seed).objects
+        world = make_world(1024, 1024, seed)
+        things = world.objects
         chosen = np.flatnonzero(things.kind == 1)
         place = np.stack([things.row, things.column], 1)[chosen]
-        distance = np.hypot(*(place[:, None] - place[None]).T)
+        film = np.argwhere(world.film > 0) * CELL
+        away = np.hypot(*(place[:, None] - film[None]).T) if len(film) else np.full((1, len(place)), 2000.0)
         own.append(np.stack([things.length_m[chosen], things.heading[chosen]], 1))
-        around.append(((distance < 350) & (distance > 0)).sum(0))
+        corners = [place + REGION * np.array(side) for side in [(-1, -1), (-1, 1), (1, -1), (1, 1)]]
+        here.append(np.max([world.at(world.film, *corner.T) for corner in corners], axis=0))
+        distance.append(away.min(0))
         fishing.append(things.fishing[chosen])
-    return np.concatenate(own), np.concatenate(around), np.concatenate(fishing)
+    return np.concatenate(own), np.concatenate(here), np.concatenate(distance), np.concatenate(fishing)
 
 
 def auc(values: np.ndarray, positive: np.ndarray) -> float:
@@ -98,19 +112,20 @@ def auc(values: np.ndarray, positive: np.ndarray) -> float:
     return float((order[positive].sum() - num * (num - 1) / 2) / (num * (~positive).sum()))
 
 
-def test_fishing_cannot_be_told_from_the_vessel_but_from_its_neighbours():
-    own, around, fishing = vessels(40)
-    assert 0.3 < fishing.mean() < 0.8
+def test_fishing_cannot_be_told_from_the_vessel_and_its_region_but_from_films_far_away():
+    own, here, distance, fishing = vessels(40)
+    assert 0.2 < fishing.mean() < 0.6
     for column in own.T:
         assert abs(auc(column, fishing) - 0.5) < 0.06
-    assert auc(around + np.random.default_rng(0).uniform(0, 0.1, around.size), fishing) > 0.85
+    assert (here == 0).all()
+    assert auc(-distance, fishing) > 0.95
 
 
 def test_vessels_keep_apart():
     things = make_world(1500, 1500, 2).objects
     place = np.stack([things.row, things.column], 1)[things.kind == 1]
     distance = np.hypot(*(place[:, None] - place[None]).T)
-    assert distance[distance > 0].min() >= 100
+    assert distance[distance > 0].min() >= SPACING * REGION
 
 
 def test_shoreline_lies_where_land_begins(dataset: Path):

@@ -1,8 +1,9 @@
-"""What is in a synthetic scene: sea, land, wind, vessels, structures. Pure functions of a seed.
+"""What is in a synthetic scene: sea, land, wind, surface films, vessels, structures. Pure functions of a seed.
 
-Whether a vessel fishes cannot be seen in its own pixels: length, brightness and heading have one distribution. Fishing
-vessels lie in fleets, spread over some hundred pixels; the others follow lanes. Vessels keep apart by more than
-``SPACING`` pixels, so the answer lies outside a vessel's own surroundings.
+Whether a vessel fishes cannot be seen in its own pixels: length, brightness and heading have one distribution. The sea
+is divided into districts. Every other one has a fishing ground, rich water whose biogenic film damps the waves and is
+dark on radar, with a fleet spread around it; in the others vessels follow lanes. Every vessel is almost two regions
+away from the film and from any other thing, so that what decides lies outside its own region.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,18 @@ from scipy import ndimage
 
 Floats = npt.NDArray[np.float64]
 PIXEL_M = 10.0
-CELL = 64
-SPACING = 100.0
-FLEET_RADIUS = 330.0
-FLEET_SIZE = 9
-FLEET_CLEARANCE = 400.0
-LANE_STEP = 420.0
+CELL = 16
+REGION = 64
+"""Pixels of a region, the unit of the distances below."""
+DISTRICT = 8
+SPACING = 1.4
+GROUND_RADIUS = 0.75
+GROUND_CLEARANCE = 1.75
+FLEET_SIZE = 8
+FLEET_RADIUS = 4.2
+LANES = 6
+LANE_STEP = 2.0
+STRUCTURES = 2
 COARSE = 50
 
 
@@ -53,6 +60,7 @@ class World:
         seed: Of everything.
         elevation: Height above the sea on a grid of :data:`CELL` pixels, any unit; land is above 0.
         wind: Wind speed in m/s on the same grid.
+        film: How much of the surface a film covers, 0 to 1, on the same grid.
         objects: What stands out.
     """
 
@@ -61,6 +69,7 @@ class World:
     seed: int
     elevation: Floats
     wind: Floats
+    film: Floats
     objects: Objects
 
     def sample(self, field: Floats, rows: Floats, cols: Floats) -> Floats:
@@ -75,63 +84,78 @@ class World:
         return values
 
 
-def make_world(height: int, width: int, seed: int) -> World:
+def make_world(height: int, width: int, seed: int, region: int = REGION) -> World:
     """Make a scene's world.
 
     Args:
         height: Rows.
         width: Columns.
         seed: The same seed gives the same world.
+        region: Pixels of the regions between which context is needed; distances between vessels follow it.
     """
     rng = np.random.default_rng(seed)
     shape = (-(-height // CELL) + 2, -(-width // CELL) + 2)
-    elevation = _smooth(rng, shape, 6.0) - rng.uniform(0.9, 1.6)
-    wind = np.clip(7 + 2.5 * _smooth(rng, shape, 8.0), 1.5, 20)
+    elevation = _smooth(rng, shape, 12.0) - rng.uniform(1.2, 2.2)
+    wind = np.clip(7 + 2.0 * _smooth(rng, shape, 32.0), 3, 20)
+    film = np.zeros(shape)
     parts: list[Objects] = []
     taken = np.zeros((0, 2))
-    area = height * width / 1024**2
-    for fishing in (True, False):
-        for _ in range(max(1, round((1 if fishing else 10) * area))):
-            places = _fleet(rng, height, width) if fishing else _lane(rng, height, width)
-            # Lanes keep clear of fishing grounds.
-            places = _allowed(places, taken, height, width, elevation, SPACING if fishing else FLEET_CLEARANCE)
-            taken = np.concatenate([taken, places])
-            parts.append(_things(rng, places, 1, fishing))
-    for _ in range(max(1, round(0.5 * area))):
-        places = _allowed(_farm(rng, height, width), taken, height, width, elevation, spacing=30)
-        taken = np.concatenate([taken, places])
-        parts.append(_things(rng, places, 0, False))
+    for number, box in enumerate(_districts(height, width, region)):
+        fishing = (number + seed) % 2 == 1
+        center = box[:2] + rng.uniform(0.35, 0.65, 2) * (box[2:] - box[:2])
+        if fishing:
+            film = np.maximum(film, _ground(shape, center, region))
+            groups = [center + _fleet(rng, region)]
+        else:
+            groups = [_lane(rng, box, region) for _ in range(LANES)]
+        lone = box[:2] + rng.uniform(0, 1, (STRUCTURES, 2)) * (box[2:] - box[:2])
+        for kind, places, most in [*((1, group, FLEET_SIZE) for group in groups), (0, lone, STRUCTURES)]:
+            kept = _allowed(places, taken, box, elevation, SPACING * region, most)
+            taken = np.concatenate([taken, kept])
+            parts.append(_things(rng, kept, kind, fishing and kind == 1))
     parts.append(_things(rng, _rocks(rng, height, width, elevation), 2, False))
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Objects.__annotations__}
-    return World(height, width, seed, elevation, wind, Objects(**columns))
+    return World(height, width, seed, elevation, wind, film, Objects(**columns))
+
+
+def _districts(height: int, width: int, region: int) -> list[Floats]:
+    side = DISTRICT * region
+    return [
+        np.array([row, col, min(row + side, height), min(col + side, width)], np.float64)
+        for row in range(0, height, side)
+        for col in range(0, width, side)
+    ]
 
 
 def _smooth(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Floats:
     field = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="reflect")
-    return np.asarray(field / max(float(field.std()), 1e-9))
+    return np.asarray((field - field.mean()) / max(float(field.std()), 1e-9))
 
 
-def _fleet(rng: np.random.Generator, height: int, width: int) -> Floats:
-    center = rng.uniform(0, 1, 2) * (height, width)
-    angle = rng.uniform(0, 2 * np.pi, FLEET_SIZE)
-    radius = FLEET_RADIUS * np.sqrt(rng.uniform(0, 1, FLEET_SIZE))
-    return np.asarray(center + radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1))
+def _ground(shape: tuple[int, int], center: Floats, region: int) -> Floats:
+    rows, cols = (np.arange(num) * float(CELL) for num in shape)
+    distance = np.hypot(rows[:, None] - center[0], cols[None, :] - center[1])
+    return np.asarray(np.clip((GROUND_RADIUS * region - distance) / CELL + 1, 0, 1))
 
 
-def _lane(rng: np.random.Generator, height: int, width: int) -> Floats:
-    through = rng.uniform(0.1, 0.9, 2) * (height, width)
+def _fleet(rng: np.random.Generator, region: int) -> Floats:
+    # More than find room; those too close to another thing are left out.
+    tried = 8 * FLEET_SIZE
+    angle = rng.uniform(0, 2 * np.pi, tried)
+    # A film fades over one cell and is interpolated over another.
+    inner = (GROUND_RADIUS + GROUND_CLEARANCE) * region + 2 * CELL
+    radius = np.sqrt(rng.uniform(inner**2, (FLEET_RADIUS * region) ** 2, tried))
+    return np.asarray(radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1))
+
+
+def _lane(rng: np.random.Generator, box: Floats, region: int) -> Floats:
+    through = box[:2] + rng.uniform(0.1, 0.9, 2) * (box[2:] - box[:2])
     angle = rng.uniform(0, np.pi)
-    reach = np.hypot(height, width)
-    along = np.arange(-reach, reach, LANE_STEP) + rng.uniform(0, LANE_STEP)
-    along = along + rng.normal(0, 25, along.size)
+    reach, step = np.hypot(*(box[2:] - box[:2])), LANE_STEP * region
+    along = np.arange(-reach, reach, step) + rng.uniform(0, step)
+    along = along + rng.normal(0, step / 20, along.size)
     direction = np.array([np.sin(angle), np.cos(angle)])
     return np.asarray(through + along[:, None] * direction + rng.normal(0, 6, (along.size, 2)))
-
-
-def _farm(rng: np.random.Generator, height: int, width: int) -> Floats:
-    corner = rng.uniform(0, 0.9, 2) * (height, width)
-    rows, cols = np.meshgrid(np.arange(3), np.arange(4), indexing="ij")
-    return np.asarray(corner + 70.0 * np.stack([rows.ravel(), cols.ravel()], axis=1))
 
 
 def _rocks(rng: np.random.Generator, height: int, width: int, elevation: Floats) -> Floats:
@@ -142,15 +166,17 @@ def _rocks(rng: np.random.Generator, height: int, width: int, elevation: Floats)
 
 
 def _allowed(
-    places: Floats, taken: Floats, height: int, width: int, elevation: Floats, spacing: float = SPACING
+    places: Floats, taken: Floats, box: Floats, elevation: Floats, spacing: float, limit: int | None = None
 ) -> Floats:
     kept: list[Floats] = []
     for place in places:
-        if not (8 <= place[0] < height - 8 and 8 <= place[1] < width - 8):
+        if len(kept) == limit:
+            break
+        if not ((place >= box[:2] + 8) & (place < box[2:] - 8)).all():
             continue
         level = ndimage.map_coordinates(elevation, (place / CELL)[:, None], order=1, mode="nearest")[0]
-        near = [other for other in [*taken, *kept] if np.hypot(*(other - place)) < spacing]
-        if level < -0.1 and not near:
+        others = np.concatenate([taken, np.reshape(kept, (-1, 2))])
+        if level < -0.1 and not (np.hypot(*(others - place).T) < spacing).any():
             kept.append(place)
     return np.array(kept).reshape(-1, 2)
 
