@@ -23,7 +23,7 @@ def step(config: Path, size: int) -> None:
     from xt.models.factory import build_from_spec
     from xt.training.malloc import return_large_blocks
 
-    return_large_blocks()
+    return_large_blocks(size)
     torch.manual_seed(0)
     spec = yaml.safe_load(config.read_text())["model"]["init_args"]["model"]
     heads = {"center": 1, "vessel": 1, "fishing": 1, "length": 1}

@@ -9,7 +9,6 @@ import rasterio
 
 from xt.cli.main import COMMANDS, main
 
-
 SLOW_TO_IMPORT = ("torch", "lightning", "timm", "matplotlib", "pyogrio")
 
 

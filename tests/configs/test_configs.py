@@ -10,7 +10,7 @@ from xt.cli.main import main
 from xt.models.factory import build_from_spec
 
 ROOT = Path(__file__).parents[2]
-XVIEW3 = sorted(path.name for path in (ROOT / "configs").glob("xview3_*.yaml"))
+XVIEW3 = sorted(path.name for path in (ROOT / "configs").glob("xview3_4096_*.yaml"))
 HEADS = {"PointDetection": {"center": 1, "vessel": 1, "fishing": 1, "length": 1}, "SemanticSegmentation": {"mask": 2}}
 
 

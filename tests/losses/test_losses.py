@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xt.losses.base import TileLoss
-from xt.losses.detection import DetectionLoss
+from xt.losses.detection import DetectionLoss, PaperDetectionLoss
 from xt.losses.segmentation import SegmentationLoss
 
 
@@ -16,7 +16,7 @@ def detection_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     }
     flags = torch.tensor([0, 1, 255])
     targets = {n: flags[torch.randint(3, (2, 1, 24, 30), generator=g)].to(torch.uint8) for n in ("vessel", "fishing")}
-    targets["center"] = torch.randint(256, (2, 1, 24, 30), generator=g).to(torch.uint8)
+    targets["center"] = torch.randint(250, 256, (2, 1, 24, 30), generator=g).to(torch.uint8)
     targets["length"] = torch.tensor([-1.0, 0.0, 55.0])[torch.randint(3, (2, 1, 24, 30), generator=g)]
     targets["valid"] = torch.rand(2, 1, 24, 30, generator=g) > 0.2
     return maps, targets
@@ -27,6 +27,13 @@ def segmentation_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     maps = {"mask": torch.randn(2, 3, 24, 30, generator=g).requires_grad_()}
     mask = torch.tensor([0, 1, 2, 255])[torch.randint(4, (2, 24, 30), generator=g)]
     return maps, {"mask": mask, "valid": torch.rand(2, 1, 24, 30, generator=g) > 0.2}
+
+
+CASES = [
+    (DetectionLoss(), detection_case),
+    (PaperDetectionLoss(), detection_case),
+    (SegmentationLoss(), segmentation_case),
+]
 
 
 def tiled(loss: TileLoss, maps: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -41,7 +48,7 @@ def tiled(loss: TileLoss, maps: dict[str, Tensor], targets: dict[str, Tensor]) -
     return loss.total(total)
 
 
-@pytest.mark.parametrize(("loss", "case"), [(DetectionLoss(), detection_case), (SegmentationLoss(), segmentation_case)])
+@pytest.mark.parametrize(("loss", "case"), CASES)
 def test_tiles_give_the_whole_images_loss_and_gradient(loss: TileLoss, case):
     maps, targets = case()
     whole = loss.total(loss.statistics(maps, targets))
@@ -54,29 +61,65 @@ def test_tiles_give_the_whole_images_loss_and_gradient(loss: TileLoss, case):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
 
 
-def test_detection_equals_the_recipe_pixel_by_pixel():
+def flag_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    keep = valid & (target != 255)
+    p, y = logits[keep].sigmoid(), (target[keep] == 1).double()
+    p_true = torch.where(y == 1, p, 1 - p)
+    focal = (1 - p_true) ** 2 * -p_true.log()
+    dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
+    return (-p_true.log() + 3 * focal).mean() + dice
+
+
+def length_loss(maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    known = targets["valid"] & (targets["length"] > 0)
+    return ((100 * maps["length"] - targets["length"]).abs() / targets["length"])[known].mean()
+
+
+def assert_parts(loss: TileLoss, want: dict[str, Tensor], weights: dict[str, float]):
     maps, targets = detection_case()
-    loss = DetectionLoss()
     got = loss.total(loss.statistics(maps, targets))
+    for name, value in want.items():
+        torch.testing.assert_close(got[name].double(), value, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got["loss"], sum(weights[name] * got[name] for name in weights))
+
+
+def test_the_paper_s_loss_equals_the_recipe_pixel_by_pixel():
+    maps, targets = detection_case()
+    want = {name: flag_loss(maps[name], targets[name], targets["valid"]) for name in ("vessel", "fishing")}
+    error = 255 * maps["center"] - targets["center"]
+    squared = torch.where((error.abs() > 0.1) & targets["valid"], error**2, 0)
+    want["center"] = 3e-7 * squared.sum((1, 2, 3)).mean()
+    want["length"] = length_loss(maps, targets)
+    assert_parts(PaperDetectionLoss(), want, {"vessel": 1, "fishing": 2, "center": 1, "length": 2})
+
+
+def test_the_default_loss_equals_its_definition_pixel_by_pixel():
+    maps, targets = detection_case()
     valid = targets["valid"]
-    for name in ("vessel", "fishing"):
-        keep = valid & (targets[name] != 255)
-        x, y = maps[name][keep], (targets[name][keep] == 1).double()
-        p = x.sigmoid()
-        p_true = torch.where(y == 1, p, 1 - p)
-        bce = -p_true.log().mean()
-        focal = ((1 - p_true) ** 2 * -p_true.log()).mean()
-        dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
-        torch.testing.assert_close(got[name].double(), bce + 3 * focal + dice, rtol=1e-4, atol=1e-5)
-    error = (255 * maps["center"] - targets["center"])[valid]
-    torch.testing.assert_close(
-        got["center"].double(), torch.where(error.abs() > 0.1, error**2, 0).mean(), rtol=1e-4, atol=1e-5
-    )
-    known = valid & (targets["length"] > 0)
-    relative = ((100 * maps["length"] - targets["length"]).abs() / targets["length"])[known].mean()
-    torch.testing.assert_close(got["length"].double(), relative, rtol=1e-4, atol=1e-5)
-    want = got["vessel"] + 2 * got["fishing"] + 5 * got["center"] + 2 * got["length"]
-    torch.testing.assert_close(got["loss"], want)
+    asked = valid & (targets["vessel"] == 1) & (targets["fishing"] != 255)
+    p, c = maps["center"].sigmoid(), targets["center"].double() / 255
+    pixels = torch.where(c == 1, -((1 - p) ** 2) * p.log(), -((1 - c) ** 4) * p**2 * (1 - p).log())
+    want = {
+        "vessel": flag_loss(maps["vessel"], targets["vessel"], valid),
+        "fishing": F.binary_cross_entropy_with_logits(
+            maps["fishing"][asked], (targets["fishing"][asked] == 1).double()
+        ),
+        "center": pixels[valid].sum() / (valid & (c == 1)).sum(),
+        "length": length_loss(maps, targets),
+    }
+    assert_parts(DetectionLoss(), want, {"vessel": 1, "fishing": 1, "center": 1, "length": 0.5})
+
+
+def test_the_center_s_loss_falls_towards_the_object():
+    logits = torch.zeros(1, 1, 1, 3)
+    maps = {name: logits.clone().requires_grad_() for name in ("center", "vessel", "fishing", "length")}
+    targets = {name: torch.zeros(1, 1, 1, 3) for name in ("vessel", "fishing", "length")}
+    targets |= {"center": torch.tensor([[[[255, 200, 0]]]]), "valid": torch.ones(1, 1, 1, 3, dtype=torch.bool)}
+    loss = DetectionLoss()
+    at, near, far = torch.autograd.grad(
+        loss.total(loss.statistics(maps, targets))["center"], maps["center"]
+    )[0].flatten()  # fmt: skip
+    assert at < 0 < near < far / 100
 
 
 def test_segmentation_equals_torch():
@@ -93,7 +136,7 @@ def test_segmentation_equals_torch():
     torch.testing.assert_close(got["dice"], dice)
 
 
-@pytest.mark.parametrize(("loss", "case"), [(DetectionLoss(), detection_case), (SegmentationLoss(), segmentation_case)])
+@pytest.mark.parametrize(("loss", "case"), CASES)
 def test_nothing_to_score_gives_a_finite_loss_and_no_gradient(loss: TileLoss, case):
     maps, targets = case()
     targets["valid"] = torch.zeros_like(targets["valid"])

@@ -23,20 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
     from xt.data.labels import read_labels, read_predictions
-    from xt.data.shoreline import read_shoreline
-    from xt.errors import InputError
+    from xt.data.shoreline import read_shorelines
     from xt.metrics.xview3 import score
 
     predictions = read_predictions(args.predictions, args.drop_bad_labels)
     labels = read_labels(args.labels, args.drop_bad_labels)
-    shoreline = None
-    if args.shoreline is not None:
-        if not args.shoreline.is_dir():
-            raise InputError(f"--shoreline {args.shoreline}: no such folder")
-        suffix = "_shoreline.npy"
-        shoreline = {
-            path.name.removesuffix(suffix): read_shoreline(path) for path in sorted(args.shoreline.glob(f"*{suffix}"))
-        }
+    shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
     result = score(predictions, labels, shoreline, args.official).to_dict()
     if args.json:
         json.dump(result, sys.stdout)

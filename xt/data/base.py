@@ -1,10 +1,13 @@
 """What every data module tells the rest: bands, statistics, classes."""
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+
+from xt.data.shoreline import Contour
 
 
 class DataModule(LightningDataModule):
@@ -21,6 +24,7 @@ class DataModule(LightningDataModule):
         classes: Class names, or empty.
         resolution: Metres per pixel, or None.
         image_size: Side of a training image in pixels.
+        shoreline: Scene → contours, if the data have any; for scores close to the shore.
     """
 
     bands: tuple[str, ...]
@@ -30,6 +34,7 @@ class DataModule(LightningDataModule):
     classes: tuple[str, ...] = ()
     resolution: float | None = None
     image_size: int
+    shoreline: Mapping[str, Sequence[Contour]] | None = None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move tensors; tables and names stay where they are."""

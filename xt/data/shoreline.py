@@ -15,6 +15,7 @@ from xt.errors import InputError, OutputError
 Contour = npt.NDArray[np.float64]
 """Points ``(N, 2)``: row, column in pixels."""
 
+SUFFIX = "_shoreline.npy"
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -56,6 +57,17 @@ def read_shoreline(path: Path) -> list[Contour]:
     except (OSError, ValueError, TypeError, EOFError, AttributeError, IndexError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: is not a shoreline file ({error})") from error
     return contours
+
+
+def read_shorelines(folder: Path) -> dict[str, list[Contour]]:
+    """Read the contours of all scenes that have a ``SCENE_shoreline.npy`` in a folder.
+
+    Raises:
+        InputError: If there is no such folder or a file cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; shorelines are files SCENE{SUFFIX}")
+    return {path.name.removesuffix(SUFFIX): read_shoreline(path) for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
 def write_shoreline(path: Path, contours: Sequence[Contour]) -> None:

@@ -1,6 +1,7 @@
 """Targets of point detection, as in the xView3 recipe of xT (arXiv 2403.01915, appendix)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,13 @@ CENTER_SIGMA = 2.0
 CENTER_RADIUS = 8
 DISC_RADIUS = 4
 IGNORE_RADIUS = 7
+CENTER_SCALE = 255.0
+LENGTH_SCALE_M = 100.0
 IGNORE = 255
 IGNORE_LENGTH = -1.0
 
+CenterActivation = Literal["sigmoid", "linear"]
+"""How the output of the centre's head becomes a value in 0..1; the loss decides."""
 Array = npt.NDArray[np.generic]
 
 

@@ -1,9 +1,10 @@
 """xView3-SAR scenes in the data set's own folders: crops for training, tiles for validation."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from xt.data.base import DataModule
 from xt.data.geotiff import Mask, Pixels, open_raster, read_window
 from xt.data.labels import LabelTable, read_labels
 from xt.data.loading import Key, make_loader, sample_rng
+from xt.data.shoreline import read_shorelines
 from xt.data.targets import CENTER_RADIUS, detection_targets
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import RegionGrid, Window
@@ -22,15 +24,18 @@ from xt.geometry.grid import RegionGrid, Window
 SAR_BANDS = ("VV_dB", "VH_dB")
 COARSE_BANDS = ("bathymetry", "owiMask", "owiWindSpeed", "owiWindDirection", "owiWindQuality")
 STATISTICS = {
-    "VV_dB": (-40.0, 15.0),
-    "VH_dB": (-40.0, 15.0),
+    "VV_dB": (-16.4, 5.0),
+    "VH_dB": (-26.3, 5.0),
     "bathymetry": (0.0, 1000.0),
     "owiMask": (0.0, 1.0),
     "owiWindSpeed": (0.0, 10.0),
     "owiWindDirection": (180.0, 100.0),
     "owiWindQuality": (0.0, 1.0),
 }
-"""Band → mean and standard deviation; ``(dB + 40) / 15`` for the SAR bands, as in the recipe."""
+"""Band → mean and scale. The means of the SAR bands are the data set's, so that the sea lies around 0."""
+PAPER_STATISTICS = STATISTICS | {"VV_dB": (-40.0, 15.0), "VH_dB": (-40.0, 15.0)}
+"""``(dB + 40) / 15`` for the SAR bands, as in the recipe: the sea lies at 1.56 ± 0.14."""
+Statistics = Mapping[str, tuple[float, float]]
 NODATA = -32768.0
 RESOLUTION_M = 10.0
 
@@ -41,13 +46,14 @@ class SceneReader:
     Args:
         folder: Holds one GeoTIFF per band.
         bands: Names without ``.tif``; coarse ones are resampled to the grid of the first SAR band.
+        statistics: Band → mean and scale.
 
     Raises:
         InputError: If a SAR band is missing or sizes differ.
     """
 
-    def __init__(self, folder: Path, bands: tuple[str, ...]) -> None:
-        self.folder, self.bands = folder, bands
+    def __init__(self, folder: Path, bands: tuple[str, ...], statistics: Statistics = STATISTICS) -> None:
+        self.folder, self.bands, self.statistics = folder, bands, statistics
         self.grid_band = next((band for band in bands if band in SAR_BANDS), SAR_BANDS[1])
         with open_raster(self._path(self.grid_band)) as dataset:
             self.height, self.width = dataset.height, dataset.width
@@ -78,7 +84,7 @@ class SceneReader:
         valid[place] = True
         for index, band in enumerate(self.bands):
             values, known = self._read_band(band, inside)
-            mean, std = STATISTICS[band]
+            mean, std = self.statistics[band]
             pixels[(index, *place)] = np.where(known, (values - mean) / std, 0)
             if band in SAR_BANDS:
                 valid[place] &= known
@@ -107,8 +113,8 @@ class XView3Data(DataModule):
     """Crops of scenes in the folders of xView3.
 
     ``ROOT/{train,validation,test}/SCENE/{VV_dB,VH_dB,…}.tif`` (or ``ROOT/SCENE/…``) with
-    ``ROOT/{train,validation,test}.csv``. Training crops mostly hold an object; validation and test cover whole
-    scenes tile by tile.
+    ``ROOT/{train,validation,test}.csv`` and, for scores close to the shore, ``ROOT/shoreline``. Training crops mostly
+    hold an object; validation and test cover whole scenes tile by tile.
 
     Args:
         root: Folder of the data.
@@ -121,6 +127,7 @@ class XView3Data(DataModule):
         crops_per_scene: Training crops of each scene in an epoch.
         drop_bad_labels: Leave bad label rows out instead of failing.
         limit_scenes: Use only so many scenes of each split.
+        statistics: ``default`` brings the sea to 0; ``paper`` is ``(dB + 40) / 15``.
     """
 
     nodata = NODATA
@@ -138,6 +145,7 @@ class XView3Data(DataModule):
         crops_per_scene: int = 4,
         drop_bad_labels: bool = False,
         limit_scenes: int | None = None,
+        statistics: Literal["default", "paper"] = "default",
     ) -> None:
         super().__init__()
         unknown = [band for band in bands if band not in STATISTICS]
@@ -146,8 +154,9 @@ class XView3Data(DataModule):
         self.root = Path(root)
         self.image_size = image_size
         self.bands = tuple(bands)
-        self.mean = tuple(STATISTICS[band][0] for band in bands)
-        self.std = tuple(STATISTICS[band][1] for band in bands)
+        self.statistics = PAPER_STATISTICS if statistics == "paper" else STATISTICS
+        self.mean = tuple(self.statistics[band][0] for band in bands)
+        self.std = tuple(self.statistics[band][1] for band in bands)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.centred, self.crops_per_scene = centred, crops_per_scene
         self.drop_bad_labels, self.limit_scenes = drop_bad_labels, limit_scenes
@@ -160,6 +169,9 @@ class XView3Data(DataModule):
         for split in needed.get(stage, ()):
             if split not in self.datasets:
                 self.datasets[split] = self._dataset(split)
+        folder = self.root / "shoreline"
+        if self.shoreline is None and folder.is_dir():
+            self.shoreline = read_shorelines(folder)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Crops in an order that changes from epoch to epoch."""
@@ -190,7 +202,7 @@ class XView3Data(DataModule):
             names = [name for name in names if name in set(labels.scenes)]
         if not names:
             raise InputError(f"data: no scene folder with VH_dB.tif in {folder}; each scene is a folder of its own")
-        readers = [SceneReader(folder / name, self.bands) for name in names[: self.limit_scenes]]
+        readers = [SceneReader(folder / name, self.bands, self.statistics) for name in names[: self.limit_scenes]]
         tables = [labels.scene(reader.folder.name) for reader in readers]
         crops = self.crops_per_scene if split == "train" else None
         return SceneCrops(readers, tables, self.image_size, self.seed, self.centred, crops)

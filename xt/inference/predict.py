@@ -197,7 +197,7 @@ def _tile(
     image = torch.from_numpy(pixels)[None].to(device)
     raw = run_model(model, image, torch.from_numpy(valid)[None, None].to(device))
     if metadata.task == "point-detection":
-        maps = scaled({name: raw[name][0, 0].float().cpu().numpy() for name in HEADS})
+        maps = scaled({name: raw[name][0, 0].float().cpu().numpy() for name in HEADS}, metadata.center_activation)
         return np.stack([maps[name] for name in HEADS]), valid
     if metadata.task == "semantic-segmentation":
         return raw["mask"][0].float().softmax(0).cpu().numpy(), valid

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from xt.data.targets import CenterActivation
 from xt.errors import CheckpointError
 
 Task = Literal["point-detection", "semantic-segmentation", "classification"]
@@ -23,6 +24,7 @@ class ModelMetadata:
         image_size: Side in pixels of the images the model was trained on.
         resolution: Metres per pixel on the ground, if known.
         thresholds: Decision threshold per head (detection), tuned on validation.
+        center_activation: What makes a value in 0..1 of the centre head's output (detection).
         name: A name for the model.
     """
 
@@ -35,6 +37,7 @@ class ModelMetadata:
     image_size: int = 512
     resolution: float | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
+    center_activation: CenterActivation = "linear"
     name: str = "xt"
 
     def __post_init__(self) -> None:
@@ -82,6 +85,7 @@ class ModelMetadata:
             "nodata": self.nodata,
             "gsd": self.resolution,
             "thresholds": self.thresholds,
+            "center_activation": self.center_activation,
         }
 
     @classmethod
@@ -105,6 +109,8 @@ class ModelMetadata:
                 image_size=int(image["input"]["shape"][-1]),
                 resolution=None if data["gsd"] is None else float(data["gsd"]),
                 thresholds={str(key): float(value) for key, value in data["thresholds"].items()},
+                # Models saved before there was a choice are linear.
+                center_activation=data.get("center_activation", "linear"),
                 name=str(data["mlm:name"]),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -178,10 +178,28 @@ class XT(nn.Module):
         Returns:
             ``(K,)`` float32, with the exact gradient to every parameter.
         """
+        return self.reduce(image, self.features(image, valid), targets, fn)
+
+    def features(self, image: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """Encode all regions and mix their tokens.
+
+        Args:
+            image: ``(B, C, H, W)``.
+            valid: As in :meth:`forward`.
+
+        Returns:
+            Maps ``(B, channels[i], padded H / strides[i], padded W / strides[i])``, finest first; the last is mixed.
+        """
+        grid, flags = self._grid(image, valid)
+        return self._mix(self._encode(image, grid, flags), grid, flags)
+
+    def reduce(
+        self, image: Tensor, pyramid: Sequence[Tensor], targets: Maps, fn: Callable[[Maps, Maps], Tensor]
+    ) -> Tensor:
+        """Do what :meth:`statistics` does, from the maps that :meth:`features` gave."""
         if not self.dense:
             raise ModelError("statistics over tiles needs a dense decoder; a pooled one gives one vector per image")
-        grid, flags = self._grid(image, valid)
-        pyramid = self._mix(self._encode(image, grid, flags), grid, flags)
+        grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size)
 
         def tile(inner: Window, tensors: Sequence[Tensor]) -> Tensor:
             maps = self._decode(inner, self._outer(inner, grid), tensors)

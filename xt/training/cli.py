@@ -46,8 +46,8 @@ def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
     Raises:
         XTError: If the config, the data or the run folder is not right.
     """
-    return_large_blocks()
     cli = _parse(config, overrides)
+    return_large_blocks(cli.datamodule.image_size)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):

@@ -5,15 +5,20 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _BYTES = 1 << 20
+LARGE_IMAGE = 2048
 
 
-def return_large_blocks() -> None:
-    """Fix glibc's thresholds at 1 MiB.
+def return_large_blocks(image_size: int) -> None:
+    """Fix glibc's thresholds at 1 MiB if images are large.
 
     By default they grow to 32 MiB, and streaming, which frees and allocates activations region after region, then
-    fragments the heap and its peak grows with the image (``scripts/step_memory.py`` measures it).
+    fragments the heap and its peak grows with the image (``scripts/step_memory.py`` measures it). It is not for
+    nothing: fresh pages double the CPU time of a step, so smaller images keep the default.
+
+    Args:
+        image_size: Side of a training image in pixels.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or image_size < LARGE_IMAGE:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

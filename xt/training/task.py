@@ -42,9 +42,16 @@ class TrainingTask(LightningModule):
         assert isinstance(data, DataModule)
         return data
 
-    def build(self, heads: dict[str, int]) -> None:
-        """Build the model with its heads."""
+    def build(self, heads: dict[str, int], biases: dict[str, float] | None = None) -> None:
+        """Build the model with its heads, and let heads start with a bias.
+
+        Args:
+            heads: Name → channels.
+            biases: Name → bias of all its channels.
+        """
         self.model = self.config.build(heads)
+        for name, bias in (biases or {}).items():
+            torch.nn.init.constant_(self.model.heads[name].bias, bias)  # type: ignore[arg-type]
 
     def check_data(self) -> None:
         """Compare the data's channels with the model's.
@@ -75,10 +82,15 @@ class TrainingTask(LightningModule):
             image_size=data.image_size,
             resolution=data.resolution,
             thresholds=self.thresholds(),
+            **self.more_metadata(),
         )
 
     def thresholds(self) -> dict[str, float]:
         """Decision thresholds tuned on validation, if the task has any."""
+        return {}
+
+    def more_metadata(self) -> dict[str, Any]:
+        """Fields of the metadata that only some tasks have."""
         return {}
 
     def set_thresholds(self, values: dict[str, float]) -> None:

@@ -98,3 +98,30 @@ def test_pickle_with_more_than_tensors_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match=r"bad\.pth"):
         TimmFeatures("convnext_atto", weights=str(path))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "swinv2_t"])
+def test_no_data_has_no_gradient_beyond_that_of_data(name: str):
+    def gradient(image: torch.Tensor) -> float:
+        torch.manual_seed(0)
+        encoder = TimmFeatures(name, 2, 64, norm=True)
+        torch.manual_seed(1)
+        loss = sum((each * torch.randn(each.shape)).mean() for each in encoder(image))
+        return float(torch.stack([g.norm() for g in torch.autograd.grad(loss, list(encoder.parameters()))]).norm())
+
+    assert gradient(torch.zeros(1, 2, 64, 64)) < 20 * gradient(torch.randn(1, 2, 64, 64))
+
+
+def test_brightness_is_seen_and_not_its_sign_alone():
+    torch.manual_seed(0)
+    encoder = TimmFeatures("convnext_atto", 2, 64, norm=True).eval()
+    dim, dark, darker = (encoder(torch.full((1, 2, 64, 64), level))[-1] for level in (-0.3, -1.0, -2.0))
+    assert (dim - dark).abs().mean() > 0.05
+    assert (dark - darker).abs().mean() > 0.05
+
+
+def test_norm_gives_maps_of_unit_scale():
+    torch.manual_seed(0)
+    for each in TimmFeatures("convnext_atto", 2, 64, norm=True)(torch.randn(2, 2, 64, 64)):
+        assert each.mean(1).abs().max() < 1e-4
+        torch.testing.assert_close(each.std(1, unbiased=False), torch.ones_like(each[:, 0]), atol=0.05, rtol=0)

@@ -55,6 +55,7 @@ class UNet(DenseDecoder):
         self.blocks = nn.ModuleList(blocks)
         self._levels = tuple(reversed(levels))
         self.halo = self._reach(strides[-1])
+        self.apply(_keep_scale)
 
     def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """Decode ``(B, C, H, W)`` and its pyramid into ``(B, out_channels, H / stride, W / stride)``."""
@@ -93,6 +94,13 @@ def _levels(strides: tuple[int, ...], out_stride: int) -> list[int]:
     if level != out_stride:
         raise ModelError(f"UNet cannot reach out_stride {out_stride} from strides {strides} by halving")
     return [*extra, *inside]
+
+
+def _keep_scale(module: nn.Module) -> None:
+    # torch's default for convolutions shrinks activations from layer to layer, and there are twelve without a norm.
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 class _Stem(nn.Module):

@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import Format
+from timm.layers import Format, LayerNorm2d
 from torch import Tensor, nn
 
 from xt.errors import ModelError, nearest
@@ -37,6 +37,8 @@ class TimmFeatures(RegionEncoder):
         pretrained: Take weights from the hub.
         weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only).
         model_args: Further arguments of the timm model, such as ``{"drop_path_rate": 0.1}``.
+        norm: LayerNorm on each map, as detectors add to backbones that end without one. The maps of a ConvNeXt from
+            scratch are so small that positions of unit size drown them.
 
     Raises:
         ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had.
@@ -50,6 +52,7 @@ class TimmFeatures(RegionEncoder):
         pretrained: bool = False,
         weights: str | None = None,
         model_args: dict[str, Any] | None = None,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         if pretrained and weights:
@@ -63,6 +66,8 @@ class TimmFeatures(RegionEncoder):
             **(model_args or {}),
         }
         self.model = _create(PRESETS.get(name, name), region_size, options)
+        if not options["pretrained"]:
+            _give_the_stem_a_bias(self.model)
         self._nhwc = getattr(self.model, "output_fmt", Format.NCHW) == Format.NHWC
         info: Any = self.model.feature_info
         reduction: list[int] = info.reduction()
@@ -72,6 +77,7 @@ class TimmFeatures(RegionEncoder):
         self.region_size = region_size
         self.channels = tuple(channels[i] for i in self._kept)
         self.strides = tuple(reduction[i] for i in self._kept)
+        self.norms = nn.ModuleList(LayerNorm2d(num) for num in self.channels) if norm else None
         if region_size % self.strides[-1]:
             raise ModelError(
                 f"region_size {region_size} does not divide by {self.strides[-1]}, the coarsest stride of {name}; "
@@ -83,7 +89,8 @@ class TimmFeatures(RegionEncoder):
         """Encode ``(N, C, R, R)`` into maps ``(N, channels[i], R / strides[i], R / strides[i])``."""
         maps = self.model(regions)
         kept = [maps[i] for i in self._kept]
-        return [each.permute(0, 3, 1, 2) for each in kept] if self._nhwc else kept
+        kept = [each.permute(0, 3, 1, 2) for each in kept] if self._nhwc else kept
+        return kept if self.norms is None else [norm(each) for norm, each in zip(self.norms, kept, strict=True)]
 
     def train(self, mode: bool = True) -> "TimmFeatures":
         """Set training mode, except for batch normalisation."""
@@ -98,6 +105,16 @@ class TimmFeatures(RegionEncoder):
         spec = super().spec()
         spec["init_args"] |= {"pretrained": False, "weights": None}
         return spec
+
+
+def _give_the_stem_a_bias(model: nn.Module) -> None:
+    # The layer norm behind a stem without bias keeps the direction of its output only: calm sea and a dark film, both
+    # the same direction, look alike, and where the image is 0 (no data) its gradient is a million times too large.
+    stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if stem is None or stem.bias is None or stem.bias.is_meta or stem.bias.any():
+        return
+    fan_in = stem.weight[0].numel()
+    nn.init.normal_(stem.bias, std=float(stem.weight.detach().std()) * fan_in**0.5)
 
 
 def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:

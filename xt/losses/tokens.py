@@ -1,0 +1,45 @@
+"""Supervision of the tokens themselves: what a cell of the last stage should know after the context has mixed it.
+
+Dense heads teach the context only through the decoder, which first has to learn to pass something on; on scenes where
+far context decides, 400 steps of that left it at chance. A linear head on the mixed tokens teaches it directly, as deep
+supervision does (arXiv 1409.5185). The head serves training alone and is not part of the saved model.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xt.data.targets import CENTER_SCALE, IGNORE
+
+
+class TokenLoss(nn.Module):
+    """BCE of "this cell holds a vessel" over all cells, and of "it fishes" over the cells of vessels.
+
+    Args:
+        channels: Of the map of the last stage.
+        stride: Pixels per cell.
+        weight: Of both.
+        positive_weight: Of a cell that holds a vessel against one that holds none.
+    """
+
+    def __init__(self, channels: int, stride: int, weight: float = 1.0, positive_weight: float = 20.0) -> None:
+        super().__init__()
+        self.stride, self.weight, self.positive_weight = stride, weight, positive_weight
+        self.head = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, mixed: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Compute the loss of mixed maps ``(B, channels, h, w)`` against detection targets ``(B, 1, H, W)``."""
+        vessel, fishing = self.head(mixed).float().split(1, dim=1)
+        place = (targets["center"] == CENTER_SCALE) & (targets["vessel"] == 1) & targets["valid"]
+        holds = self._cells(place, vessel)
+        seen = self._cells(targets["valid"], vessel)
+        bce = F.binary_cross_entropy_with_logits(vessel, holds, reduction="none")
+        weight = seen * (1 + (self.positive_weight - 1) * holds)
+        loss = (bce * weight).sum() / weight.sum().clamp(min=1)
+        asked = self._cells(place & (targets["fishing"] != IGNORE), fishing)
+        truth = self._cells(place & (targets["fishing"] == 1), fishing)
+        bce = F.binary_cross_entropy_with_logits(fishing, truth, reduction="none")
+        return self.weight * (loss + (bce * asked).sum() / asked.sum().clamp(min=1))
+
+    def _cells(self, pixels: Tensor, like: Tensor) -> Tensor:
+        bottom, right = (n * self.stride - m for n, m in zip(like.shape[-2:], pixels.shape[-2:], strict=True))
+        return F.max_pool2d(F.pad(pixels.to(like.dtype), (0, right, 0, bottom)), self.stride)
