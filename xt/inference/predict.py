@@ -15,12 +15,12 @@ from torch import Tensor
 
 from xt.data.labels import LabelTable, write_predictions
 from xt.errors import InputError
+from xt.files import locked
 from xt.geometry.blend import Blend, axis_weights, tile_starts
 from xt.geometry.grid import Window
 from xt.inference.points import write_geopackage
 from xt.inference.source import Source
 from xt.inference.writer import BandWriter, check_output
-from xt.locks import locked
 from xt.metrics.points import Candidates, Thresholds, find_candidates, scaled
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT

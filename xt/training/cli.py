@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from xt import plugins
 from xt.data.base import DataModule
 from xt.errors import CheckpointError, ConfigError
-from xt.locks import locked
+from xt.files import locked
 from xt.models.checkpoint import find_model, load_model, load_weights
 from xt.training.malloc import return_large_blocks
 from xt.training.run_folder import DONE, MetricsFile, RunFolder, find_checkpoint
