@@ -1,11 +1,12 @@
 import pickle
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from xt.data.shoreline import read_shoreline, write_shoreline
-from xt.errors import InputError
+from xt.errors import InputError, OutputError
 
 
 def test_round_trip_and_plain_numpy_reads_it(tmp_path: Path):
@@ -22,6 +23,21 @@ def test_equal_lengths_and_none(tmp_path: Path):
     assert [c.shape for c in read_shoreline(path)] == [(2, 2), (2, 2)]
     write_shoreline(path, [])
     assert read_shoreline(path) == []
+
+
+def test_failed_write_says_so_and_keeps_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.npy"
+    write_shoreline(path, [np.zeros((2, 2))])
+
+    def full(file: BinaryIO, *args: object, **options: object) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OutputError, match=r"a\.npy cannot be written: No space left"):
+        write_shoreline(path, [])
+    assert len(read_shoreline(path)) == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_real_files(shared_data: Path):

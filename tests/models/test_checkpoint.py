@@ -1,11 +1,14 @@
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
 import torch
 
+from xt import files
 from xt.errors import CheckpointError, OutputError, PluginError
+from xt.files import previous
 from xt.models import checkpoint
 from xt.models.checkpoint import load_model, save_model
 from xt.models.factory import build_from_spec
@@ -62,11 +65,13 @@ def test_interrupted_save_keeps_the_old_model(tmp_path: Path, monkeypatch: pytes
             raise KeyboardInterrupt
         os.rename(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(KeyboardInterrupt):
         save_model(folder, model, METADATA)
     assert load_model(folder)[1] == METADATA
     monkeypatch.undo()
+    os.rename(folder, previous(folder))  # where a kill between two renames leaves it
+    assert load_model(folder)[1] == METADATA
     save_model(folder, model, METADATA)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
@@ -79,6 +84,16 @@ def test_failed_write_says_so_and_leaves_no_partial(tmp_path: Path, monkeypatch:
     with pytest.raises(OutputError, match="No space left"):
         save_model(tmp_path / "model", build(), METADATA)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_colleagues_can_read_a_saved_model(tmp_path: Path):
+    old = os.umask(0o022)
+    try:
+        save_model(tmp_path / "model", build(), METADATA)
+    finally:
+        os.umask(old)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in [tmp_path / "model", *(tmp_path / "model").iterdir()]}
+    assert modes == {"model": 0o755, "config.json": 0o644, "model.safetensors": 0o644}
 
 
 def test_one_flipped_byte_is_found(tmp_path: Path):

@@ -1,8 +1,6 @@
 """Shoreline files of xView3: object arrays of contours, read without running what a pickle asks for."""
 
-import os
 import pickle
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xt.errors import InputError, OutputError
+from xt.errors import InputError
+from xt.files import replacing
 
 Contour = npt.NDArray[np.float64]
 """Points ``(N, 2)``: row, column in pixels."""
@@ -79,10 +78,5 @@ def write_shoreline(path: Path, contours: Sequence[Contour]) -> None:
     array = np.empty(len(contours), dtype=object)
     for index, contour in enumerate(contours):
         array[index] = np.asarray(contour, dtype=np.float64)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            np.save(file, array, allow_pickle=True)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=True)

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from xt.errors import CheckpointError, OutputError
+from xt.files import previous, replacing_folder
 from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -37,16 +35,14 @@ def save_model(folder: Path, model: XT, metadata: ModelMetadata) -> None:
         metadata: What inference needs beside the weights.
 
     Raises:
-        OutputError: If the folder cannot be written.
+        OutputError: If the folder cannot be written, or holds files that are not a model's.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write the model to {folder}: {error.strerror}") from error
-    try:
-        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        save_file(state, partial / WEIGHTS)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with replacing_folder(folder) as partial:
+        try:
+            save_file(state, partial / WEIGHTS)
+        except SafetensorError as error:
+            raise OutputError(f"{folder} cannot be written: {error}; the old model is kept") from error
         config = {
             "format": FORMAT,
             "sha256": file_sha256(partial / WEIGHTS),
@@ -54,13 +50,6 @@ def save_model(folder: Path, model: XT, metadata: ModelMetadata) -> None:
             "metadata": metadata.to_dict(),
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        for name in (WEIGHTS, CONFIG):
-            _sync(partial / name)
-        _replace(folder, partial)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write the model to {folder}: {error}; the old one is kept") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
@@ -94,8 +83,8 @@ def find_model(path: Path) -> Path:
         CheckpointError: If there is none.
     """
     for folder in (path, path / "model"):
-        # A kill between the two renames of _replace leaves the old folder under its other name.
-        for candidate in (folder, _previous(folder)):
+        # A kill between the two renames leaves the old folder under its other name.
+        for candidate in (folder, previous(folder)):
             if (candidate / CONFIG).is_file():
                 return candidate
     what = "has no model/ folder yet: has training saved one?" if path.is_dir() else "does not exist"
@@ -133,21 +122,3 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {config['format']}, this version reads {FORMAT}; update xt")
     return config
-
-
-def _previous(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.previous"
-
-
-def _replace(folder: Path, new: Path) -> None:
-    previous = _previous(folder)
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        os.replace(folder, previous)
-    os.replace(new, folder)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
