@@ -133,7 +133,7 @@ def locked(path: Path) -> Iterator[None]:
 def remove_partials(path: Path) -> None:
     """Remove what killed runs left of an output; only for the one that holds its lock."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.partial")
-    with _explained(path), os.scandir(path.parent) as entries:
+    with suppress(FileNotFoundError), os.scandir(path.parent) as entries:
         for stale in [entry.name for entry in entries if name.match(entry.name)]:
             _remove(path.with_name(stale))
 

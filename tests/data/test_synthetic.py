@@ -14,6 +14,7 @@ from xt.data.shoreline import read_shoreline
 from xt.data.synthetic.radar import FILM_DB, LOOKS, NODATA, scene_rows
 from xt.data.synthetic.world import CELL, REGION, SPACING, World, make_world
 from xt.data.xview3 import COARSE_BANDS, SAR_BANDS, XView3Data
+from xt.files import locked
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +181,94 @@ def test_same_epoch_same_crops_and_skipping_goes_on(dataset: Path):
 def test_missing_data_says_how_to_make_it(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no .*train\.csv; .*xt synth xview3"):
         XView3Data(str(tmp_path)).setup("fit")
+
+
+SMALL = ["--scenes", "3", "--size", "64"]
+
+
+def synth(out: Path, *argv: str) -> int:
+    return main(["synth", "xview3", str(out), *argv])
+
+
+def test_overwriting_removes_only_what_synth_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "data"
+    assert synth(out, *SMALL, "--seed", "1") == 0
+    old = digest(out)
+    for foreign in ("notes.txt", "train/s00010000t/mine.tif", "shoreline/mine.npy", "shoreline/deeper/x.npy"):
+        path = out / foreign
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+        assert synth(out, *SMALL, "--seed", "2", "--overwrite") == 2
+        named = "shoreline/deeper" if "deeper" in foreign else foreign
+        assert f"{out} holds {named}, which xt synth did not write" in capsys.readouterr().err
+        assert digest(out) == old | {foreign: hashlib.sha256(b"mine").hexdigest()}
+        path.unlink()
+    (out / "shoreline/deeper").rmdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "VV_dB.tif").write_text("mine")
+    (out / "test" / "link").symlink_to(outside)
+    assert synth(out, *SMALL, "--seed", "2", "--overwrite") == 2
+    (out / "test" / "link").unlink()
+    assert synth(out, *SMALL, "--seed", "2", "--overwrite") == 0
+    assert synth(tmp_path / "anew", *SMALL, "--seed", "2") == 0
+    assert digest(out) == digest(tmp_path / "anew")
+    assert (outside / "VV_dB.tif").exists()
+
+
+def test_overwriting_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "data"
+    assert synth(out, *SMALL, "--seed", "1") == 0
+    plain, calls = Path.unlink, []
+
+    def kill(path: Path, missing_ok: bool = False) -> None:
+        calls.append(path)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        plain(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", kill)
+    assert synth(out, *SMALL, "--seed", "2", "--overwrite") == 130
+    monkeypatch.undo()
+    assert synth(out, *SMALL, "--seed", "2", "--overwrite") == 0
+    assert synth(tmp_path / "anew", *SMALL, "--seed", "2") == 0
+    assert digest(out) == digest(tmp_path / "anew")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"scenes": 3}', '{"scenes": "x", "size": 64, "seed": 1}'])
+def test_another_synth_json_is_left_alone(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "synth.json").write_text(text)
+    assert synth(tmp_path, *SMALL, "--overwrite") == 2
+    assert "synth.json is not of xt synth" in capsys.readouterr().err
+    assert (tmp_path / "synth.json").read_text() == text
+
+
+def test_two_runs_do_not_write_one_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with locked(tmp_path / "data"):
+        assert synth(tmp_path / "data", *SMALL) == 2
+    assert "is being written by process" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_killed_run_goes_on_and_its_partials_go(tmp_path: Path):
+    code = """
+import os, sys
+from xt import files
+from xt.cli.main import main
+plain, calls = os.replace, []
+def kill(source, target):
+    calls.append(target)
+    if len(calls) == 5:
+        os._exit(9)
+    plain(source, target)
+files.os.replace = kill
+main(sys.argv[1:])
+"""
+    out = tmp_path / "data"
+    argv = [sys.executable, "-c", code, "synth", "xview3", str(out), *SMALL, "--seed", "1"]
+    assert subprocess.run(argv, capture_output=True).returncode == 9
+    assert list(out.rglob(".*.partial*"))
+    assert synth(out, *SMALL, "--seed", "1") == 0
+    assert synth(tmp_path / "anew", *SMALL, "--seed", "1") == 0
+    assert digest(out) == digest(tmp_path / "anew")
+    assert not list(out.rglob(".*"))

@@ -2,9 +2,8 @@
 
 import csv
 import json
-import os
-import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,13 @@ from xt.data.shoreline import write_shoreline
 from xt.data.synthetic.radar import BAND_ROWS, NODATA, SEA_DB, collar, scene_rows
 from xt.data.synthetic.world import CELL, COARSE, PIXEL_M, World, make_world
 from xt.errors import OutputError
+from xt.files import locked, remove_partials, replacing, replacing_folder
 
 UTM = CRS.from_epsg(32632)
 ORIGIN = (300_000.0, 6_200_000.0)
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 PARAMETERS = "synth.json"
+COARSE_BANDS = ("bathymetry", "owiMask", "owiWindSpeed", "owiWindDirection", "owiWindQuality")
 COLUMNS = (
     "detect_lat", "detect_lon", "vessel_length_m", "source", "detect_scene_row", "detect_scene_column", "is_vessel",
     "is_fishing", "distance_from_shore_km", "scene_id", "confidence", "top", "left", "bottom", "right", "detect_id",
@@ -55,38 +56,107 @@ def write_dataset(
         num_scenes: In all splits together.
         size: Rows and columns of a scene.
         seed: The same seed gives the same files.
-        overwrite: Replace data made with other parameters.
+        overwrite: Replace data made with other parameters; nothing but that may be in the folder.
         progress: Called with a line for each scene.
 
     Raises:
         OutputError: If the folder holds other data or cannot be written.
     """
-    wanted = {"scenes": num_scenes, "size": size, "seed": seed}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            _prepare(out, Parameters(num_scenes, size, seed), overwrite)
+            _write_scenes(out, Parameters(num_scenes, size, seed), progress)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}; finished scenes are kept") from error
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a data set is made from; ``synth.json`` in its folder says it.
+
+    Attributes:
+        scenes: In all splits together.
+        size: Rows and columns of a scene.
+        seed: Of the worlds.
+    """
+
+    scenes: int
+    size: int
+    seed: int
+
+    @classmethod
+    def read(cls, path: Path) -> "Parameters":
+        """Read ``synth.json``.
+
+        Raises:
+            OutputError: If it is another file of that name.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{name: int(value) for name, value in values.items()})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise OutputError(f"{path} is not of xt synth ({error}); choose another folder") from error
+
+    def scene_ids(self) -> list[tuple[str, str]]:
+        """Split and name of each scene; its place in the list is its index."""
+        splits = [split for split, num in split_sizes(self.scenes).items() for _ in range(num)]
+        return [(split, f"s{self.seed:04d}{index:04d}{split[0]}") for index, split in enumerate(splits)]
+
+    def files(self) -> list[Path]:
+        """All files of the data set except ``synth.json``, below its folder."""
+        found = [Path(f"{split}.csv") for split in SHARES]
+        for split, scene_id in self.scene_ids():
+            found.append(Path("shoreline", f"{scene_id}_shoreline.npy"))
+            found += [Path(split, scene_id, f"{band}.tif") for band in (*SEA_DB, *COARSE_BANDS)]
+        return found
+
+
+def _prepare(out: Path, wanted: Parameters, overwrite: bool) -> None:
+    """Make the folder, or take what a run with the same parameters left, or remove what one with others left."""
     parameters = out / PARAMETERS
-    if parameters.exists() and json.loads(parameters.read_text(encoding="utf-8")) != wanted:
+    if not parameters.exists():
+        if out.exists() and any(out.iterdir()):
+            raise OutputError(f"{out} holds other files; choose another folder")
+    else:
+        found = Parameters.read(parameters)
+        for path in (Path(PARAMETERS), *found.files(), *(Path(*scene) for scene in found.scene_ids())):
+            remove_partials(out / path)
+        if found == wanted:
+            return
         if not overwrite:
             raise OutputError(f"{out} holds scenes made with other parameters; choose another folder or --overwrite")
-        shutil.rmtree(out)
-    elif out.exists() and not parameters.exists() and any(out.iterdir()):
-        raise OutputError(f"{out} holds other files; choose another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        parameters.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
-        index = 0
-        for split, num in split_sizes(num_scenes).items():
-            rows: list[list[Any]] = []
-            for _ in range(num):
-                scene_id = f"s{seed:04d}{index:04d}{split[0]}"
-                world = make_world(size, size, seed * 100_000 + index)
-                index += 1
-                if not (out / split / scene_id).exists():
-                    _write_scene(out / split / scene_id, world)
-                    write_shoreline(out / "shoreline" / f"{scene_id}_shoreline.npy", shoreline(world))
-                rows += label_rows(world, scene_id)
-                progress(f"{split}/{scene_id}: {index} of {num_scenes}")
-            _write_labels(out / f"{split}.csv", rows)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror}; finished scenes are kept") from error
+        _remove_dataset(out, found)
+    with replacing(parameters) as partial:
+        partial.write_text(json.dumps(asdict(wanted)) + "\n", encoding="utf-8")
+
+
+def _remove_dataset(out: Path, parameters: Parameters) -> None:
+    """Remove what :func:`write_dataset` wrote; ``synth.json`` stays, so that a kill half-way can be gone on from."""
+    files = {out / each for each in parameters.files()}
+    own = {out / PARAMETERS, *files, *(folder for file in files for folder in file.parents)}
+    found = sorted(out.rglob("*"))
+    foreign = [path for path in found if path.is_symlink() or path not in own]
+    if foreign:
+        raise OutputError(f"{out} holds {foreign[0].relative_to(out)}, which xt synth did not write; move it elsewhere")
+    for path in reversed(found):  # a folder comes after what it holds
+        if path.is_dir():
+            path.rmdir()
+        elif path != out / PARAMETERS:
+            path.unlink()
+
+
+def _write_scenes(out: Path, parameters: Parameters, progress: Callable[[str], None]) -> None:
+    rows: dict[str, list[list[Any]]] = {split: [] for split in SHARES}
+    for index, (split, scene_id) in enumerate(parameters.scene_ids()):
+        world = make_world(parameters.size, parameters.size, parameters.seed * 100_000 + index)
+        if not (out / split / scene_id).exists():
+            write_shoreline(out / "shoreline" / f"{scene_id}_shoreline.npy", shoreline(world))
+            _write_scene(out / split / scene_id, world)
+        rows[split] += label_rows(world, scene_id)
+        progress(f"{split}/{scene_id}: {index + 1} of {parameters.scenes}")
+    for split in SHARES:
+        _write_labels(out / f"{split}.csv", rows[split])
 
 
 def shoreline(world: World) -> list[npt.NDArray[np.float64]]:
@@ -133,29 +203,26 @@ def _shore_distance_km(world: World) -> npt.NDArray[np.float64]:
 
 
 def _write_scene(folder: Path, world: World) -> None:
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     profile = {
         "driver": "GTiff", "height": world.height, "width": world.width, "count": 1, "dtype": "float32", "crs": UTM,
         "transform": from_origin(*ORIGIN, PIXEL_M, PIXEL_M), "nodata": NODATA, "tiled": True, "blockxsize": 256,
         "blockysize": 256, "compress": "deflate", "predictor": 3, "zlevel": 1, "bigtiff": "if_safer",
     }  # fmt: skip
-    for band in SEA_DB:
-        with rasterio.Env(GDAL_CACHEMAX=128 << 20), rasterio.open(partial / f"{band}.tif", "w", **profile) as out:
-            for start in range(0, world.height, BAND_ROWS):
-                values = scene_rows(world, band, start)
-                out.write(values, 1, window=((start, start + values.shape[0]), (0, world.width)))
-    for name, coarse in _coarse(world).items():
-        options = profile | {
-            "height": coarse.shape[0], "width": coarse.shape[1], "tiled": False,
-            "transform": from_origin(*ORIGIN, PIXEL_M * COARSE, PIXEL_M * COARSE),
-        }  # fmt: skip
-        for key in ("blockxsize", "blockysize"):
-            options.pop(key)
-        with rasterio.open(partial / f"{name}.tif", "w", **options) as out:
-            out.write(coarse.astype(np.float32), 1)
-    os.replace(partial, folder)
+    with replacing_folder(folder) as partial:
+        for band in SEA_DB:
+            with rasterio.Env(GDAL_CACHEMAX=128 << 20), rasterio.open(partial / f"{band}.tif", "w", **profile) as out:
+                for start in range(0, world.height, BAND_ROWS):
+                    values = scene_rows(world, band, start)
+                    out.write(values, 1, window=((start, start + values.shape[0]), (0, world.width)))
+        for name, coarse in _coarse(world).items():
+            options = profile | {
+                "height": coarse.shape[0], "width": coarse.shape[1], "tiled": False,
+                "transform": from_origin(*ORIGIN, PIXEL_M * COARSE, PIXEL_M * COARSE),
+            }  # fmt: skip
+            for key in ("blockxsize", "blockysize"):
+                options.pop(key)
+            with rasterio.open(partial / f"{name}.tif", "w", **options) as out:
+                out.write(coarse.astype(np.float32), 1)
 
 
 def _coarse(world: World) -> dict[str, npt.NDArray[np.float64]]:
@@ -174,7 +241,5 @@ def _coarse(world: World) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def _write_labels(path: Path, rows: list[list[Any]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    os.replace(partial, path)
