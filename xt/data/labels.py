@@ -2,8 +2,6 @@
 
 import csv
 import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xt.errors import LabelError, OutputError, nearest
+from xt.errors import LabelError, nearest
 
 CONFIDENCES = ("HIGH", "MEDIUM", "LOW", "")
 NO_SHORE_KM = 9999.99
@@ -169,32 +167,16 @@ def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
     return _read(Path(path), _COMMON | anywhere, drop_bad, {"score": ("score", _number(-math.inf, required=False))})
 
 
-def write_predictions(path: Path | str, table: LabelTable) -> None:
-    """Write a submission CSV with a column ``score`` at the end; it appears when it is complete.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*PREDICTION_COLUMNS, "score"])
-            for i in range(len(table)):
-                numbers = [_text(getattr(table, name)[i]) for name in ("row", "column")]
-                flags = [_boolean(getattr(table, name)[i]) for name in ("is_vessel", "is_fishing")]
-                rest = [_text(table.vessel_length_m[i]), _text(table.score[i])]
-                writer.writerow([*numbers, table.scene_id[i], *flags, *rest])
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        Path(partial).unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+def write_predictions(path: Path, table: LabelTable) -> None:
+    """Write a submission CSV with a column ``score`` at the end; into a partial of :mod:`xt.files`."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*PREDICTION_COLUMNS, "score"])
+        for i in range(len(table)):
+            numbers = [_text(getattr(table, name)[i]) for name in ("row", "column")]
+            flags = [_boolean(getattr(table, name)[i]) for name in ("is_vessel", "is_fishing")]
+            rest = [_text(table.vessel_length_m[i]), _text(table.score[i])]
+            writer.writerow([*numbers, table.scene_id[i], *flags, *rest])
 
 
 def _text(value: float) -> str:
