@@ -276,3 +276,16 @@ class TestLocked:
             assert names(tmp_path) == sorted([*kept, ".o.tif.lock", f".m.{token}.partial"])
         remove_partials(tmp_path / "m")
         assert names(tmp_path) == sorted(kept)
+
+
+def test_only_this_module_renames_and_locks():
+    """Training moves over to it next."""
+    root = Path(files.__file__).parent
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for path in sorted(root.rglob("*.py"))
+        if path.name != "files.py" and path.parent.name != "training"
+        for line in path.read_text().splitlines()
+        if any(call in line for call in ("os.replace(", "os.rename(", "shutil.move(", "flock(", "tempfile"))
+    ]
+    assert found == []

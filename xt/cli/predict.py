@@ -6,6 +6,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xt.inference.predict import Summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,27 +33,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``xt predict``; return the exit code."""
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, InputError, OutputError
-    from xt.inference.writer import check_output
+    from xt.inference.outputs import check_folder, check_outputs, folder_for_outputs, output_files, refuse_inputs
 
-    creation = {}
-    for each in args.co:
-        key, equals, value = each.partition("=")
-        if not equals:
-            raise ConfigError(f"--co {each}: must be KEY=VALUE")
-        creation[key] = value
     outputs = _outputs(args.images, args.output)
-    for image, out in outputs.items():
-        if not image.exists():
-            print(f"xt: error: {image}: no such file", file=sys.stderr)
-        elif out.parent == args.output and not args.output.exists():
-            args.output.mkdir(parents=True)
-        check_output(out, args.overwrite, 0)
+    folder = next(iter(outputs.values())).parent
+    model_folder = args.model / "model"
+    refuse_inputs(outputs.values(), [*args.images, model_folder if model_folder.is_dir() else args.model])
+    if folder.exists() or folder != args.output:
+        check_outputs(list(outputs.values()), args.overwrite)
+    else:
+        check_folder(folder.parent)
+    code = EXIT_OK
+    for image in [each for each in outputs if not each.exists()]:
+        print(f"xt: error: {image}: no such file", file=sys.stderr)
+        code = EXIT_SOME_FAILED
+        del outputs[image]
+    if not outputs:
+        return code
 
     import torch
 
-    from xt.inference.predict import PredictOptions, predict_image
-    from xt.models.checkpoint import load_model
+    from xt.inference.creation import check_creation
+    from xt.inference.predict import PredictOptions, predict_image, result_type
+    from xt.models.checkpoint import load_model, read_metadata
 
+    task = read_metadata(args.model).task
+    if folder.exists():
+        check_outputs([each for out in outputs.values() for each in output_files(out, task)], args.overwrite)
+    count, dtype, _ = result_type(task)
+    creation = _creation(args.co)
+    check_creation(creation, dtype, count)
     model, metadata = load_model(args.model)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -60,27 +73,40 @@ def run(args: argparse.Namespace) -> int:
         args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, creation,
     )  # fmt: skip
-    code = EXIT_OK
-    for image, out in outputs.items():
-        try:
-            summary = predict_image(model, metadata, image, out, options, _progress(image))
-        except (InputError, OutputError) as error:
-            if len(outputs) == 1 and isinstance(error, OutputError):
-                raise
-            print(f"xt: error: {error}", file=sys.stderr)
-            code = EXIT_SOME_FAILED
-            continue
-        if args.json:
-            print(json.dumps(asdict(summary)))
-            continue
-        facts = [f"{summary.tiles} tiles"]
-        facts += [f"{summary.empty_tiles} without data"] * bool(summary.empty_tiles)
-        facts += [f"{summary.bad_tiles} not readable"] * bool(summary.bad_tiles)
-        facts += [f"{summary.points} points"] * (summary.points is not None)
-        if summary.score is not None:
-            facts.append(f"class {summary.label} ({summary.score:.2f})")
-        print(f"{out}: {', '.join(facts)}")
+    with folder_for_outputs(folder):
+        for image, out in outputs.items():
+            try:
+                summary = predict_image(model, metadata, image, out, options, _progress(image))
+            except (InputError, OutputError) as error:
+                if len(args.images) == 1 and isinstance(error, OutputError):
+                    raise
+                print(f"xt: error: {error}", file=sys.stderr)
+                code = EXIT_SOME_FAILED
+                continue
+            print(json.dumps(asdict(summary)) if args.json else _line(summary))
     return code
+
+
+def _line(summary: "Summary") -> str:
+    facts = [f"{summary.tiles} tiles"]
+    facts += [f"{summary.empty_tiles} without data"] * bool(summary.empty_tiles)
+    facts += [f"{summary.bad_tiles} not readable"] * bool(summary.bad_tiles)
+    facts += [f"{summary.points} points"] * (summary.points is not None)
+    if summary.score is not None:
+        facts.append(f"class {summary.label} ({summary.score:.2f})")
+    return f"{summary.output}: {', '.join(facts)}"
+
+
+def _creation(pairs: list[str]) -> dict[str, str]:
+    from xt.errors import ConfigError
+
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--co {pair}: must be KEY=VALUE")
+        options[key] = value
+    return options
 
 
 def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
@@ -93,9 +119,6 @@ def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
     outputs = {image: output / f"{image.stem}.tif" for image in images}
     if len(set(outputs.values())) < len(images):
         raise ConfigError("two images have the same name; predict them into different folders")
-    for image, out in outputs.items():
-        if image.resolve() == out.resolve():
-            raise ConfigError(f"-o {output}: would replace the image {image}; choose another folder")
     return outputs
 
 

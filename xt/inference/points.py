@@ -1,6 +1,5 @@
 """Writes points as GeoPackage."""
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import rasterio.transform
 import shapely
 
 from xt.data.labels import LabelTable
-from xt.errors import OutputError
 
 
 def map_coordinates(table: LabelTable, profile: dict[str, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -33,28 +31,26 @@ def map_coordinates(table: LabelTable, profile: dict[str, Any]) -> tuple[np.ndar
 
 
 def write_geopackage(path: Path, table: LabelTable, profile: dict[str, Any]) -> None:
-    """Write a layer ``points``; it appears when it is complete.
+    """Write a layer ``points`` into a partial of :mod:`xt.files`.
 
     Args:
-        path: File to write.
+        path: File to write; must not exist.
         table: Points in pixels.
         profile: Grid: ``transform`` or ``gcps``, and ``crs``.
 
     Raises:
-        OutputError: If it cannot be written.
+        OSError: If it cannot be written.
     """
     x, y = map_coordinates(table, profile)
     names = ["row", "column", "scene_id", "is_vessel", "is_fishing", "vessel_length_m", "score"]
     columns = [np.asarray(getattr(table, name)) for name in names]
     columns[2] = columns[2].astype(object)
     crs = profile.get("crs")
-    partial = path.with_name(f".{path.stem}.partial.gpkg")
-    partial.unlink(missing_ok=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no CRS: said once by the command
             pyogrio.raw.write(
-                str(partial),
+                str(path),
                 geometry=shapely.to_wkb(shapely.points(x, y)) if len(table) else np.zeros(0, object),
                 field_data=columns,
                 fields=names,
@@ -63,7 +59,5 @@ def write_geopackage(path: Path, table: LabelTable, profile: dict[str, Any]) -> 
                 driver="GPKG",
                 layer="points",
             )
-        os.replace(partial, path)
-    except (OSError, pyogrio.errors.DataSourceError) as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error})") from error
+    except pyogrio.errors.DataSourceError as error:
+        raise OSError(str(error)) from error

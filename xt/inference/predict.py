@@ -1,8 +1,8 @@
 """Runs a model over a whole image: overlapping tiles, blended, in memory for one row of tiles."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from xt.data.labels import LabelTable, write_predictions
 from xt.errors import InputError
-from xt.files import locked
+from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend, axis_weights, tile_starts
 from xt.geometry.grid import Window
+from xt.inference.creation import check_creation
+from xt.inference.outputs import check_outputs, output_files, refuse_inputs
 from xt.inference.points import write_geopackage
 from xt.inference.source import Source
-from xt.inference.writer import BandWriter, check_output
+from xt.inference.writer import BandWriter
 from xt.metrics.points import Candidates, Thresholds, find_candidates, scaled
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -44,7 +46,7 @@ class PredictOptions:
         complex_abs: Take complex samples by their absolute value.
         fill_bad_tiles: Give tiles that cannot be read nodata instead of failing.
         overwrite: Replace outputs.
-        creation: Creation options of GDAL.
+        creation: Creation options of GDAL (:mod:`xt.inference.creation`).
     """
 
     tile: int | None = None
@@ -84,7 +86,7 @@ def predict_image(
 
     A point-detection model gives maps (bands center, vessel, fishing in 0..255 and length in metres; nodata NaN), and
     ``.csv`` and ``.gpkg`` beside them. A segmentation or classification model gives classes (uint8, nodata 255); for
-    classification every tile is classified, and ``.json`` holds the mean over tiles.
+    classification every tile is classified, and ``.json`` holds the mean over tiles. All appear when all are complete.
 
     Args:
         model: On its device, in evaluation mode.
@@ -96,35 +98,41 @@ def predict_image(
 
     Raises:
         InputError: If the image cannot be read or does not fit the model.
-        OutputError: If the output cannot be written.
+        OutputError: If an output exists, cannot be written, is an input, or is held by another run.
+        ConfigError: If a creation option is wrong.
     """
     source = Source(path, metadata, options.bands, options.nodata, options.complex_abs)
     detect = metadata.task == "point-detection"
     names = HEADS if detect else ("class",)
-    check_output(out, options.overwrite, source.height * source.width * (16 if detect else 1))
-    summary = Summary(str(path), str(out))
-    mean = _Mean()
-    with locked(out):
+    count, dtype, nodata = result_type(metadata.task)
+    settings = check_creation(options.creation, dtype, count)
+    refuse_inputs([out], [path])
+    files = output_files(out, metadata.task)
+    summary, mean = Summary(str(path), str(out)), _Mean()
+    with ExitStack() as stack:
+        for each in reversed(files):
+            stack.enter_context(locked(each))
+        check_outputs(files, options.overwrite, source.height * source.width * (16 if detect else 1))
+        partials = stack.enter_context(replacing_all(files))
         profile = source.profile()
-        kind = ("float32", float("nan")) if detect else ("uint8", float(CLASS_NODATA))
-        writer = BandWriter(out, profile, len(names), *kind, names, options.creation)
-        try:
+        with BandWriter(out, partials[-1], profile, count, dtype, nodata, names, settings) as writer:
             for values, valid in _blended(model, metadata, source, options, summary, mean, progress):
                 writer.write(_finish(values, valid, detect))
-            source.check_unchanged()
-            writer.close()
-            if detect:
-                table = _points(writer.partial, source, metadata)
-                summary.points = len(table)
-                write_predictions(out.with_suffix(".csv"), table)
-                write_geopackage(out.with_suffix(".gpkg"), table, profile)
-            if metadata.task == "classification" and mean.count:
-                _write_class(out.with_suffix(".json"), mean, metadata, summary)
-            writer.publish()
-        except BaseException:
-            writer.discard()
-            raise
+        source.check_unchanged()
+        if detect:
+            table = _points(partials[-1], source, metadata)
+            summary.points = len(table)
+            write_predictions(partials[0], table)
+            write_geopackage(partials[1], table, profile)
+        elif metadata.task == "classification":
+            _write_class(partials[0], mean, metadata, summary)
+        check_outputs(files, options.overwrite)  # hours later: somebody may have put a file there
     return summary
+
+
+def result_type(task: str) -> tuple[int, str, float]:
+    """Return bands, sample type and nodata of the GeoTIFF that a task gives."""
+    return (len(HEADS), "float32", float("nan")) if task == "point-detection" else (1, "uint8", float(CLASS_NODATA))
 
 
 class _Mean:
@@ -239,9 +247,9 @@ def _points(maps: Path, source: Source, metadata: ModelMetadata) -> LabelTable:
 
 
 def _write_class(path: Path, mean: _Mean, metadata: ModelMetadata, summary: Summary) -> None:
-    values = mean.total / mean.count
-    summary.label, summary.score = metadata.classes[int(values.argmax())], float(values.max())
-    scores = {name: float(value) for name, value in zip(metadata.classes, values, strict=True)}
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps({"class": summary.label, "scores": scores}, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Write the class and its scores; where no tile has data, the class is null."""
+    values = mean.total / max(mean.count, 1)
+    if mean.count:
+        summary.label, summary.score = metadata.classes[int(values.argmax())], float(values.max())
+    scores = dict(zip(metadata.classes, values.tolist(), strict=False))
+    path.write_text(json.dumps({"class": summary.label, "scores": scores}, indent=2) + "\n", encoding="utf-8")

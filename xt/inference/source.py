@@ -92,7 +92,11 @@ class Source:
         Raises:
             InputError: If a file has changed meanwhile.
         """
-        if self._state() != self.before:
+        try:
+            same = self._state() == self.before
+        except OSError:
+            same = False
+        if not same:
             raise InputError(f"{self.path}: has changed while it was read; run again")
 
     def _state(self) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
-"""Writes a GeoTIFF in bands of rows: each block once, under a hidden name until it is complete."""
+"""Writes a GeoTIFF in bands of rows: each block once."""
 
-import os
-import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +14,43 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from xt.data.geotiff import CACHE_BYTES
 from xt.errors import OutputError
 
-BLOCK = 512
-
-
-def check_output(path: Path, overwrite: bool, needed: int) -> None:
-    """Find out before the work whether an output can be written.
-
-    Raises:
-        OutputError: If it exists, its folder is missing or not writable, or the disk is too full.
-    """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists; --overwrite replaces it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: no right to write in {path.parent}")
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OutputError(f"{path} needs up to {needed >> 20} MiB, {free >> 20} MiB are free; free space first")
-
 
 class BandWriter:
     """Takes rows from top to bottom and writes whole rows of blocks.
 
+    The file is complete when the block that it is used in (``with``) ends.
+
     Args:
-        path: Final name.
+        path: Final name, for messages.
+        partial: File to write.
         profile: Grid of the output.
         count: Bands.
         dtype: Sample type.
         nodata: Value of invalid pixels.
         names: Descriptions of the bands.
-        options: Creation options of GDAL.
+        settings: Of :func:`rasterio.open`: driver and creation options.
     """
 
     def __init__(
         self,
         path: Path,
+        partial: Path,
         profile: dict[str, Any],
         count: int,
         dtype: str,
         nodata: float,
         names: tuple[str, ...],
-        options: dict[str, str],
+        settings: dict[str, Any],
     ) -> None:
-        self.path, self.partial = path, path.with_name(f".{path.stem}.partial.tif")
+        self.path, self.partial = path, partial
         self.height = profile["height"]
-        settings: dict[str, Any] = {
-            "driver": "GTiff", "count": count, "dtype": dtype, "nodata": nodata, "tiled": True, "blockxsize": BLOCK,
-            "blockysize": BLOCK, "compress": "deflate", "bigtiff": "if_safer",
-        }  # fmt: skip
-        with warnings.catch_warnings():
+        settings = settings | profile | {"count": count, "dtype": dtype, "nodata": nodata}
+        with self._explained(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             self._env = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES)
             with self._env:
-                self._out = rasterio.open(self.partial, "w", **settings | profile | options)
+                self._out = rasterio.open(self.partial, "w", **settings)
+        self._block: int = self._out.block_shapes[0][0]
         for index, name in enumerate(names, start=1):
             self._out.set_band_description(index, name)
         self._pending: list[npt.NDArray[Any]] = []
@@ -82,33 +65,33 @@ class BandWriter:
         self._pending.append(rows)
         self._rows += rows.shape[1]
         total = self._written + self._rows
-        ready = self._rows if total >= self.height else total // BLOCK * BLOCK - self._written
+        ready = self._rows if total >= self.height else total // self._block * self._block - self._written
         if ready > 0:
             joined = np.concatenate(self._pending, axis=1)
             place = ((self._written, self._written + ready), (0, joined.shape[2]))
-            try:
+            with self._explained():
                 self._out.write(joined[:, :ready], window=place)
-            except (RasterioError, OSError) as error:
-                raise OutputError(f"{self.path}: cannot be written ({error.__cause__ or error})") from error
             self._pending, self._rows, self._written = [joined[:, ready:]], self._rows - ready, self._written + ready
 
-    def close(self) -> None:
-        """Finish the file without giving it its name yet; it can be read under ``partial``."""
+    def __enter__(self) -> "BandWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None:
+            with suppress(RasterioError, OSError):
+                self._out.close()
+            return
         assert self._written == self.height, (self._written, self.height)
-        try:
+        with self._explained():
             self._out.close()
             with rasterio.open(self.partial) as done:
                 done.checksum(1, window=((max(self.height - 1, 0), self.height), (0, done.width)))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except (RasterioError, OSError) as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.__cause__ or error})") from error
-
-    def publish(self) -> None:
-        """Give the complete file its name."""
-        with self.partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self.partial, self.path)
-
-    def discard(self) -> None:
-        """Remove what was written."""
-        self._out.close()
-        self.partial.unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.path} cannot be written: {error.__cause__ or error}; free space or check rights"
+            ) from error

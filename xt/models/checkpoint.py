@@ -76,6 +76,15 @@ def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
     return model.eval(), ModelMetadata.from_dict(config["metadata"])
 
 
+def read_metadata(path: Path | str) -> ModelMetadata:
+    """Read what a model is for, without its weights.
+
+    Raises:
+        CheckpointError: As :func:`load_model`.
+    """
+    return ModelMetadata.from_dict(_read_config(find_model(Path(path)))["metadata"])
+
+
 def find_model(path: Path) -> Path:
     """Return the model folder that a path means.
 

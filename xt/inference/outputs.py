@@ -1,0 +1,109 @@
+"""Which files a prediction writes, and whether it may: found out before the model loads."""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xt.errors import OutputError
+
+SIBLINGS = {"point-detection": (".csv", ".gpkg"), "semantic-segmentation": (), "classification": (".json",)}
+
+
+def output_files(out: Path, task: str) -> list[Path]:
+    """Return what a prediction of a task writes, in the order of publication: the GeoTIFF ``out`` comes last."""
+    return [*(out.with_suffix(suffix) for suffix in SIBLINGS[task]), out]
+
+
+def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that are an input, by whatever name or link; ``--overwrite`` does not help.
+
+    Args:
+        outs: GeoTIFFs to write; what any task writes beside them counts too.
+        inputs: Files, and folders with files.
+
+    Raises:
+        OutputError: If one would replace the other.
+    """
+    known: dict[Path | tuple[int, int], Path] = {}
+    for given in inputs:
+        for path in [given, *_members(given)]:
+            known |= dict.fromkeys(_identities(path), path)
+    for out in outs:
+        for path in [out, *(out.with_suffix(suffix) for suffixes in SIBLINGS.values() for suffix in suffixes)]:
+            for identity in _identities(path):
+                if identity in known:
+                    raise OutputError(f"{path} would replace the input {known[identity]}; choose another output")
+
+
+def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0) -> None:
+    """Find out whether files can be written into one folder.
+
+    Args:
+        files: Final names.
+        overwrite: They may exist.
+        needed: Bytes.
+
+    Raises:
+        OutputError: If one exists or is a folder, the folder is missing or not writable, or the disk is too full.
+    """
+    for path in files:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; choose another output")
+        if os.path.lexists(path) and not overwrite:
+            raise OutputError(f"{path} exists; --overwrite replaces it")
+        check_folder(path.parent)
+    free = shutil.disk_usage(files[-1].parent).free
+    if free < needed:
+        raise OutputError(f"{files[-1]} needs up to {needed >> 20} MiB, {free >> 20} MiB are free; free space first")
+
+
+def check_folder(folder: Path) -> None:
+    """Find out whether files can be made in a folder.
+
+    Raises:
+        OutputError: If it is missing, a file, or not writable.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; choose a folder")
+    if not folder.is_dir():
+        raise OutputError(f"there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"no right to write in {folder}; choose another folder")
+
+
+@contextmanager
+def folder_for_outputs(folder: Path) -> Iterator[None]:
+    """Make a folder if it is missing, and take it away again if nothing came into it.
+
+    Raises:
+        OutputError: If it cannot be made.
+    """
+    missing = not folder.exists()
+    if missing:
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made: {error.strerror}; choose another folder") from error
+    try:
+        yield
+    finally:
+        if missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _members(path: Path) -> list[Path]:
+    with suppress(OSError):  # a file, or a folder that reading it will complain about
+        return list(path.iterdir())
+    return []
+
+
+def _identities(path: Path) -> list[Path | tuple[int, int]]:
+    """What two names of one file share: the resolved path, and device and inode."""
+    found: list[Path | tuple[int, int]] = [Path(os.path.realpath(path))]
+    with suppress(OSError):
+        status = path.stat()
+        found.append((status.st_dev, status.st_ino))
+    return found
