@@ -1,0 +1,63 @@
+"""Small images and untrained models."""
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+
+from xt.models.checkpoint import save_model
+from xt.models.factory import build_from_spec
+from xt.models.metadata import ModelMetadata
+
+HEADS = {
+    "point-detection": {"center": 1, "vessel": 1, "fishing": 1, "length": 1},
+    "semantic-segmentation": {"mask": 3},
+    "classification": {"label": 3},
+}
+
+
+def save(folder: Path, task: str, num_bands: int, image_size: int = 128) -> Path:
+    torch.manual_seed(0)
+    encoder = {
+        "name": "convnext_atto",
+        "in_chans": num_bands,
+        "region_size": 64,
+        "model_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    }
+    decoder = (
+        {"class_path": "Pooled"}
+        if task == "classification"
+        else {"class_path": "UNet", "init_args": {"filters": [8, 8, 8], "out_stride": 4}}
+    )
+    spec = {
+        "region_encoder": {"class_path": "TimmFeatures", "init_args": encoder}, "context": {"class_path": "Identity"},
+        "context_dim": 16, "decoder": decoder, "heads": HEADS[task], "region_batch": 4, "decode_size": 128, "streaming": True,
+    }  # fmt: skip
+    classes = () if task == "point-detection" else ("a", "b", "c")
+    bands = tuple(f"b{i}" for i in range(num_bands))
+    metadata = ModelMetadata(
+        task, bands, (0.0,) * num_bands, (100.0,) * num_bands, classes=classes, image_size=image_size
+    )
+    model = build_from_spec(spec)
+    if task == "point-detection":
+        torch.nn.init.constant_(model.heads["center"].bias, 0.3)
+    save_model(folder, model, metadata)
+    return folder
+
+
+def raster(path: Path, array: np.ndarray, **options: object) -> Path:
+    profile = {
+        "driver": "GTiff",
+        "count": array.shape[0],
+        "height": array.shape[1],
+        "width": array.shape[2],
+        "dtype": array.dtype.name,
+    } | options
+    with rasterio.open(path, "w", **profile) as out:
+        out.write(array)
+    return path
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(50, 30, shape).astype(np.float32)
