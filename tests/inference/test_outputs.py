@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from small_inputs import noise, raster, save
 
 from xt import files
 from xt.cli.main import main
+from xt.errors import OutputError
 from xt.files import locked
 from xt.inference import predict as predict_module
 from xt.models import checkpoint
@@ -80,12 +82,22 @@ def test_output_that_is_an_input_is_refused(
 
 
 def test_library_refuses_it_too(place: Path):
-    from xt.errors import OutputError
-
     model, metadata = checkpoint.load_model(place / "run")
     options = predict_module.PredictOptions(overwrite=True)
     with pytest.raises(OutputError, match="would replace the input"):
         predict_module.predict_image(model, metadata, place / "a.tif", place / "link.tif", options)
+
+
+@pytest.mark.parametrize("reason", ["exists; --overwrite", "needs up to 0 MiB"])
+def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypatch: pytest.MonkeyPatch):
+    if "exists" in reason:
+        (place / "o.tif").write_text("mine")
+    else:
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
+    monkeypatch.setattr(predict_module, "run_model", lambda *args: pytest.fail("the work has begun"))
+    model, metadata = checkpoint.load_model(place / "run")
+    with pytest.raises(OutputError, match=reason):
+        predict_module.predict_image(model, metadata, place / "a.tif", place / "o.tif", predict_module.PredictOptions())
 
 
 TASKS = [("point-detection", ".csv"), ("point-detection", ".gpkg"), ("classification", ".json"),
