@@ -61,6 +61,34 @@ class TrainingError(XTError):
     exit_code = EXIT_SOME_FAILED
 
 
+class Stopped(BaseException):
+    """A signal asked to stop. No ``Exception``, so that nothing on the way up takes it for a failure.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def at_least(minimum: int, where: str, **values: float | None) -> None:
+    """Check that values which are given are not below a minimum.
+
+    Args:
+        minimum: Lowest value allowed.
+        where: Path of the keys in the config, such as ``data.init_args``.
+        **values: Key → value.
+
+    Raises:
+        ConfigError: If one is lower; names its key.
+    """
+    for key, value in values.items():
+        if value is not None and value < minimum:
+            raise ConfigError(f"{where}.{key} is {value}; it must be at least {minimum}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or the known names when none is near.
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, XTError, nearest
+from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, Stopped, XTError, nearest
 
 COMMANDS = {
     "train": ("xt.cli.train", "train a model from a config"),
@@ -25,10 +25,6 @@ EXAMPLES = """examples:
   xt score out.csv data/demo/validation.csv
 
 xt COMMAND --help shows the options of a command."""
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,9 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("xt: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except Terminated:
-        print("xt: terminated", file=sys.stderr)
-        return EXIT_TERMINATED
+    except Stopped as stop:
+        print("xt: interrupted" if stop.exit_code == EXIT_INTERRUPTED else "xt: terminated", file=sys.stderr)
+        return stop.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_TERMINATED
@@ -98,7 +94,7 @@ def _help() -> str:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    raise Stopped(number)
 
 
 if __name__ == "__main__":

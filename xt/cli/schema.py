@@ -9,11 +9,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import xt
 from xt import plugins
 from xt.errors import ConfigError, nearest
+from xt.training import strict_yaml
 
 TOP = (
     "seed_everything",
@@ -41,20 +40,20 @@ def check_config(path: Path, overrides: list[str]) -> None:
     Raises:
         ConfigError: If a key or class name is unknown; the message gives the file, the key and the nearest valid one.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold keys and values")
+    values = strict_yaml.load(path)
     open_names = bool(values.get("plugins"))
     _known(str(path), "", values, TOP)
     _known(str(path), "trainer", values.get("trainer"), _trainer_keys())
-    _class(str(path), "model", values.get("model"), "tasks", open_names)
-    _class(str(path), "data", values.get("data"), "data_modules", open_names)
-    for each in overrides:
+    for key, kind in (("model", "tasks"), ("data", "data_modules")):
+        if not values.get(key):
+            raise ConfigError(f"{path}: no {key}:; give one of {', '.join(plugins.names(kind))}, see configs/")
+        _class(str(path), key, values[key], kind, open_names)
+    for each, after in zip(overrides, [*overrides[1:], "--"], strict=True):
         if each.startswith("--"):
-            _override(each[2:].partition("=")[0].split("."), values)
+            name, equals, value = each.partition("=")
+            if not equals and after.startswith("--"):
+                raise ConfigError(f"{name} has no value; write {name} VALUE")
+            _override(name[2:].split("."), value if equals else after, values, open_names)
 
 
 def _class(where: str, key: str, value: Any, kind: str, open_names: bool) -> None:
@@ -66,10 +65,7 @@ def _class(where: str, key: str, value: Any, kind: str, open_names: bool) -> Non
     name = value.get("class_path")
     if not isinstance(name, str):
         raise ConfigError(f"{where}: {key} has no class_path; known: {', '.join(plugins.names(kind))}")
-    if name not in plugins.names(kind):
-        if open_names or "." in name:
-            return
-        raise ConfigError(f"{where}: {key}.class_path {name!r} is unknown{nearest(name, plugins.names(kind))}")
+    _class_name(f"{where}: {key}.class_path", name, kind, open_names)
     arguments = value.get("init_args")
     if name in plugins.BUILTINS[kind]:
         _known(where, f"{key}.init_args", arguments, _parameters(plugins.BUILTINS[kind][name]))
@@ -80,8 +76,15 @@ def _class(where: str, key: str, value: Any, kind: str, open_names: bool) -> Non
             _class(where, f"{key}.init_args.model.{part}", model.get(part), part_kind, open_names)
 
 
-def _override(path: list[str], values: dict[str, Any]) -> None:
+def _class_name(where: str, name: str, kind: str, open_names: bool) -> None:
+    if name.isidentifier() and not open_names and name not in plugins.names(kind):
+        raise ConfigError(f"{where} {name!r} is unknown{nearest(name, plugins.names(kind))}")
+
+
+def _override(path: list[str], given: str, values: dict[str, Any], open_names: bool) -> None:
     shown = "--" + ".".join(path)
+    if path == ["plugins"]:
+        raise ConfigError("--plugins: name the modules in the config instead: plugins: [MODULE]")
     keys = [key for key in path if key != "init_args"]
     allowed: tuple[str, ...] = (*TOP, "fresh", "config", "print_config")
     kinds = {"model": "tasks", "data": "data_modules"}
@@ -91,6 +94,8 @@ def _override(path: list[str], values: dict[str, Any]) -> None:
             raise ConfigError(f"{shown}: unknown key {key!r}{nearest(key, allowed)}")
         value = value.get(key) if isinstance(value, dict) else None
         kind = kinds.get(key) if depth == 0 else PARTS.get(key) if depth == 2 else None
+        if kind is not None and keys[depth + 1 :] in ([], ["class_path"]):
+            _class_name(shown, given, kind, open_names)
         if key == "trainer":
             allowed = _trainer_keys()
         elif kind is not None and isinstance(value, dict) and value.get("class_path") in plugins.BUILTINS[kind]:

@@ -29,8 +29,6 @@ def run_argv(argv: list[str]) -> int:
         return EXIT_OK if argv else EXIT_USAGE
     if argv[0].startswith("-"):
         raise ConfigError(f"xt train takes the config first: xt train CONFIG {' '.join(argv)[:60]}")
-    if not Path(argv[0]).is_file():
-        raise ConfigError(f"{argv[0]}: no such config; see configs/")
     fresh = "--fresh" in argv
     overrides = [each for each in argv[1:] if each != "--fresh"]
     from xt.cli.schema import check_config

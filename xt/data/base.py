@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 
 from xt.data.shoreline import Contour
+from xt.errors import at_least
 
 
 class DataModule(LightningDataModule):
@@ -25,7 +27,13 @@ class DataModule(LightningDataModule):
         resolution: Metres per pixel, or None.
         image_size: Side of a training image in pixels.
         shoreline: Scene → contours, if the data have any; for scores close to the shore.
+        batch_size: Images of a batch.
+        num_workers: Loader processes.
+        root: Folder of the data; the current one by default.
+        unbound: Constructor arguments that say where the data lie and how they are read; a run may go on with others.
     """
+
+    unbound: ClassVar[tuple[str, ...]] = ("root", "num_workers")
 
     bands: tuple[str, ...]
     mean: tuple[float, ...]
@@ -35,6 +43,18 @@ class DataModule(LightningDataModule):
     resolution: float | None = None
     image_size: int
     shoreline: Mapping[str, Sequence[Contour]] | None = None
+    batch_size: int
+    num_workers: int
+    root: Path = Path()
+
+    def check_sizes(self, **more: int | None) -> None:
+        """Check ``image_size``, ``batch_size``, ``num_workers``, and more that must be at least 1.
+
+        Raises:
+            ConfigError: If one is too small; names its key.
+        """
+        at_least(1, "data.init_args", image_size=self.image_size, batch_size=self.batch_size, **more)
+        at_least(0, "data.init_args", num_workers=self.num_workers)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move tensors; tables and names stay where they are."""
@@ -43,4 +63,4 @@ class DataModule(LightningDataModule):
 
     @abstractmethod
     def setup(self, stage: str) -> None:
-        """Read what is needed for ``stage`` (``fit``, ``validate``, ``test``), once, cheaply."""
+        """Read what is needed for ``stage`` (``fit``, ``validate``, ``test``); a second call must cost nothing."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xt.data.base import DataModule
 from xt.data.loading import Key, make_loader, sample_rng
-from xt.errors import InputError
+from xt.errors import ConfigError, InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Of 8-bit values, as ImageNet's.
@@ -50,6 +50,9 @@ class ImageFolderData(DataModule):
         self.root, self.image_size = Path(root), image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.batch_size, self.num_workers, self.seed, self.scale = batch_size, num_workers, seed, scale
+        self.check_sizes()
+        if not 0 < scale <= 1:
+            raise ConfigError(f"data.init_args.scale is {scale}; it must lie above 0 and not above 1")
         self.skip_batches = 0
         self.files: dict[str, list[tuple[Path, int]]] = {}
 

@@ -1,5 +1,6 @@
 """Loading that goes on exactly: order and augmentation of samples are functions of seed, epoch and index."""
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,9 +64,15 @@ def make_loader(
         collate_fn=collate,
         drop_last=shuffle and length >= batch_size,
         persistent_workers=False,
+        worker_init_fn=_ignore_interrupts if num_workers else None,
         multiprocessing_context="spawn" if num_workers else None,
         timeout=300 if num_workers else 0,
     )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -80,6 +80,9 @@ class RasterPairsData(DataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.crops_per_image, self.resolution = crops_per_image, resolution
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
+        self.check_sizes(crops_per_image=crops_per_image)
+        for key, pattern in (("validation", validation), ("test", test)):
+            _check_pattern(key, pattern)
         self.skip_batches = 0
         self.pairs: dict[str, list[tuple[Path, Path]]] = {}
 
@@ -222,6 +225,15 @@ class RasterPairs(Dataset[dict[str, Any]]):
 def _turned(array: Any, turns: int, flip: bool) -> Any:
     turned = np.rot90(array, turns, axes=(-2, -1))
     return np.ascontiguousarray(turned[..., ::-1] if flip else turned)
+
+
+def _check_pattern(key: str, pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            f"data.init_args.{key} {pattern!r} is no regular expression ({error}); put \\ before what is meant as such"
+        ) from error
 
 
 def _rasters(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from xt.data.labels import LabelTable, read_labels
 from xt.data.loading import Key, make_loader, sample_rng
 from xt.data.shoreline import read_shorelines
 from xt.data.targets import CENTER_RADIUS, detection_targets
-from xt.errors import ConfigError, InputError
+from xt.errors import ConfigError, InputError, nearest
 from xt.geometry.grid import RegionGrid, Window
 
 SAR_BANDS = ("VV_dB", "VH_dB")
@@ -150,7 +150,7 @@ class XView3Data(DataModule):
         super().__init__()
         unknown = [band for band in bands if band not in STATISTICS]
         if unknown:
-            raise ConfigError(f"data: no band {unknown[0]!r}; known: {', '.join(STATISTICS)}")
+            raise ConfigError(f"data.init_args.bands: no band {unknown[0]!r}{nearest(unknown[0], STATISTICS)}")
         self.root = Path(root)
         self.image_size = image_size
         self.bands = tuple(bands)
@@ -160,6 +160,9 @@ class XView3Data(DataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.centred, self.crops_per_scene = centred, crops_per_scene
         self.drop_bad_labels, self.limit_scenes = drop_bad_labels, limit_scenes
+        self.check_sizes(crops_per_scene=crops_per_scene, limit_scenes=limit_scenes)
+        if not 0 <= centred <= 1:
+            raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
         self.skip_batches = 0
         self.datasets: dict[str, SceneCrops] = {}
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from xt.data.base import DataModule
-from xt.errors import ConfigError, ModelError, TrainingError
+from xt.errors import ConfigError, ModelError, TrainingError, at_least
 from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata, Task
 
@@ -30,8 +30,9 @@ class TrainingTask(LightningModule):
 
     def __init__(self, model: ModelConfig, lr: float, weight_decay: float, warmup_steps: int) -> None:
         super().__init__()
-        if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
-            raise ConfigError(f"model: lr {lr}, weight_decay {weight_decay} or warmup_steps {warmup_steps} is negative")
+        if not lr > 0:
+            raise ConfigError(f"model.init_args.lr is {lr}; it must be above 0")
+        at_least(0, "model.init_args", weight_decay=weight_decay, warmup_steps=warmup_steps)
         self.config = model
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
 

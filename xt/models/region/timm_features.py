@@ -55,6 +55,8 @@ class TimmFeatures(RegionEncoder):
         norm: bool = False,
     ) -> None:
         super().__init__()
+        if region_size < 1 or in_chans < 1:
+            raise ModelError(f"{name}: region_size {region_size} and in_chans {in_chans} must be at least 1")
         if pretrained and weights:
             raise ModelError(f"{name}: give pretrained: true (the hub) or weights: FILE, not both")
         overlay = {"state_dict": _read_weights(Path(weights))} if weights else None
