@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from xt.cli.main import main
+from xt.errors import CheckpointError
 from xt.models.checkpoint import load_model
-from xt.training.run_folder import find_checkpoint
+from xt.training.checkpoints import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,7 +136,8 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(unbroken: Path, tmp_pat
     assert path == folder / "previous.ckpt"
     assert "last.ckpt is damaged" in note
     (folder / "previous.ckpt").unlink()
-    assert find_checkpoint(tmp_path)[0] is None
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        find_checkpoint(tmp_path)
 
 
 def test_complete_run_is_left_alone_and_another_config_is_refused(

@@ -1,79 +1,21 @@
-"""The folder of a run: metrics, checkpoints that a kill cannot spoil, the best model, and going on exactly."""
+"""What training does with its run folder: state saved between two steps, the best model, going on exactly."""
 
-import csv
 import hashlib
-import os
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
-from xt.errors import TrainingError
-from xt.models.checkpoint import file_sha256, save_model
+from xt.files import replacing
+from xt.models.checkpoint import save_model
+from xt.training.checkpoints import save_checkpoint
+from xt.training.metrics_file import MetricsFile
+from xt.training.stopping import StopRequest
 from xt.training.task import TrainingTask
 
-LAST, PREVIOUS, DONE = "last.ckpt", "previous.ckpt", "done"
-COLUMNS = ("step", "name", "value")
-
-
-class MetricsFile(Logger):
-    """Writes ``metrics.csv``: one row for each value, ``step,name,value``.
-
-    Args:
-        folder: The run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.path = folder / "metrics.csv"
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """There is one version."""
-        return ""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Path:
-        """The file."""
-        return self.path
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run folder holds the config."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append values."""
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(COLUMNS)
-            for name, value in metrics.items():
-                if name != "epoch":
-                    writer.writerow([step, name, repr(float(value))])
-
-    def cut(self, step: int) -> None:
-        """Drop what was logged at ``step`` and later by a run that was killed."""
-        if not self.path.exists():
-            return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
-        kept = [row for row in rows[1:] if int(row[0]) < step]
-        partial = self.path.with_name(".metrics.csv.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *kept])
-        os.replace(partial, self.path)
+DONE = "done"
 
 
 class RunFolder(Callback):
@@ -84,13 +26,14 @@ class RunFolder(Callback):
     Args:
         folder: The run folder.
         seed: Of the random numbers inside a step (dropout).
-        every: Steps between two checkpoints.
+        every: Steps between two checkpoints; one more is taken before a step that validation or the end follows.
+        stop: Asked between two batches.
     """
 
-    def __init__(self, folder: Path, seed: int, every: int) -> None:
-        self.folder, self.seed, self.every = folder, seed, max(every, 1)
+    def __init__(self, folder: Path, seed: int, every: int, stop: StopRequest) -> None:
+        self.folder, self.seed, self.every, self.stop = folder, seed, every, stop
         self.best: float | None = None
-        self._resumed_at = -1
+        self._saved_at = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -101,23 +44,35 @@ class RunFolder(Callback):
         self.best = state["best"]
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tell the data which batches of the epoch are done, and drop metrics of steps that come again."""
+        """Tell the data which batches of the epoch are done."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         trainer.datamodule.skip_batches = progress["completed"]  # type: ignore[attr-defined]
-        self._resumed_at = checkpoint["global_step"]
+        self._saved_at = checkpoint["global_step"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the signals back from Lightning, and drop metrics of steps that come again."""
+        self.stop.listen()
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
-                logger.cut(self._resumed_at)
+                logger.cut(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
-        """Save if it is time, then seed this step."""
+        """Save if it is time, stop if that was asked for, then seed this step."""
         step = trainer.global_step
         # Lightning is one ahead after a resume in mid-epoch; loggers take their step from here.
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
-        if step % self.every == 0 and step > 0 and step != self._resumed_at:
-            self._save(trainer)
+        if batch_index % trainer.accumulate_grad_batches == 0:
+            asked = self.stop.received is not None
+            if step != self._saved_at and (asked or step % self.every == 0 or _closes(trainer, batch_index)):
+                save_checkpoint(self.folder, trainer.save_checkpoint)
+                self._saved_at = step
+            self.stop.check()
         digest = hashlib.sha256(f"{self.seed} {step}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        """Stop if that was asked for; the step before is taken again later."""
+        self.stop.check()
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the model if it is the best so far."""
@@ -132,40 +87,16 @@ class RunFolder(Callback):
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the model if validation never did, and mark the run as complete."""
         assert isinstance(module, TrainingTask)
-        if trainer.interrupted:
-            return
         if self.best is None:
             save_model(self.folder / "model", module.model, module.metadata())
-        (self.folder / DONE).write_text(f"{trainer.global_step} steps\n", encoding="utf-8")
-
-    def _save(self, trainer: Trainer) -> None:
-        folder = self.folder / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / ".partial"
-        try:
-            trainer.save_checkpoint(partial)
-            digest = file_sha256(partial)
-            if (folder / LAST).exists():
-                os.replace(_sidecar(folder / LAST), _sidecar(folder / PREVIOUS))
-                os.replace(folder / LAST, folder / PREVIOUS)
-            _sidecar(folder / LAST).write_text(digest, encoding="utf-8")
-            os.replace(partial, folder / LAST)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise TrainingError(f"{folder / LAST}: {error.strerror}; free space or check rights") from error
+        facts = {"steps": trainer.global_step, "max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
+        with replacing(self.folder / DONE) as partial:
+            partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
-def find_checkpoint(folder: Path) -> tuple[Path | None, str]:
-    """Return the newest checkpoint of a run that is whole, and a line about it."""
-    for name in (LAST, PREVIOUS):
-        path = folder / "checkpoints" / name
-        if not path.exists():
-            continue
-        sidecar = _sidecar(path)
-        if sidecar.exists() and file_sha256(path) == sidecar.read_text(encoding="utf-8").strip():
-            return path, f"going on from {path}" + (f" ({LAST} is damaged)" if name == PREVIOUS else "")
-    return None, "no whole checkpoint: starting anew"
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
+def _closes(trainer: Trainer, batch_index: int) -> bool:
+    """Whether validation, during which nothing can be saved, or the end follows this batch."""
+    if trainer.global_step + 1 == trainer.max_steps:
+        return True
+    epoch, period = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
+    return batch_index + 1 == trainer.num_training_batches and (epoch % period == 0 or epoch == trainer.max_epochs)

@@ -1,0 +1,76 @@
+"""What a run was begun with and must go on with; and whether it is complete."""
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from xt.data.base import DataModule
+from xt.errors import CheckpointError, ConfigError
+from xt.models.factory import ModelConfig
+from xt.training.run_folder import DONE
+
+BOUND_TRAINER = ("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches")
+"""Of the trainer's keys those that change what a step does; the others say how, where and for how long."""
+
+
+def check_same(folder: Path, old: dict[str, Any], new: dict[str, Any], data: type[DataModule]) -> None:
+    """Compare the config a run was trained with with the one it shall go on with.
+
+    Where data lie and how the work is cut (:attr:`DataModule.unbound`, :attr:`ModelConfig.unbound`) may change.
+
+    Raises:
+        ConfigError: If what changes the result differs; names the key and both values.
+    """
+    changed = next(_differences(_bound(old, data), _bound(new, data), ""), None)
+    if changed:
+        key, before, now = changed
+        raise ConfigError(
+            f"{folder} was trained with another {key} ({before}, now {now}); go on with the old one, choose another "
+            "--run_dir, or train anew with --fresh"
+        )
+
+
+def is_complete(folder: Path, trainer: Trainer) -> bool:
+    """Whether a run has done all it should; a finished run goes on when ``max_epochs`` or ``max_steps`` was raised.
+
+    Raises:
+        CheckpointError: If the mark of a finished run cannot be read.
+    """
+    done = folder / DONE
+    if not done.exists():
+        return False
+    try:
+        facts = json.loads(done.read_text(encoding="utf-8"))
+        before = [facts["max_epochs"], facts["max_steps"]]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{done} cannot be read; train anew with --fresh") from error
+    now = [trainer.max_epochs, trainer.max_steps]
+    return not any(_limit(new) > _limit(old) for old, new in zip(before, now, strict=True))
+
+
+def _limit(value: int | None) -> float:
+    return float("inf") if value is None or value < 0 else value
+
+
+def _bound(config: dict[str, Any], data: type[DataModule]) -> dict[str, Any]:
+    kept = deepcopy({key: config.get(key) for key in ("model", "data", "seed_everything")})
+    kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in BOUND_TRAINER}
+    for place, keys in ((("data", "init_args"), data.unbound), (("model", "init_args", "model"), ModelConfig.unbound)):
+        values: Any = kept
+        for key in place:
+            values = values.get(key) if isinstance(values, dict) else None
+        for key in keys if isinstance(values, dict) else ():
+            values.pop(key, None)
+    return kept
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, old, new

@@ -1,0 +1,142 @@
+"""From a config and overrides to trainer, task and data by LightningCLI; what does not fit is told in one line."""
+
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI
+
+from xt import plugins
+from xt.data.base import DataModule
+from xt.errors import ConfigError, XTError, at_least
+from xt.training import strict_yaml
+
+TRAINER_DEFAULTS = {
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+    "gradient_clip_val": 5.0,
+    "use_distributed_sampler": False,
+}
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*args parameter is intended.*",
+    ".*LeafSpec.*",
+    ".*deprecated in v4.*",
+)
+_FRAME = re.compile(
+    r"\s*(- )?(Parser key|Does not validate|Subtypes:|Errors:|Given value|Problem with|Expected a <class 'NoneType'|$)"
+)
+"""Lines of a nested message that give no reason."""
+
+
+class CLI(LightningCLI):
+    """Trainer, task and data of a config."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Add the keys that are not Lightning's."""
+        parser.add_argument("--plugins", type=list[str], default=[], help="modules that register classes")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="run folder (runs/CONFIG)")
+        parser.add_argument("--checkpoint_every", type=int, default=50, help="steps between two checkpoints")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer.
+
+        Raises:
+            ConfigError: If a value of ``trainer:`` is refused, or it asks for more than one device.
+        """
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise ConfigError(f"trainer: {_one_line(str(error))}") from error
+        if trainer.world_size > 1:
+            raise ConfigError(
+                f"trainer.devices: training runs on one device, {trainer.world_size} are asked for; take devices: 1"
+            )
+        at_least(1, "trainer", check_val_every_n_epoch=trainer.check_val_every_n_epoch)
+        return trainer
+
+
+def parse(config: Path, overrides: list[str]) -> CLI:
+    """Build trainer, task and data.
+
+    Args:
+        config: YAML file.
+        overrides: ``--key.sub value`` …
+
+    Raises:
+        XTError: If the config or a part of it is not right.
+    """
+    plugins.load_modules(_modules(config))
+    for kind in plugins.BUILTINS:
+        for name in plugins.names(kind):
+            plugins.resolve(kind, name)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for noise in _NOISE:
+        warnings.filterwarnings("ignore", noise)
+    try:
+        cli = CLI(
+            LightningModule,
+            DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            run=False,
+            args=["--config", str(config), *overrides],
+            seed_everything_default=1,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"exit_on_error": False},
+        )
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise _translated(config, error) from error
+    at_least(1, "config", checkpoint_every=cli.config.checkpoint_every)
+    return cli
+
+
+def _modules(config: Path) -> list[str]:
+    modules = strict_yaml.load(config).get("plugins") or []
+    if not isinstance(modules, list) or not all(isinstance(each, str) for each in modules):
+        raise ConfigError(f"{config}: plugins must be a list of module names, such as [my_context], got {modules!r}")
+    return modules
+
+
+def _translated(config: Path, error: BaseException) -> XTError:
+    """The error of ours that jsonargparse wrapped, or one line made of its message."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, XTError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return ConfigError(f"{config}: {_short(str(error))}")
+
+
+def _short(message: str) -> str:
+    """Key, expected types and given value of a nested message of jsonargparse; or what it says of the key."""
+    # Keys are relative to the class that they are given to.
+    nested = [
+        re.search(r'(?:Parser key|Key) "([^"]+)"', part) for part in message.split("Problem with given class_path")
+    ]
+    key = ".".join(found[1] for found in nested if found)
+    missing = re.search(r"arguments? (?:are|is) required: (.+)", message)
+    if missing:
+        return f"{key}.{missing[1]} is missing".lstrip(".")
+    expected = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*)\])", message)
+    wanted = dict.fromkeys(name or choices for name, choices in expected if name != "NoneType")
+    got = re.findall(r"Got value: (.*)", message) or re.findall(r"Given value: (.*)", message)
+    if key and wanted and got:
+        return f"{key} must be {' or '.join(wanted)}, got {got[0].strip()!r}"
+    reasons = dict.fromkeys(line.strip(" -") for line in message.splitlines() if not _FRAME.match(line))
+    return f"{key}: {_one_line('; '.join(reasons))}" if key else _one_line("; ".join(reasons))
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:400]

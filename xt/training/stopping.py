@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM in training: stop at the next boundary, with the state saved."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from xt.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Takes the first signal as a request, which the training asks for between two batches; a second stops at once.
+
+    Use as a context manager around the training, in the main thread; in others it takes no signals.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._set(self._before)
+
+    def listen(self) -> None:
+        """Take the signals over, also from Lightning, which would stop where the state cannot be saved."""
+        self._set(dict.fromkeys(SIGNALS, self._receive))
+
+    def check(self) -> None:
+        """Stop if a signal has arrived.
+
+        Raises:
+            Stopped: With that signal.
+        """
+        if self.received is not None:
+            raise Stopped(self.received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.check()
+        self.received = number
+        # Not print: the handler may run inside a print.
+        os.write(2, b"\nxt: stopping when this step is done; once more stops at once\n")
+
+    def _set(self, handlers: dict[int, Any]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
