@@ -79,3 +79,44 @@ def test_a_typo_is_answered_without_torch(tmp_path: Path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "did you mean 'region_batch'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  class_path PointDetection\ndata:\n", "line 2: could not find expected ':'; write KEY: VALUE"),
+        ("model:\n\tclass_path: PointDetection\n", r"line 2: .*indent with spaces, not tabs"),
+        ("model: {}\nmodel: {}\n", "line 2: key 'model' stands twice; keep one"),
+        ("- a\n", "must hold keys and values"),
+        ("", "must hold keys and values"),
+        ("model: !!python/name:os.system x\n", "tags such as !!python are refused"),
+        ("model: {class_path: PointDetection}\n", "no data:; give one of ImageFolderData"),
+    ],
+)
+def test_yaml_mistakes_are_said_with_their_line(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        check_config(path, [])
+
+
+def test_a_config_that_is_not_there_names_a_near_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match="did you mean 'configs/xview3_4096_512.yaml'"):
+        check_config(Path("configs/xview3_4096_521.yaml"), [])
+    with pytest.raises(ConfigError, match="configs is a folder; give a config in it: "):
+        check_config(Path("configs"), [])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--model.lr"], "--model.lr has no value"),
+        (["--model.model.context", "Mambo"], "'Mambo' is unknown; did you mean 'Mamba'"),
+        (["--data=XView3Dta"], "'XView3Dta' is unknown; did you mean 'XView3Data'"),
+        (["--plugins", "[mine]"], "in the config instead"),
+    ],
+)
+def test_overrides_without_a_value_or_with_an_unknown_class(overrides: list[str], message: str):
+    with pytest.raises(ConfigError, match=message):
+        check_config(CONFIG, overrides)

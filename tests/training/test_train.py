@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import pickle
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,20 +69,33 @@ def losses(run: Path) -> list[tuple[str, ...]]:
         return [tuple(row) for row in csv.reader(file)]
 
 
-def run_train(*argv: str, kill_at: int | None = None) -> int:
-    """Run ``xt train`` in a process of its own; ``kill_at`` kills it, without a word, before that step's update."""
+def run_train(*argv: str, kill_at: int | None = None, by: int = 0, stage: str = "training") -> int:
+    """Run ``xt train`` in a process group of its own, without a survivor; return the exit code.
+
+    ``kill_at``: before that step's update (or in the validation after so many steps) the process ends without a word,
+    or the whole group gets the signal ``by``, as Ctrl-C on a terminal does.
+    """
     code = (
-        "import os, sys\nfrom xt.training.task import TrainingTask\n"
-        "kill_at = int(sys.argv[1])\nplain = TrainingTask.training_step\n"
+        "import os, sys, signal\nfrom xt.training.detection import PointDetection\n"
+        "kill_at, by, stage = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]\n"
+        "plain = getattr(PointDetection, f'{stage}_step')\n"
         "def step(self, batch, index):\n"
-        "    if self.global_step == kill_at: os._exit(9)\n"
+        "    if self.global_step == kill_at: os.killpg(0, by) if by else os._exit(9)\n"
         "    return plain(self, batch, index)\n"
-        "TrainingTask.training_step = step\n"
-        "from xt.cli.main import main\nsys.exit(main(['train', *sys.argv[2:]]))"
+        "setattr(PointDetection, f'{stage}_step', step)\n"
+        "from xt.cli.main import main\n"
+        "if __name__ == '__main__': sys.exit(main(['train', *sys.argv[4:]]))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    argv_all = [sys.executable, "-c", code, str(-1 if kill_at is None else kill_at), *argv]
-    return subprocess.run(argv_all, env=environment, cwd=ROOT, capture_output=True).returncode
+    argv_all = [sys.executable, "-c", code, str(-1 if kill_at is None else kill_at), str(by), stage, *argv]
+    child = subprocess.Popen(
+        argv_all, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    _, err = child.communicate()
+    sys.stderr.write(err.decode())
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+    return child.returncode
 
 
 @pytest.fixture(scope="session")
@@ -231,4 +247,124 @@ def test_second_run_on_a_run_folder_is_refused(
     with locked(tmp_path / "run"):
         assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]) == 2
     assert "is being written by process" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("by", "stage", "kill_at", "options"),
+    [
+        (signal.SIGINT, "training", 4, ["--checkpoint_every", "50", "--data.num_workers", "1"]),
+        (signal.SIGTERM, "training", 6, ["--checkpoint_every", "50"]),
+        (signal.SIGTERM, "validation", 4, ["--checkpoint_every", "50"]),
+    ],
+)
+def test_signals_stop_at_a_boundary_and_the_run_goes_on_exactly(
+    unbroken: Path, scenes: Path, tmp_path: Path, by: int, stage: str, kill_at: int, options: list[str]
+):
+    argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
+    assert run_train(*argv, *options, kill_at=kill_at, by=by, stage=stage) == 128 + by
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == (kill_at + 1 if stage == "training" else kill_at - 1)
+    assert not (tmp_path / "run" / "done").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "small.yaml"]
+    assert run_train(*argv) == 0
+    assert losses(tmp_path / "run") == losses(unbroken)
+    ours, theirs = (load_model(run)[0].state_dict() for run in (tmp_path / "run", unbroken))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_finished_run_goes_on_when_its_end_is_moved(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(run)]
+    assert main([*argv, "--trainer.max_epochs", "1"]) == 0
+    assert "raise --trainer.max_epochs" in capsys.readouterr().out
+    assert losses(run) == losses(unbroken)
+    assert main([*argv, "--trainer.max_epochs", "3"]) == 0
+    assert "going on from" in capsys.readouterr().out
+    end = max(int(row[0]) for row in losses(unbroken)[1:])
+    before = [[row for row in losses(each)[1:] if int(row[0]) < end] for each in (run, unbroken)]
+    assert before[0] == before[1]
+    steps = [int(row[0]) for row in losses(run)[1:] if row[1] == "train/loss"]
+    assert steps == list(range((end + 1) * 3 // 2))
+    assert main([*argv, "--trainer.max_epochs", "3"]) == 0
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_a_run_without_a_step_binds_nothing_and_leaves_nothing(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["train", str(config(tmp_path, tmp_path / "nowhere")), "--run_dir", str(tmp_path / "run")]
+    assert main(argv) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
+    assert main([*argv, "--data.root", str(scenes), "--trainer.max_steps", "1"]) == 0
+
+
+def test_fresh_removes_nothing_until_the_data_are_found(unbroken: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    argv = ["train", str(config(tmp_path, tmp_path / "nowhere")), "--run_dir", str(run), "--fresh"]
+    assert main(argv) == 3
+    assert losses(run) == losses(unbroken)
+    assert (run / "done").exists()
+
+
+def test_where_data_lie_and_how_work_is_cut_do_not_bind(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(unbroken)]
+    free = ["--data.root", "/elsewhere", "--data.num_workers", "2", "--model.model.region_batch", "2"]
+    free += ["--model.model.decode_size", "64", "--model.model.streaming", "false", "--trainer.accelerator", "auto"]
+    assert main([*argv, *free]) == 0
+    assert "is complete" in capsys.readouterr().out
+    for bound in (["--data.image_size", "64"], ["--trainer.gradient_clip_val", "1"], ["--seed_everything", "5"]):
+        assert main([*argv, *bound]) == 2
+        assert f"was trained with another {bound[0][2:6]}" in capsys.readouterr().err
+
+
+def test_damaged_checkpoints_are_never_trained_over(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    (run / "done").unlink()
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(b"spoilt")
+    assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(run)]) == 2
+    assert "--fresh" in capsys.readouterr().err
+    assert losses(run) == losses(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--model.lr -1", "model.init_args.lr is -1.0; it must be above 0"),
+        ("--model.lr fast", "model.lr must be float, got 'fast'"),
+        ("--model.model.region_encoder.init_args.name swinv2_tt", "did you mean 'swinv2_t'"),
+        ("--model.model.region_encoder.init_args.region_size 150", "region_size 150 does not divide by 32"),
+        ("--model.model.region_encoder.init_args.weights PICKLE", "holds more than tensors and is refused"),
+        ("--model.model.context Mambo", "did you mean 'Mamba'"),
+        ("--data.image_size 0", "data.init_args.image_size is 0; it must be at least 1"),
+        ("--data.batch_size -1", "data.init_args.batch_size is -1; it must be at least 1"),
+        ("--data.centred 2", "data.init_args.centred is 2.0"),
+        ("--trainer.accelerator tpux", "trainer: You selected an invalid accelerator"),
+        ("--trainer.max_steps -5", "trainer: `max_steps` must be"),
+        ("--trainer.max_epochs two", "trainer.max_epochs must be int, got 'two'"),
+        ("--trainer.devices 3", "trainer.devices: training runs on one device, 3 are asked for"),
+        ("--checkpoint_every 0", "checkpoint_every is 0"),
+        ("--run_dir /proc/none/run", "--run_dir /proc/none/run cannot be made"),
+    ],
+)
+def test_wrong_values_are_said_in_one_line(
+    scenes: Path, tmp_path: Path, argv: str, message: str, capsys: pytest.CaptureFixture[str]
+):
+    pickled = tmp_path / "weights.pth"
+    pickled.write_bytes(pickle.dumps(Path("x")))
+    options = argv.replace("PICKLE", str(pickled)).split()
+    assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("xt: error: ")
+    assert message in error
     assert not (tmp_path / "run").exists()

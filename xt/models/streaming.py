@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from xt.geometry.grid import RegionGrid, Window
+from xt.models.progress import Listener, current, told
 from xt.models.region.base import RegionEncoder
 from xt.models.tokenization import crop_padded
 
@@ -121,6 +122,7 @@ class _EncodeRun:
     grid: RegionGrid
     chunks: list[list[tuple[int, int]]]
     complete: bool
+    listener: Listener | None = field(default_factory=current)
     replays: list[_Replay] = field(default_factory=list)
 
     def cut(self, image: Tensor, chunk: list[tuple[int, int]]) -> Tensor:
@@ -150,7 +152,7 @@ class _Encode(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         strides = run.encoder.strides
         pyramid: list[Tensor] = []
-        for chunk in run.chunks:
+        for chunk in told(run.chunks, "encode regions", run.listener, len):
             run.replays.append(_Replay.capture(image.device))
             maps = run.encoder(run.cut(image, chunk))
             if not pyramid:
@@ -171,7 +173,9 @@ class _Encode(torch.autograd.Function):
         image: Tensor = ctx.image  # type: ignore[attr-defined]
         image_grad = torch.zeros_like(image) if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
         sums: list[Tensor | None] = [None] * len(parameters)
-        for chunk, replay in zip(run.chunks, run.replays, strict=True):
+        replays = iter(run.replays)
+        for chunk in told(run.chunks, "encode regions, backward", run.listener, len):
+            replay = next(replays)
             with replay.restored():
                 regions = run.cut(image.detach(), chunk).requires_grad_(image_grad is not None)
                 maps = run.encoder(regions)
@@ -221,6 +225,7 @@ class _ReduceRun:
     tiles: list[tuple[Window, Window]]
     strides: list[int]
     num_parameters: int
+    listener: Listener | None = field(default_factory=current)
     replays: list[_Replay] = field(default_factory=list)
 
     def cut(self, tensors: Sequence[Tensor], outer: Window) -> list[Tensor]:
@@ -233,7 +238,7 @@ class _Reduce(torch.autograd.Function):
         ctx.run, ctx.inputs = run, inputs  # type: ignore[attr-defined]
         tensors = inputs[run.num_parameters :]
         parts = []
-        for inner, outer in run.tiles:
+        for inner, outer in told(run.tiles, "decode tiles", run.listener):
             run.replays.append(_Replay.capture(tensors[0].device))
             parts.append(run.fn(inner, run.cut(tensors, outer)).float())
         return torch.stack(parts).sum(0)
@@ -247,7 +252,9 @@ class _Reduce(torch.autograd.Function):
         needs = ctx.needs_input_grad[1 + run.num_parameters :]  # type: ignore[attr-defined]
         full = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needs, strict=True)]
         sums: list[Tensor | None] = [None] * len(parameters)
-        for (inner, outer), replay in zip(run.tiles, run.replays, strict=True):
+        replays = iter(run.replays)
+        for inner, outer in told(run.tiles, "decode tiles, backward", run.listener):
+            replay = next(replays)
             with replay.restored():
                 parts = [part.detach() for part in run.cut([t.detach() for t in tensors], outer)]
                 leaves = [part.requires_grad_(need) for part, need in zip(parts, needs, strict=True)]

@@ -17,6 +17,7 @@ from xt.training.checkpoints import clean, find_checkpoint
 from xt.training.malloc import return_large_blocks
 from xt.training.metrics_file import MetricsFile
 from xt.training.parsing import CLI, parse
+from xt.training.progress import showing
 from xt.training.run_folder import DONE, RunFolder
 from xt.training.stopping import StopRequest
 from xt.training.task import TrainingTask
@@ -77,7 +78,8 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
     with StopRequest() as stop:
         callbacks.append(RunFolder(folder, seed if isinstance(seed, int) else 0, cli.config.checkpoint_every, stop))
         try:
-            trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+            with showing(trainer):
+                trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         except RuntimeError:
@@ -111,5 +113,6 @@ def evaluate(run: Path, overrides: list[str], split: str) -> dict[str, float]:
     if metadata.thresholds:
         task.set_thresholds(metadata.thresholds)
     verb = cli.trainer.validate if split == "validation" else cli.trainer.test
-    results = verb(task, datamodule=cli.datamodule, verbose=False)
+    with showing(cli.trainer):
+        results = verb(task, datamodule=cli.datamodule, verbose=False)
     return {name: float(value) for name, value in results[0].items()}
