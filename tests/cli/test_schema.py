@@ -84,7 +84,8 @@ def test_a_typo_is_answered_without_torch(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model:\n  class_path PointDetection\ndata:\n", "line 2: could not find expected ':'; write KEY: VALUE"),
+        ("model:\n  class_path PointDetection\ndata: {}\n", "class_path PointDetection' is unknown"),
+        ("model:\n  class_path: X\n  init_args\ndata: {}\n", "line 3: could not find expected ':'; write KEY: VALUE"),
         ("model:\n\tclass_path: PointDetection\n", r"line 2: .*indent with spaces, not tabs"),
         ("model: {}\nmodel: {}\n", "line 2: key 'model' stands twice; keep one"),
         ("- a\n", "must hold keys and values"),
@@ -102,7 +103,7 @@ def test_yaml_mistakes_are_said_with_their_line(tmp_path: Path, text: str, messa
 
 def test_a_config_that_is_not_there_names_a_near_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ConfigError, match="did you mean 'configs/xview3_4096_512.yaml'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'configs/xview3_4096_512.yaml'"):
         check_config(Path("configs/xview3_4096_521.yaml"), [])
     with pytest.raises(ConfigError, match="configs is a folder; give a config in it: "):
         check_config(Path("configs"), [])

@@ -242,7 +242,7 @@ def test_segmentation_of_coloured_masks(tmp_path: Path):
 def test_second_run_on_a_run_folder_is_refused(
     unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from xt.locks import locked
+    from xt.files import locked
 
     with locked(tmp_path / "run"):
         assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]) == 2

@@ -77,7 +77,7 @@ def _class(where: str, key: str, value: Any, kind: str, open_names: bool) -> Non
 
 
 def _class_name(where: str, name: str, kind: str, open_names: bool) -> None:
-    if name.isidentifier() and not open_names and name not in plugins.names(kind):
+    if "." not in name and not open_names and name not in plugins.names(kind):
         raise ConfigError(f"{where} {name!r} is unknown{nearest(name, plugins.names(kind))}")
 
 
@@ -94,7 +94,7 @@ def _override(path: list[str], given: str, values: dict[str, Any], open_names: b
             raise ConfigError(f"{shown}: unknown key {key!r}{nearest(key, allowed)}")
         value = value.get(key) if isinstance(value, dict) else None
         kind = kinds.get(key) if depth == 0 else PARTS.get(key) if depth == 2 else None
-        if kind is not None and keys[depth + 1 :] in ([], ["class_path"]):
+        if kind is not None and keys[depth + 1 :] in ([], ["class_path"]) and given.isidentifier():
             _class_name(shown, given, kind, open_names)
         if key == "trainer":
             allowed = _trainer_keys()

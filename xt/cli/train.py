@@ -7,7 +7,7 @@ HELP = """usage: xt train CONFIG [--fresh] [--KEY.SUB VALUE …]
 Train a model. The same command goes on with a run that was cut off, exactly.
 
   CONFIG              YAML file, such as configs/xview3_4096_512.yaml
-  --fresh             remove what the run folder holds and start anew
+  --fresh             remove the run that the folder holds and start anew
   --run_dir DIR       run folder (default: runs/ and the config's name)
   --checkpoint_every N  steps between two checkpoints (default 50)
   --KEY.SUB VALUE     override a key of the config
