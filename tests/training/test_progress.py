@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from tests.models.parts import small_model
 from xt.models.progress import current, listening
-from xt.training.progress import StepLines
+from xt.training.progress import StepBar, StepLines, showing
 
 
 def test_both_passes_tell_regions_and_tiles_from_any_thread():
@@ -29,6 +29,22 @@ def test_both_passes_tell_regions_and_tiles_from_any_thread():
     ]
     model(image)
     assert len(heard) == 12
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(True, StepBar), (False, StepLines)])
+def test_the_default_bar_is_replaced_and_its_absence_respected(
+    terminal: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = Trainer(**options)
+    with showing(trainer):
+        assert type(trainer.progress_bar_callback) is kind
+        assert current() is not None
+    trainer = Trainer(**options, enable_progress_bar=False)
+    with showing(trainer):
+        assert trainer.progress_bar_callback is None
+        assert current() is None
 
 
 def test_lines_are_plain_rare_and_say_step_loss_and_time_left(

@@ -349,13 +349,13 @@ def test_damaged_checkpoints_are_never_trained_over(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--model.lr -1", "model.init_args.lr is -1.0; it must be above 0"),
+        ("--model.lr -1", "xt: error: model.init_args.lr is -1.0; it must be above 0"),
         ("--model.lr fast", "model.lr must be float, got 'fast'"),
         ("--model.model.region_encoder.init_args.name swinv2_tt", "did you mean 'swinv2_t'"),
         ("--model.model.region_encoder.init_args.region_size 150", "region_size 150 does not divide by 32"),
         ("--model.model.region_encoder.init_args.weights PICKLE", "holds more than tensors and is refused"),
         ("--model.model.context Mambo", "did you mean 'Mamba'"),
-        ("--data.image_size 0", "data.init_args.image_size is 0; it must be at least 1"),
+        ("--data.image_size 0", "xt: error: data.init_args.image_size is 0; it must be at least 1"),
         ("--data.batch_size -1", "data.init_args.batch_size is -1; it must be at least 1"),
         ("--data.centred 2", "data.init_args.centred is 2.0"),
         ("--trainer.accelerator tpux", "trainer: You selected an invalid accelerator"),

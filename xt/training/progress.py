@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
 from xt.models.progress import listening
 from xt.training.task import TrainingTask
@@ -16,8 +16,8 @@ from xt.training.task import TrainingTask
 
 @contextmanager
 def showing(trainer: Trainer) -> Iterator[None]:
-    """Replace Lightning's own bar, unless ``enable_progress_bar`` is off or another bar was chosen, and listen."""
-    if type(trainer.progress_bar_callback) is not TQDMProgressBar:
+    """Replace Lightning's bar, unless there is none or one of another kind was chosen, and listen."""
+    if type(trainer.progress_bar_callback) not in (TQDMProgressBar, RichProgressBar):  # Rich where it is installed
         yield
         return
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -35,6 +35,10 @@ class StepBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._last = 0.0
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Metrics without a version number, which a run does not have."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
     def hear(self, what: str, done: int, total: int) -> None:
         """Show what is done inside the step."""
