@@ -93,6 +93,8 @@ def test_a_folder_that_is_no_run_is_neither_cleared_nor_filled(tmp_path: Path, c
 
 def test_a_file_and_an_empty_folder(tmp_path: Path):
     check_own(tmp_path, True, [])
+    (tmp_path / ".config.yaml.0123456789abcdef.partial.yaml").write_text("mod")  # killed while it was written
+    check_own(tmp_path, False, [])
     check_own(tmp_path / "none", True, [])
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is no folder"):

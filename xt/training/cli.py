@@ -57,7 +57,7 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
     trainer: Trainer = cli.trainer
     saved, text = folder / "config.yaml", cli.parser.dump(cli.config)
     checkpoint, note = (None, "") if fresh else find_checkpoint(folder)
-    if checkpoint and saved.exists():
+    if checkpoint:
         old = yaml.safe_load(saved.read_text(encoding="utf-8"))
         check_same(folder, old, yaml.safe_load(text), type(cli.datamodule))
     if not fresh and is_complete(folder, trainer):

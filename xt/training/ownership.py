@@ -17,6 +17,7 @@ _TREE = re.compile(
     rf"|(checkpoints/)?\.({_FILES})\.[0-9a-f]+\.partial(\.\w+)?|\.model\.[0-9a-f]+\.partial({_MODEL})?"
 )
 """Every path that a run writes, half-written ones included."""
+_PARTIAL = re.compile(r"\.config\.yaml\.[0-9a-f]+\.partial\.yaml")
 
 
 def check_own(folder: Path, clear: bool, keep: list[Path]) -> None:
@@ -34,7 +35,8 @@ def check_own(folder: Path, clear: bool, keep: list[Path]) -> None:
         return
     if not folder.is_dir():
         raise OutputError(f"--run_dir {folder} is no folder; choose another")
-    entries = sorted(each.name for each in folder.iterdir())
+    # A kill while the first file was written leaves a partial of it.
+    entries = sorted(each.name for each in folder.iterdir() if not _PARTIAL.fullmatch(each.name))
     if entries and not _is_run(folder):
         raise OutputError(
             f"--run_dir {folder} holds {entries[0]} and is no run (no config.yaml of xt train); choose another"
