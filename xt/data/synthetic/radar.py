@@ -11,7 +11,7 @@ LOOKS = 4.4
 SEA_DB = {"VV_dB": -16.6, "VH_dB": -26.5}
 LAND_DB = {"VV_dB": -9.0, "VH_dB": -15.5}
 OBJECT_DB = {"VV_dB": 0.0, "VH_dB": -8.0}
-FILM_DB = -8.0
+FILM_DB = -10.0
 """What a biogenic film takes from the sea's backscatter."""
 NODATA = -32768.0
 _REACH = 30

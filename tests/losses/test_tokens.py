@@ -1,0 +1,47 @@
+import torch
+import torch.nn.functional as F
+
+from xt.losses.tokens import TokenLoss
+
+STRIDE = 4
+
+
+def case() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Three vessels (fishing, not, unknown) and a structure on 10 × 13 px: 3 × 4 cells, the last ones cut off."""
+    flags = {name: torch.zeros(1, 1, 10, 13, dtype=torch.uint8) for name in ("center", "vessel", "fishing")}
+    for row, col, vessel, fishing in ((1, 2, 1, 1), (5, 6, 1, 0), (9, 12, 1, 255), (2, 9, 0, 0)):
+        flags["center"][0, 0, row, col] = 255
+        flags["center"][0, 0, row, col - 1] = 200
+        flags["vessel"][0, 0, row, col - 1 : col + 2] = vessel
+        flags["fishing"][0, 0, row, col - 1 : col + 2] = fishing
+    valid = torch.ones(1, 1, 10, 13, dtype=torch.bool)
+    valid[..., 4:8, 0:4] = False
+    return torch.randn(1, 5, 3, 4, generator=torch.Generator().manual_seed(0)), flags | {"valid": valid}
+
+
+def test_equals_its_definition_cell_by_cell():
+    torch.manual_seed(0)
+    loss = TokenLoss(5, STRIDE, weight=2.0, positive_weight=7.0)
+    mixed, targets = case()
+    vessel, fishing = loss.head(mixed)[0]
+    total = weights = 0.0
+    for row in range(3):
+        for col in range(4):
+            if (row, col) == (1, 0):
+                continue  # not a valid pixel
+            holds = (row, col) in ((0, 0), (1, 1), (2, 3))
+            weight = 7.0 if holds else 1.0
+            total += weight * F.binary_cross_entropy_with_logits(vessel[row, col], torch.tensor(float(holds)))
+            weights += weight
+    asked = torch.stack([fishing[0, 0], fishing[1, 1]])
+    want = total / weights + F.binary_cross_entropy_with_logits(asked, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(loss(mixed, targets), 2.0 * want)
+
+
+def test_without_a_valid_pixel_there_is_no_loss_and_no_gradient():
+    loss = TokenLoss(5, STRIDE)
+    mixed, targets = case()
+    mixed.requires_grad_()
+    value = loss(mixed, targets | {"valid": torch.zeros_like(targets["valid"])})
+    assert value == 0
+    assert torch.autograd.grad(value, mixed)[0].abs().max() == 0
