@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
+    from xt.cli.progress import progress
     from xt.inference.creation import check_creation
     from xt.inference.predict import PredictOptions, predict_image, result_type
     from xt.models.checkpoint import load_model, read_metadata
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     with folder_for_outputs(folder):
         for image, out in outputs.items():
             try:
-                summary = predict_image(model, metadata, image, out, options, _progress(image))
+                summary = predict_image(model, metadata, image, out, options, progress(image.name, "tile"))
             except (InputError, OutputError) as error:
                 if len(args.images) == 1 and isinstance(error, OutputError):
                     raise
@@ -120,20 +120,6 @@ def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
     if len(set(outputs.values())) < len(images):
         raise ConfigError("two images have the same name; predict them into different folders")
     return outputs
-
-
-def _progress(image: Path) -> Callable[[int, int], None]:
-    from tqdm import tqdm
-
-    bar = tqdm(desc=image.name, unit="tile", disable=not sys.stderr.isatty())
-
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return show
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
     parser.add_argument("predictions", type=Path, metavar="PRED.csv", help="points that xt predict wrote")
     parser.add_argument("labels", type=Path, metavar="LABELS.csv", help="labels in the columns of xView3")
+    parser.add_argument("--scene", metavar="NAME", help="score this scene alone (all that the labels name)")
     parser.add_argument("--shoreline", type=Path, metavar="DIR", help="folder of SCENE_shoreline.npy")
     parser.add_argument(
         "--official",
@@ -24,10 +25,15 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
     from xt.data.labels import read_labels, read_predictions
     from xt.data.shoreline import read_shorelines
+    from xt.errors import InputError, nearest
     from xt.metrics.xview3 import score
 
     predictions = read_predictions(args.predictions, args.drop_bad_labels)
     labels = read_labels(args.labels, args.drop_bad_labels)
+    if args.scene is not None:
+        if args.scene not in labels.scenes:
+            raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, labels.scenes)}")
+        predictions, labels = predictions.scene(args.scene), labels.scene(args.scene)
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
     result = score(predictions, labels, shoreline, args.official).to_dict()
     if args.json:

@@ -16,10 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt synth``; return the exit code."""
+    from xt.cli.progress import progress
     from xt.data.synthetic.scenes import write_dataset
     from xt.errors import EXIT_OK, ConfigError
 
     if args.scenes < 3 or args.size < 64 or args.seed < 0:
         raise ConfigError("--scenes must be at least 3 (train, validation, test), --size 64, --seed 0")
-    write_dataset(args.out, args.scenes, args.size, args.seed, args.overwrite, print)
+    write_dataset(args.out, args.scenes, args.size, args.seed, args.overwrite, progress(str(args.out), "scene"))
+    print(f"{args.out}: {args.scenes} scenes of {args.size} × {args.size} px")
     return EXIT_OK

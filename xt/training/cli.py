@@ -1,5 +1,6 @@
 """``xt train`` and ``xt eval``: what becomes of a run folder, and the calls of the trainer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _check_data(cli: CLI) -> None:
 
 
 def evaluate(run: Path, overrides: list[str], split: str) -> dict[str, float]:
-    """Measure a run's best model on ``validation`` or ``test`` data.
+    """Measure a run's best model on ``validation`` or ``test`` data; ``RUN/SPLIT.json`` keeps the scores.
 
     Raises:
         XTError: If the run or its data are not right.
@@ -115,4 +116,7 @@ def evaluate(run: Path, overrides: list[str], split: str) -> dict[str, float]:
     verb = cli.trainer.validate if split == "validation" else cli.trainer.test
     with showing(cli.trainer):
         results = verb(task, datamodule=cli.datamodule, verbose=False)
-    return {name: float(value) for name, value in results[0].items()}
+    scores = {name: float(value) for name, value in results[0].items()}
+    with replacing(run / f"{split}.json") as partial:
+        partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    return scores

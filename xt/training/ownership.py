@@ -9,10 +9,10 @@ import yaml
 from xt import plugins
 from xt.errors import OutputError
 
-_FILES = "config.yaml|metrics.csv|done|(last|previous).ckpt(.sha256)?".replace(".", r"\.")
+_FILES = "config.yaml|metrics.csv|done|(validation|test).json|(last|previous).ckpt(.sha256)?".replace(".", r"\.")
 _MODEL = r"/(model\.safetensors|config\.json)"
 _TREE = re.compile(
-    rf"config\.yaml|metrics\.csv|done|checkpoints(/(last|previous)\.ckpt(\.sha256)?)?|(\.model\.previous|model)({_MODEL})?"
+    rf"config\.yaml|metrics\.csv|done|(validation|test)\.json|checkpoints(/(last|previous)\.ckpt(\.sha256)?)?|(\.model\.previous|model)({_MODEL})?"
     r"|tensorboard(/(events\.out\.tfevents\.[^/]+|hparams\.yaml))?"
     rf"|(checkpoints/)?\.({_FILES})\.[0-9a-f]+\.partial(\.\w+)?|\.model\.[0-9a-f]+\.partial({_MODEL})?"
 )

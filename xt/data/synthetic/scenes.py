@@ -47,7 +47,7 @@ def write_dataset(
     size: int,
     seed: int,
     overwrite: bool = False,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write ``train``, ``validation`` and ``test`` scenes; finished ones are kept, so the same command goes on.
 
@@ -57,7 +57,7 @@ def write_dataset(
         size: Rows and columns of a scene.
         seed: The same seed gives the same files.
         overwrite: Replace data made with other parameters; nothing but that may be in the folder.
-        progress: Called with a line for each scene.
+        progress: Called with scenes done and scenes in all.
 
     Raises:
         OutputError: If the folder holds other data or cannot be written.
@@ -146,7 +146,7 @@ def _remove_dataset(out: Path, parameters: Parameters) -> None:
             path.unlink()
 
 
-def _write_scenes(out: Path, parameters: Parameters, progress: Callable[[str], None]) -> None:
+def _write_scenes(out: Path, parameters: Parameters, progress: Callable[[int, int], None]) -> None:
     rows: dict[str, list[list[Any]]] = {split: [] for split in SHARES}
     for index, (split, scene_id) in enumerate(parameters.scene_ids()):
         world = make_world(parameters.size, parameters.size, parameters.seed * 100_000 + index)
@@ -154,7 +154,7 @@ def _write_scenes(out: Path, parameters: Parameters, progress: Callable[[str], N
             write_shoreline(out / "shoreline" / f"{scene_id}_shoreline.npy", shoreline(world))
             _write_scene(out / split / scene_id, world)
         rows[split] += label_rows(world, scene_id)
-        progress(f"{split}/{scene_id}: {index + 1} of {parameters.scenes}")
+        progress(index + 1, parameters.scenes)
     for split in SHARES:
         _write_labels(out / f"{split}.csv", rows[split])
 

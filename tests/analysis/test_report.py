@@ -1,0 +1,108 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from xt.analysis import report
+from xt.cli.main import main
+from xt.data.labels import LabelTable, write_predictions
+from xt.data.synthetic.scenes import COLUMNS
+
+
+def run_folder(path: Path, loss: float) -> Path:
+    path.mkdir(parents=True)
+    rows = [f"{step},train/loss,{loss / (step + 1)}" for step in range(60)]
+    rows += ["29,val/aggregate,0.25", "59,val/aggregate,0.5"]
+    (path / "metrics.csv").write_text("\n".join(["step,name,value", *rows]) + "\n")
+    (path / "test.json").write_text(json.dumps({"test/aggregate": 0.5, "test/fishing_fscore": loss / 10}))
+    return path
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> dict[str, Path]:
+    raster, labels, points = tmp_path / "s1.tif", tmp_path / "labels.csv", tmp_path / "s1.csv"
+    with rasterio.open(raster, "w", driver="GTiff", count=1, height=90, width=120, dtype="float32", nodata=-9) as out:
+        out.write(np.random.default_rng(0).normal(-15, 2, (1, 90, 120)).astype(np.float32))
+    objects = [("20", "30", "True", "True"), ("60", "100", "True", "False"), ("80", "10", "False", "")]
+    lines = [
+        ",".join(
+            {"detect_scene_row": row, "detect_scene_column": col, "is_vessel": vessel, "is_fishing": fishing,
+             "scene_id": "s1", "confidence": "HIGH", "detect_lat": "0", "detect_lon": "0",
+             "distance_from_shore_km": "9", "detect_id": f"s1_{row}"}.get(column, "") for column in COLUMNS
+        ) for row, col, vessel, fishing in objects
+    ]  # fmt: skip
+    labels.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    found = LabelTable.build(
+        2, row=np.array([21.0, 5]), column=np.array([30.0, 5]), scene_id=np.full(2, "s1"), is_vessel=np.ones(2),
+        is_fishing=np.array([1.0, 0]), vessel_length_m=np.full(2, 50.0), score=np.full(2, 200.0),
+    )  # fmt: skip
+    write_predictions(points, found)
+    return {"scene": raster, "points": points, "labels": labels}
+
+
+def test_pictures_and_the_table(tmp_path: Path, scene: dict[str, Path], capsys: pytest.CaptureFixture[str]):
+    runs = [str(run_folder(tmp_path / name, loss)) for name, loss in (("with", 8.0), ("without", 5.0))]
+    options = [each for key, path in scene.items() for each in (f"--{key}", str(path))]
+    assert main(["report", *runs, "-o", str(tmp_path / "out"), *options]) == 0
+    assert "fishing_fscore        with 0.800  without 0.500" in capsys.readouterr().out
+    pictures = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in pictures] == ["losses.png", "scenes.png", "scores.png"]
+    for path in pictures:
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert pixels.std() > 10
+
+
+def test_scene_picture_shows_what_is_there_and_what_was_found(
+    scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    figures = []
+    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    from xt.data.labels import read_labels, read_predictions
+
+    found, truth = read_predictions(scene["points"]), read_labels(scene["labels"])
+    report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
+    axis = figures[0].axes[0]
+    assert axis.get_title() == "1 of 3 objects found, 1 false alarms"
+    drawn = [tuple(place) for each in axis.collections for place in np.asarray(each.get_offsets())]
+    assert sorted(drawn) == sorted([(30, 20), (100, 60), (10, 80), (30, 21), (5, 5)])
+    there_and_fishing = axis.collections[0]
+    assert np.asarray(there_and_fishing.get_offsets()).tolist() == [[30, 20]]
+
+
+def test_fishing_had_for_nothing(scene: dict[str, Path]):
+    from xt.data.labels import read_labels
+
+    assert report.for_nothing(read_labels(scene["labels"])) == {"fishing_fscore": pytest.approx(2 / 3)}
+
+
+def test_curves_are_means_over_steps(tmp_path: Path):
+    series = report.read_metrics(run_folder(tmp_path / "a", 1.0))
+    assert series["val/aggregate"][0].tolist() == [29, 59]
+    assert series["train/loss"][1][:2].tolist() == [1.0, 0.5]
+    steps, values = report._smooth(*series["train/loss"])
+    assert steps[0] == 2
+    assert values[0] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("metrics.csv", "no metrics.csv"), ("test.json", "run xt eval .* --split test first")],
+)
+def test_a_run_without_results_says_what_to_do(
+    tmp_path: Path, missing: str, message: str, capsys: pytest.CaptureFixture[str]
+):
+    run = run_folder(tmp_path / "a", 1.0)
+    (run / missing).unlink()
+    assert main(["report", str(run), "-o", str(tmp_path / "out")]) == 3
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_scene_without_points_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = run_folder(tmp_path / "a", 1.0)
+    assert main(["report", str(run), "-o", str(tmp_path / "out"), "--scene", "x.tif"]) == 2
+    assert "give all three" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,180 @@
+"""Pictures of runs: loss curves, scores side by side, and a scene with what is there and what was found."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+
+from xt.data.geotiff import PLAIN, open_raster
+from xt.data.labels import LabelTable
+from xt.errors import InputError
+from xt.files import replacing
+from xt.metrics.xview3 import match
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+Series = dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
+"""Logged name → steps and values."""
+SHOWN_PIXELS = 1600
+"""A scene is drawn at most this large; overviews or every n-th pixel are read."""
+COLOURS = {"fishing": "tab:red", "vessel": "tab:cyan", "other": "gold"}
+
+
+def read_metrics(run: Path) -> Series:
+    """Read ``metrics.csv`` of a run folder.
+
+    Raises:
+        InputError: If there is none.
+    """
+    path = run / "metrics.csv"
+    if not path.is_file():
+        raise InputError(f"{run} has no metrics.csv; give a run folder of xt train")
+    rows: dict[str, list[tuple[int, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+    return {name: (np.array([s for s, _ in each]), np.array([v for _, v in each])) for name, each in rows.items()}
+
+
+def read_scores(run: Path, split: str) -> dict[str, float]:
+    """Read what ``xt eval RUN --split SPLIT`` wrote.
+
+    Raises:
+        InputError: If it was not run.
+    """
+    path = run / f"{split}.json"
+    if not path.is_file():
+        raise InputError(f"{run} has no {path.name}; run xt eval {run} --split {split} first")
+    scores: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return {name.partition("/")[2]: float(value) for name, value in scores.items()}
+
+
+def for_nothing(labels: LabelTable) -> dict[str, float]:
+    """Scores of calling every vessel fishing, which needs no model: ``fishing_fscore`` alone."""
+    known = (labels.is_vessel == 1) & ~np.isnan(labels.is_fishing) & (labels.confidence != "LOW")
+    share = float(np.mean(labels.is_fishing[known])) if known.any() else 0.0
+    return {"fishing_fscore": 2 * share / (1 + share)}
+
+
+def plot_curves(runs: Sequence[Path], out: Path) -> None:
+    """Draw the training losses, smoothed, one panel for each, and the validation metrics; one line for each run."""
+    series = {run.name: read_metrics(run) for run in runs}
+    names = sorted({name for each in series.values() for name in each}, key=lambda name: (name[:3] == "val", name))
+    columns = min(len(names), 4)
+    figure, axes = _grid(len(names), columns)
+    for axis, name in zip(axes, names, strict=True):
+        for label, each in series.items():
+            if name in each:
+                steps, values = each[name]
+                axis.plot(*_smooth(steps, values), label=label, marker="." if name.startswith("val") else None)
+        axis.set_title(name)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    _save(figure, out)
+
+
+def plot_scores(
+    scores: Mapping[str, Mapping[str, float]], out: Path, reference: Mapping[str, float] | None = None
+) -> None:
+    """Draw scores as bars.
+
+    Args:
+        scores: Run → metric → value in 0..1.
+        out: PNG.
+        reference: Metric → what is had for nothing, drawn as a line.
+    """
+    names = [name for name in next(iter(scores.values())) if name != "aggregate"]
+    figure, axis = plt.subplots(figsize=(1.5 + 1.6 * len(names), 4.2), layout="constrained")
+    width = 0.8 / len(scores)
+    for index, (label, values) in enumerate(scores.items()):
+        places = np.arange(len(names)) + (index - (len(scores) - 1) / 2) * width
+        bars = axis.bar(places, [values[name] for name in names], width, label=label)
+        axis.bar_label(bars, fmt="%.2f", fontsize=8)
+    for name in set(reference or {}) & set(names):
+        place, value = names.index(name), (reference or {})[name]
+        axis.hlines(value, place - 0.45, place + 0.45, colors="black", linestyles="dashed", label="had for nothing")
+    axis.set_xticks(range(len(names)), names)
+    axis.set_ylim(0, 1.08)
+    figure.legend(loc="outside upper center", ncols=len(scores) + 1)
+    _save(figure, out)
+
+
+def plot_scenes(rasters: Mapping[str, Path], found: LabelTable, truth: LabelTable, out: Path) -> None:
+    """Draw scenes side by side, with circles where objects are and crosses where they were found.
+
+    Colours tell fishing vessels, other vessels and other objects; a cross of another colour than its circle is a
+    mistake in kind, one without a circle a false alarm, a circle without a cross a miss.
+
+    Args:
+        rasters: Scene → a raster of it, whose first band is drawn.
+        found: Predictions.
+        truth: Labels.
+        out: PNG.
+    """
+    figure, axes = plt.subplots(1, len(rasters), figsize=(6.5 * len(rasters), 7.4), layout="constrained", squeeze=False)
+    for axis, (name, path) in zip(axes.flat, rasters.items(), strict=True):
+        _draw_scene(axis, path, found.scene(name), truth.scene(name))
+    handles = [
+        plt.Line2D([], [], color=colour, marker=marker, linestyle="", fillstyle="none", label=f"{what}: {kind}")
+        for marker, what in (("o", "there"), ("+", "found"))
+        for kind, colour in COLOURS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)
+    _save(figure, out)
+
+
+def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable) -> None:
+    with open_raster(raster, PLAIN) as dataset:
+        scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
+        shape = (max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale)))
+        pixels = dataset.read(1, out_shape=shape, masked=True).astype(np.float64)
+    low, high = np.percentile(pixels.compressed(), (1, 99.7)) if pixels.count() else (0, 1)
+    axis.imshow(pixels.filled(low), cmap="gray", vmin=low, vmax=high)
+    for table, marker, size in ((truth, "o", 170), (found, "+", 80)):
+        kinds = _kinds(table)
+        for kind, colour in COLOURS.items():
+            mine = kinds == kind
+            style: dict[str, Any] = {"facecolors": "none", "edgecolors": colour} if marker == "o" else {"c": colour}
+            places = (table.column[mine] / scale, table.row[mine] / scale)
+            axis.scatter(*places, s=size, marker=marker, linewidths=1.5, **style)
+    hits = len(match(found, truth)[0])
+    axis.set_title(f"{hits} of {len(truth)} objects found, {len(found) - hits} false alarms")
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _kinds(table: LabelTable) -> npt.NDArray[np.str_]:
+    vessel, fishing = table.is_vessel == 1, table.is_fishing == 1
+    return np.where(vessel & fishing, "fishing", np.where(vessel, "vessel", "other"))
+
+
+def _smooth(
+    steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    width = max(1, len(values) // 20)
+    if len(values) < 40:
+        return steps, values
+    mean = np.convolve(values, np.full(width, 1 / width), mode="valid")
+    return steps[width - 1 :], mean
+
+
+def _grid(num: int, columns: int) -> tuple[Any, list[Any]]:
+    rows = -(-num // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.6 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[num:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:num])
+
+
+def _save(figure: Any, out: Path) -> None:
+    with replacing(out) as partial:
+        figure.savefig(partial, dpi=100)
+    plt.close(figure)

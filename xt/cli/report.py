@@ -1,0 +1,56 @@
+"""``xt report``: pictures of runs and of what a model found in a scene."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``xt report``."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of xt train, to be compared")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument("--split", choices=["validation", "test"], default="test", help="scores to compare (test)")
+    parser.add_argument("--scene", type=Path, nargs="+", metavar="IMAGE", help="rasters or folders of scenes to draw")
+    parser.add_argument("--points", type=Path, nargs="+", metavar="CSV", help="what xt predict found in them")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="labels, of these scenes and others")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``xt report``; return the exit code."""
+    from xt.errors import EXIT_OK, ConfigError
+
+    drawn = (args.scene, args.points)
+    if any(drawn) and not (all(drawn) and args.labels):
+        raise ConfigError("--scene, --points and --labels belong together; give all three")
+    from xt.analysis import report
+    from xt.data.labels import LabelTable, read_labels, read_predictions
+
+    labels = read_labels(args.labels) if args.labels else None
+    scores = {run.name: report.read_scores(run, args.split) for run in args.runs}
+    written = [args.output / "losses.png", args.output / "scores.png"]
+    report.plot_curves(args.runs, written[0])
+    report.plot_scores(scores, written[1], report.for_nothing(labels) if labels else {})
+    if args.scene:
+        assert labels is not None
+        found = LabelTable.concatenate([read_predictions(path) for path in args.points])
+        written.append(args.output / "scenes.png")
+        report.plot_scenes(dict(map(_raster, args.scene)), found, labels, written[-1])
+    width = max(map(len, scores))
+    for metric in next(iter(scores.values())):
+        row = "  ".join(f"{name:>{width}} {values.get(metric, float('nan')):.3f}" for name, values in scores.items())
+        print(f"{metric:18} {row}")
+    for path in written:
+        print(path)
+    return EXIT_OK
+
+
+def _raster(scene: Path) -> tuple[str, Path]:
+    """Name of a scene and the raster that is drawn of it."""
+    if not scene.is_dir():
+        return scene.stem, scene
+    from xt.errors import InputError
+
+    bands = [scene / f"{band}.tif" for band in ("VV_dB", "VH_dB")]
+    for band in bands:
+        if band.is_file():
+            return scene.name, band
+    raise InputError(f"--scene {scene}: has no {bands[0].name}; give a GeoTIFF or the folder of an xView3 scene")
