@@ -2,15 +2,19 @@
 # From nothing to pictures: installs into .venv, makes synthetic radar scenes, trains with context and without, predicts
 # a scene that was not trained on, scores and draws. Run it again after a kill and it goes on; done work is not repeated.
 #
-#   ./scripts/quickstart.sh [FOLDER] [--seed N]       FOLDER is runs/quickstart by default
+#   ./scripts/quickstart.sh [FOLDER] [--seed N] [--scenes N] [-- KEY VALUE …]
+#
+# FOLDER is runs/quickstart by default; what stands behind -- overrides the config, such as --trainer.max_epochs 12.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=runs/quickstart seed=1
+out=runs/quickstart seed=1 scenes=300
 while (($#)); do
     case $1 in
     --seed) seed=${2:?--seed needs a number}; shift 2 ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --scenes) scenes=${2:?--scenes needs a number}; shift 2 ;;
+    --) shift; break ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "quickstart: unknown option $1; see --help" >&2; exit 2 ;;
     *) out=$1; shift ;;
     esac
@@ -25,15 +29,15 @@ config=configs/xview3_demo.yaml data=$out/data
 mkdir -p "$out"
 
 step "1/4 synthetic scenes: in half of them vessels fish around a dark film, several regions away"
-if [[ ! -f $out/.scenes ]]; then
-    xt synth xview3 "$data" --scenes 300 --size 512 --seed 5
-    touch "$out/.scenes"
+if [[ $(cat "$out/.scenes" 2>/dev/null) != "$scenes" ]]; then
+    xt synth xview3 "$data" --scenes "$scenes" --size 512 --seed 5
+    echo "$scenes" >"$out/.scenes"
 fi
 
 step "2/4 training with context (log here) and, beside it, without (log in $out/no_context.log)"
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1))
-common=(--data.root "$data" --seed_everything "$seed")
+common=(--data.root "$data" --seed_everything "$seed" "$@")
 xt train $config "${common[@]}" --run_dir "$out/no_context" --model.model.context Identity >"$out/no_context.log" 2>&1 &
 other=$!
 trap 'kill "$other" 2>/dev/null || true' EXIT
@@ -46,9 +50,9 @@ for name in context no_context; do
     [[ $out/$name/test.json -nt $out/$name/model/config.json ]] ||
         xt eval "$out/$name" --split test --data.root "$data" >"$out/$name.txt"
 done
-mapfile -t scenes < <(find "$data/test" -mindepth 1 -maxdepth 1 -type d | sort | head -n 2)
+mapfile -t folders < <(find "$data/test" -mindepth 1 -maxdepth 1 -type d | sort | head -n 2)
 predicted=$out/predicted points=()
-for scene in "${scenes[@]}"; do
+for scene in "${folders[@]}"; do
     name=$(basename "$scene")
     mkdir -p "$predicted"
     [[ $predicted/$name.tif -nt $out/context/model/config.json ]] ||
@@ -56,10 +60,10 @@ for scene in "${scenes[@]}"; do
     points+=("$predicted/$name.csv")
 done
 echo "score of $name alone:"
-xt score "${points[1]}" "$data/test.csv" --shoreline "$data/shoreline" --scene "$name"
+xt score "${points[-1]}" "$data/test.csv" --shoreline "$data/shoreline" --scene "$name"
 
 step "4/4 pictures"
-xt report "$out/context" "$out/no_context" -o "$out/pictures" --scene "${scenes[@]}" --points "${points[@]}" \
+xt report "$out/context" "$out/no_context" -o "$out/pictures" --scene "${folders[@]}" --points "${points[@]}" \
     --labels "$data/test.csv"
 
 cat <<END

@@ -122,6 +122,15 @@ def test_fishing_cannot_be_told_from_the_vessel_and_its_region_but_from_films_fa
     assert auc(-distance, fishing) > 0.95
 
 
+def test_a_smaller_region_makes_a_denser_world(tmp_path: Path):
+    for region in ("64", "32"):
+        argv = ["synth", "xview3", str(tmp_path / region), "--scenes", "3", "--size", "600", "--region", region]
+        assert main(argv) == 0
+    dense, sparse = (len(read_labels(tmp_path / region / "train.csv")) for region in ("32", "64"))
+    assert dense > 2 * sparse
+    assert main(["synth", "xview3", str(tmp_path / "64"), "--scenes", "3", "--size", "600", "--region", "32"]) == 2
+
+
 def test_vessels_keep_apart():
     things = make_world(1500, 1500, 2).objects
     place = np.stack([things.row, things.column], 1)[things.kind == 1]

@@ -19,7 +19,7 @@ from scipy import ndimage
 from xt.data.labels import NO_SHORE_KM
 from xt.data.shoreline import write_shoreline
 from xt.data.synthetic.radar import BAND_ROWS, NODATA, SEA_DB, collar, scene_rows
-from xt.data.synthetic.world import CELL, COARSE, PIXEL_M, World, make_world
+from xt.data.synthetic.world import CELL, COARSE, PIXEL_M, REGION, World, make_world
 from xt.errors import OutputError
 from xt.files import locked, remove_partials, replacing, replacing_folder
 
@@ -48,6 +48,7 @@ def write_dataset(
     seed: int,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    region: int = REGION,
 ) -> None:
     """Write ``train``, ``validation`` and ``test`` scenes; finished ones are kept, so the same command goes on.
 
@@ -58,6 +59,7 @@ def write_dataset(
         seed: The same seed gives the same files.
         overwrite: Replace data made with other parameters; nothing but that may be in the folder.
         progress: Called with scenes done and scenes in all.
+        region: Pixels of the regions between which context is needed; a smaller one makes a denser world.
 
     Raises:
         OutputError: If the folder holds other data or cannot be written.
@@ -65,8 +67,9 @@ def write_dataset(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out):
-            _prepare(out, Parameters(num_scenes, size, seed), overwrite)
-            _write_scenes(out, Parameters(num_scenes, size, seed), progress)
+            parameters = Parameters(num_scenes, size, seed, region)
+            _prepare(out, parameters, overwrite)
+            _write_scenes(out, parameters, progress)
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}; finished scenes are kept") from error
 
@@ -79,11 +82,13 @@ class Parameters:
         scenes: In all splits together.
         size: Rows and columns of a scene.
         seed: Of the worlds.
+        region: Pixels of a region, the unit of the distances in a world.
     """
 
     scenes: int
     size: int
     seed: int
+    region: int = REGION
 
     @classmethod
     def read(cls, path: Path) -> "Parameters":
@@ -149,7 +154,7 @@ def _remove_dataset(out: Path, parameters: Parameters) -> None:
 def _write_scenes(out: Path, parameters: Parameters, progress: Callable[[int, int], None]) -> None:
     rows: dict[str, list[list[Any]]] = {split: [] for split in SHARES}
     for index, (split, scene_id) in enumerate(parameters.scene_ids()):
-        world = make_world(parameters.size, parameters.size, parameters.seed * 100_000 + index)
+        world = make_world(parameters.size, parameters.size, parameters.seed * 100_000 + index, parameters.region)
         if not (out / split / scene_id).exists():
             write_shoreline(out / "shoreline" / f"{scene_id}_shoreline.npy", shoreline(world))
             _write_scene(out / split / scene_id, world)
