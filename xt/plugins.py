@@ -36,12 +36,14 @@ BUILTINS: dict[str, dict[str, str]] = {
         "UNet": "xt.models.decoders.unet:UNet",
     },
     "tasks": {
+        "ContextTraining": "xt.training.context:ContextTraining",
         "ImageClassification": "xt.training.classification:ImageClassification",
         "PointDetection": "xt.training.detection:PointDetection",
         "SemanticSegmentation": "xt.training.segmentation:SemanticSegmentation",
     },
     "data_modules": {
         "ImageFolderData": "xt.data.image_folder:ImageFolderData",
+        "TokenData": "xt.data.tokens:TokenData",
         "RasterPairsData": "xt.data.raster_pairs:RasterPairsData",
         "XView3Data": "xt.data.xview3:XView3Data",
     },

@@ -62,6 +62,32 @@ def detection_targets(points: LabelTable, height: int, width: int) -> dict[str, 
     return {"center": center[None], "vessel": vessel[None], "fishing": fishing[None], "length": length[None]}
 
 
+def cell_targets(points: LabelTable, height: int, width: int, stride: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Tell what the cells of a coarse map hold.
+
+    Args:
+        points: Objects, in pixels of the image.
+        height: Rows of the map.
+        width: Columns of the map.
+        stride: Pixels per cell.
+
+    Returns:
+        ``holds`` a vessel, ``asked``: it is known whether one fishes, ``fishing``: one does; each ``(1, h, w)`` float32
+        of 0 and 1.
+    """
+    cells = {name: np.zeros((1, height, width), np.float32) for name in ("holds", "asked", "fishing")}
+    vessel = (points.is_vessel == 1) & (points.confidence != "LOW")
+    rows, cols = np.rint(points.row).astype(int) // stride, np.rint(points.column).astype(int) // stride
+    vessel &= (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+    for name, mine in (
+        ("holds", vessel),
+        ("asked", vessel & ~np.isnan(points.is_fishing)),
+        ("fishing", vessel & (points.is_fishing == 1)),
+    ):
+        cells[name][0, rows[mine], cols[mine]] = 1
+    return cells
+
+
 def _setter(value: float) -> Callable[[Array, Array], Array]:
     return lambda old, mask: np.where(mask, value, old)
 

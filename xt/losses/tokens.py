@@ -28,18 +28,33 @@ class TokenLoss(nn.Module):
 
     def forward(self, mixed: Tensor, targets: dict[str, Tensor]) -> Tensor:
         """Compute the loss of mixed maps ``(B, channels, h, w)`` against detection targets ``(B, 1, H, W)``."""
-        vessel, fishing = self.head(mixed).float().split(1, dim=1)
         place = (targets["center"] == CENTER_SCALE) & (targets["vessel"] == 1) & targets["valid"]
-        holds = self._cells(place, vessel)
-        seen = self._cells(targets["valid"], vessel)
-        bce = F.binary_cross_entropy_with_logits(vessel, holds, reduction="none")
-        weight = seen * (1 + (self.positive_weight - 1) * holds)
+        pixels = {
+            "holds": place,
+            "asked": place & (targets["fishing"] != IGNORE),
+            "fishing": place & (targets["fishing"] == 1),
+            "seen": targets["valid"],
+        }
+        return self.of_cells(
+            self.head(mixed).float(), {name: self._cells(each, mixed) for name, each in pixels.items()}
+        )
+
+    def of_cells(self, logits: Tensor, cells: dict[str, Tensor]) -> Tensor:
+        """Compute the loss of the head's output ``(B, 2, h, w)``, vessel and fishing.
+
+        Args:
+            logits: Of the cells.
+            cells: ``holds``, ``asked``, ``fishing``, ``seen``: ``(B, 1, h, w)`` of 0 and 1
+                (:func:`xt.data.targets.cell_targets`).
+        """
+        vessel, fishing = logits[:, :1], logits[:, 1:]
+        bce = F.binary_cross_entropy_with_logits(vessel, cells["holds"], reduction="none")
+        weight = cells["seen"] * (1 + (self.positive_weight - 1) * cells["holds"])
         loss = (bce * weight).sum() / weight.sum().clamp(min=1)
-        asked = self._cells(place & (targets["fishing"] != IGNORE), fishing)
-        truth = self._cells(place & (targets["fishing"] == 1), fishing)
-        bce = F.binary_cross_entropy_with_logits(fishing, truth, reduction="none")
+        asked = cells["asked"] * cells["seen"]
+        bce = F.binary_cross_entropy_with_logits(fishing, cells["fishing"], reduction="none")
         return self.weight * (loss + (bce * asked).sum() / asked.sum().clamp(min=1))
 
     def _cells(self, pixels: Tensor, like: Tensor) -> Tensor:
         bottom, right = (n * self.stride - m for n, m in zip(like.shape[-2:], pixels.shape[-2:], strict=True))
-        return F.max_pool2d(F.pad(pixels.to(like.dtype), (0, right, 0, bottom)), self.stride)
+        return F.max_pool2d(F.pad(pixels.float(), (0, right, 0, bottom)), self.stride)

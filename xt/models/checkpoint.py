@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from xt.models.xt import XT
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+PARTS = ("region_encoder", "context", "decoder", "heads")
+"""Of a model, by the names that ``init_parts`` takes."""
 
 
 def file_sha256(path: Path) -> str:
@@ -100,6 +103,16 @@ def find_model(path: Path) -> Path:
     raise CheckpointError(f"model {path} {what}; give a run folder of xt train or a model folder")
 
 
+def encoder_sha256(model: XT, metadata: ModelMetadata) -> str:
+    """Return the SHA-256 of a model's region encoder and of how its input is made: what tokens depend on."""
+    fed = [model.region_encoder.spec(), metadata.bands, metadata.mean, metadata.std]
+    digest = hashlib.sha256(json.dumps(fed, sort_keys=True).encode())
+    for name, value in sorted(model.region_encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
     """Load weights strictly.
 
@@ -118,6 +131,22 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], source:
         listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:5])}" for what, keys in problems.items() if keys)
         raise CheckpointError(f"{source} does not fit the model: {listed}")
     model.load_state_dict(state)
+
+
+def load_parts(model: XT, source: str, parts: Sequence[str]) -> None:
+    """Load weights of some parts of a saved model.
+
+    Args:
+        model: Its parts must be those of the saved one.
+        source: Model folder or run folder.
+        parts: Of :data:`PARTS`.
+
+    Raises:
+        CheckpointError: If the model is missing or damaged or a part does not fit; names the part.
+    """
+    saved, _ = load_model(source)
+    for part in parts:
+        load_weights(getattr(model, part), getattr(saved, part).state_dict(), f"{source}: {part}")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -193,6 +193,23 @@ class XT(nn.Module):
         grid, flags = self._grid(image, valid)
         return self._mix(self._encode(image, grid, flags), grid, flags)
 
+    def mix(self, last: Tensor, grid: RegionGrid, exists: Sequence[tuple[bool, ...]] | None = None) -> Tensor:
+        """Add to the last-stage map what the context encoder says.
+
+        Args:
+            last: ``(B, channels, padded H / stride, padded W / stride)``.
+            grid: Regions of the image.
+            exists: One flag per region for each image; None if all do.
+        """
+
+        def mixed(features: Tensor, layout: TokenLayout) -> Tensor:
+            if not layout.num_existing:
+                return torch.zeros_like(features)
+            return to_map(self.context(features, layout), layout)
+
+        flags = None if exists is None or all(all(each) for each in exists) else list(exists)
+        return last + self._per_layout(last, grid, flags, mixed).to(last.dtype)
+
     def reduce(
         self, image: Tensor, pyramid: Sequence[Tensor], targets: Maps, fn: Callable[[Maps, Maps], Tensor]
     ) -> Tensor:
@@ -250,13 +267,7 @@ class XT(nn.Module):
         return [stitch(each, grid) for each in maps]
 
     def _mix(self, pyramid: list[Tensor], grid: RegionGrid, flags: list[tuple[bool, ...]] | None) -> list[Tensor]:
-        def mix(features: Tensor, layout: TokenLayout) -> Tensor:
-            if not layout.num_existing:
-                return torch.zeros_like(features)
-            return to_map(self.context(features, layout), layout)
-
-        last = pyramid[-1]
-        return [*pyramid[:-1], last + self._per_layout(last, grid, flags, mix).to(last.dtype)]
+        return [*pyramid[:-1], self.mix(pyramid[-1], grid, flags)]
 
     def _pool(self, features: Tensor, layout: TokenLayout) -> Tensor:
         if not layout.num_existing:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from xt.errors import ModelError
+from xt.models.checkpoint import PARTS
 from xt.models.factory import ModelConfig
 from xt.training.task import TrainingTask
 
@@ -21,6 +22,8 @@ class ImageClassification(TrainingTask):
         lr: Highest learning rate.
         weight_decay: Of AdamW.
         warmup_steps: Steps over which the learning rate rises.
+        init_from: Run folder or model folder whose weights the training starts from.
+        init_parts: Parts whose weights are taken.
     """
 
     kind = "classification"
@@ -34,8 +37,10 @@ class ImageClassification(TrainingTask):
         lr: float = 1e-4,
         weight_decay: float = 0.05,
         warmup_steps: int = 100,
+        init_from: str | None = None,
+        init_parts: tuple[str, ...] = PARTS,
     ) -> None:
-        super().__init__(model, lr, weight_decay, warmup_steps)
+        super().__init__(model, lr, weight_decay, warmup_steps, init_from, init_parts)
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.build({"label": num_classes})
         self.top1 = MulticlassAccuracy(num_classes, average="micro")

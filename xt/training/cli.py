@@ -65,6 +65,8 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
         print(f"{folder} is complete; raise --trainer.max_epochs or max_steps to go on, --fresh trains anew")
         return
     _check_data(cli)  # before anything is written or removed
+    if checkpoint is None:
+        cli.model.start()
     if fresh:
         ownership.clear(folder)
     elif checkpoint or (folder / "metrics.csv").exists():

@@ -9,6 +9,7 @@ from xt.losses.detection import DetectionLoss, PointLoss
 from xt.losses.tokens import TokenLoss
 from xt.metrics.points import Candidates, Thresholds, find_candidates, scaled, tune
 from xt.metrics.xview3 import XView3Score, score
+from xt.models.checkpoint import PARTS
 from xt.models.factory import ModelConfig
 from xt.training.task import TrainingTask
 
@@ -26,6 +27,8 @@ class PointDetection(TrainingTask):
         lr: Highest learning rate.
         weight_decay: Of AdamW.
         warmup_steps: Steps over which the learning rate rises.
+        init_from: Run folder or model folder whose weights the training starts from.
+        init_parts: Parts whose weights are taken.
     """
 
     kind = "point-detection"
@@ -39,8 +42,10 @@ class PointDetection(TrainingTask):
         lr: float = 2e-4,
         weight_decay: float = 1e-4,
         warmup_steps: int = 100,
+        init_from: str | None = None,
+        init_parts: tuple[str, ...] = PARTS,
     ) -> None:
-        super().__init__(model, lr, weight_decay, warmup_steps)
+        super().__init__(model, lr, weight_decay, warmup_steps, init_from, init_parts)
         self.loss = loss or DetectionLoss()
         self.build(HEADS, self.loss.biases())
         encoder = self.model.region_encoder

@@ -8,6 +8,7 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 from xt.errors import ModelError
 from xt.losses.base import TileLoss
 from xt.losses.segmentation import SegmentationLoss
+from xt.models.checkpoint import PARTS
 from xt.models.factory import ModelConfig
 from xt.training.task import TrainingTask
 
@@ -23,6 +24,8 @@ class SemanticSegmentation(TrainingTask):
         lr: Highest learning rate.
         weight_decay: Of AdamW.
         warmup_steps: Steps over which the learning rate rises.
+        init_from: Run folder or model folder whose weights the training starts from.
+        init_parts: Parts whose weights are taken.
     """
 
     kind = "semantic-segmentation"
@@ -37,8 +40,10 @@ class SemanticSegmentation(TrainingTask):
         lr: float = 2e-4,
         weight_decay: float = 1e-4,
         warmup_steps: int = 100,
+        init_from: str | None = None,
+        init_parts: tuple[str, ...] = PARTS,
     ) -> None:
-        super().__init__(model, lr, weight_decay, warmup_steps)
+        super().__init__(model, lr, weight_decay, warmup_steps, init_from, init_parts)
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.loss = loss or SegmentationLoss(ignore_index)
         self.build({"mask": num_classes})

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from xt.data.base import DataModule
-from xt.errors import ConfigError, ModelError, TrainingError, at_least
+from xt.errors import ConfigError, ModelError, TrainingError, at_least, nearest
+from xt.models.checkpoint import PARTS, load_parts
 from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata, Task
 
@@ -18,22 +19,35 @@ class TrainingTask(LightningModule):
     """A model with its loss and metrics. Subclasses set ``kind``, ``monitor`` and call :meth:`build`.
 
     Args:
-        model: Parts of the model.
+        model: Parts of the model; None if the task builds it otherwise.
         lr: Highest learning rate.
         weight_decay: Of AdamW.
         warmup_steps: Steps over which the learning rate rises; it then falls to 0 along a cosine.
+        init_from: Run folder or model folder whose weights the training starts from.
+        init_parts: Parts whose weights are taken.
     """
 
     kind: Task
     monitor: str
     """Logged metric by which the best model is chosen; higher is better."""
 
-    def __init__(self, model: ModelConfig, lr: float, weight_decay: float, warmup_steps: int) -> None:
+    def __init__(
+        self,
+        model: ModelConfig | None,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        init_from: str | None = None,
+        init_parts: tuple[str, ...] = PARTS,
+    ) -> None:
         super().__init__()
         if not lr > 0:
             raise ConfigError(f"model.init_args.lr is {lr}; it must be above 0")
         at_least(0, "model.init_args", weight_decay=weight_decay, warmup_steps=warmup_steps)
-        self.config = model
+        unknown = [part for part in init_parts if part not in PARTS]
+        if unknown:
+            raise ConfigError(f"model.init_args.init_parts: no part {unknown[0]!r}{nearest(unknown[0], PARTS)}")
+        self.config, self.init_from, self.init_parts = model, init_from, init_parts
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
 
     @property
@@ -50,6 +64,7 @@ class TrainingTask(LightningModule):
             heads: Name → channels.
             biases: Name → bias of all its channels.
         """
+        assert self.config is not None
         self.model = self.config.build(heads)
         for name, bias in (biases or {}).items():
             torch.nn.init.constant_(self.model.heads[name].bias, bias)  # type: ignore[arg-type]
@@ -69,6 +84,15 @@ class TrainingTask(LightningModule):
     def on_fit_start(self) -> None:
         """Check the data against the model."""
         self.check_data()
+
+    def start(self) -> None:
+        """Take the weights that a run begins with; a run that goes on has its own.
+
+        Raises:
+            CheckpointError: If the model to start from is missing or does not fit.
+        """
+        if self.init_from is not None:
+            load_parts(self.model, self.init_from, self.init_parts)
 
     def metadata(self) -> ModelMetadata:
         """What is saved beside the weights."""

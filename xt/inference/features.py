@@ -1,0 +1,99 @@
+"""Encodes a whole image into the tokens that a context encoder takes, a few regions at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from xt.data.geotiff import Pixels
+from xt.data.tokens import TokenFacts, read_facts
+from xt.errors import OutputError
+from xt.files import locked, replacing_all
+from xt.geometry.grid import RegionGrid
+from xt.inference.source import Source
+from xt.models.checkpoint import encoder_sha256
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+
+
+def encode_image(
+    model: XT,
+    metadata: ModelMetadata,
+    source: Source,
+    out: Path,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TokenFacts:
+    """Write the last-stage map of an image before the context, as ``OUT.npy`` and ``OUT.json``.
+
+    Regions without a valid pixel are not encoded and their tokens are 0. What is in memory is ``region_batch`` regions;
+    the map is a memory-mapped file. An image that was done with the same encoder is left as it is.
+
+    Args:
+        model: On its device, in evaluation mode.
+        metadata: Of the model.
+        source: The image.
+        out: Name without suffix.
+        overwrite: Replace tokens of another encoder.
+        progress: Called with regions done and regions in all.
+
+    Raises:
+        InputError: If the image cannot be read.
+        OutputError: If the output holds tokens of another encoder or cannot be written.
+    """
+    files = [out.with_name(f"{out.name}{suffix}") for suffix in (".npy", ".json")]
+    encoder = model.region_encoder
+    digest = encoder_sha256(model, metadata)
+    if all(file.exists() for file in files) and not overwrite:
+        done = read_facts(files[1])
+        if done.encoder == digest:
+            return done
+        raise OutputError(f"{files[0]} holds tokens of another model; --overwrite replaces them, or choose another -o")
+    grid = RegionGrid(source.height, source.width, encoder.region_size)
+    stride, channels = encoder.strides[-1], encoder.channels[-1]
+    facts = TokenFacts(
+        source.name, grid.height, grid.width, grid.region_size, stride, channels, (False,) * grid.num_regions, digest
+    )
+    with locked(files[1]), replacing_all(files) as (values, description):
+        tokens = np.lib.format.open_memmap(values, mode="w+", dtype=np.float16, shape=facts.shape)
+        exists = [False] * grid.num_regions
+        for start in range(0, grid.num_regions, model.region_batch):
+            chunk = range(start, min(start + model.region_batch, grid.num_regions))
+            kept, pixels = [], []
+            for region in chunk:
+                image, valid = _region(source, grid, region)
+                if valid:
+                    exists[region] = True
+                    kept.append(region)
+                    pixels.append(image)
+            if kept:
+                maps = _last_maps(model, np.stack(pixels))
+                for region, each in zip(kept, maps, strict=True):
+                    window = grid.window(region)
+                    row, col, side = window.row // stride, window.col // stride, window.height // stride
+                    tokens[:, row : row + side, col : col + side] = each
+            progress(chunk.stop, grid.num_regions)
+        tokens.flush()
+        del tokens
+        source.check_unchanged()
+        facts = TokenFacts(**{**facts.__dict__, "exists": tuple(exists)})
+        description.write_text(facts.to_json(), encoding="utf-8")
+    return facts
+
+
+def _region(source: Source, grid: RegionGrid, region: int) -> tuple[Pixels, bool]:
+    inside = grid.clipped(region)
+    values, valid = source.read(inside)
+    image = np.zeros((values.shape[0], grid.region_size, grid.region_size), np.float32)
+    image[:, : inside.height, : inside.width] = values
+    return image, bool(valid.any())
+
+
+def _last_maps(model: XT, pixels: Pixels) -> npt.NDArray[np.float16]:
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        last = model.region_encoder(torch.from_numpy(pixels).to(device))[-1]
+    halves: npt.NDArray[np.float16] = last.half().cpu().numpy()
+    return halves
