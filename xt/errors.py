@@ -90,7 +90,7 @@ def at_least(minimum: int, where: str, **values: float | None) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest known name, or the known names when none is near.
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or the known names (up to 12) when none is near.
 
     Args:
         name: What the user wrote.
@@ -100,4 +100,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if matches:
         return f"; did you mean {matches[0]!r}?"
-    return f"; known: {', '.join(names)}" if names else ""
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"; known: {', '.join(names[:12])}{more}" if names else ""

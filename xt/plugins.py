@@ -35,6 +35,11 @@ BUILTINS: dict[str, dict[str, str]] = {
         "Pooled": "xt.models.decoders.pooled:Pooled",
         "UNet": "xt.models.decoders.unet:UNet",
     },
+    "losses": {
+        "DetectionLoss": "xt.losses.detection:DetectionLoss",
+        "PaperDetectionLoss": "xt.losses.detection:PaperDetectionLoss",
+        "SegmentationLoss": "xt.losses.segmentation:SegmentationLoss",
+    },
     "tasks": {
         "ContextTraining": "xt.training.context:ContextTraining",
         "ImageClassification": "xt.training.classification:ImageClassification",

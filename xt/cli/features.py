@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from xt.cli.predict import numbers
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt features``."""
@@ -11,6 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", type=Path, required=True, help="run folder of xt train, or model folder")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")
+    parser.add_argument("--bands", type=numbers, metavar="1,2", help="bands of the image, 1-based")
+    parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 … (cuda if there is one)")
 
 
@@ -44,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             if not image.exists():
                 raise InputError(f"{image}: no such file")
-            encode_image(model, metadata, Source(image, metadata), args.output / name, args.overwrite)
+            source = Source(image, metadata, args.bands, args.nodata)
+            encode_image(model, metadata, source, args.output / name, args.overwrite)
         except InputError as error:
             print(f"xt: error: {error}", file=sys.stderr)
             failed += 1

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", type=Path, required=True, help="run folder of xt train, or model folder")
     parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
-    parser.add_argument("--bands", type=_numbers, metavar="1,2", help="bands of the image, 1-based")
+    parser.add_argument("--bands", type=numbers, metavar="1,2", help="bands of the image, 1-based")
     parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
     parser.add_argument("--tile", type=int, metavar="PX", help="side of a tile (the size the model was trained on)")
@@ -122,7 +122,8 @@ def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
     return outputs
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
+    """Read ``1,2``."""
     try:
         return tuple(int(each) for each in text.split(","))
     except ValueError:

@@ -6,6 +6,7 @@ What needs values or types is left to LightningCLI; here a misspelt key or class
 import ast
 import functools
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ TOP = (
     "lr_scheduler",
 )
 CLASS = ("class_path", "init_args", "dict_kwargs")
+LOSS = "losses"
 PARTS = {"region_encoder": "region_encoders", "context": "context_encoders", "decoder": "decoders"}
 SUPPLIED = ("self", "dim", "inputs")
 
@@ -48,7 +50,7 @@ def check_config(path: Path, overrides: list[str]) -> None:
         if not values.get(key):
             raise ConfigError(f"{path}: no {key}:; give one of {', '.join(plugins.names(kind))}, see configs/")
         _class(str(path), key, values[key], kind, open_names)
-    for each, after in zip(overrides, [*overrides[1:], "--"], strict=True):
+    for each, after in pairwise([*overrides, "--"]):
         if each.startswith("--"):
             name, equals, value = each.partition("=")
             if not equals and after.startswith("--"):
@@ -69,6 +71,8 @@ def _class(where: str, key: str, value: Any, kind: str, open_names: bool) -> Non
     arguments = value.get("init_args")
     if name in plugins.BUILTINS[kind]:
         _known(where, f"{key}.init_args", arguments, _parameters(plugins.BUILTINS[kind][name]))
+    if kind == "tasks" and isinstance(arguments, dict):
+        _class(where, f"{key}.init_args.loss", arguments.get("loss"), LOSS, open_names)
     if kind == "tasks" and isinstance(arguments, dict) and isinstance(arguments.get("model"), dict):
         model = arguments["model"]
         _known(where, f"{key}.init_args.model", model, _fields("xt.models.factory:ModelConfig"))
@@ -94,6 +98,8 @@ def _override(path: list[str], given: str, values: dict[str, Any], open_names: b
             raise ConfigError(f"{shown}: unknown key {key!r}{nearest(key, allowed)}")
         value = value.get(key) if isinstance(value, dict) else None
         kind = kinds.get(key) if depth == 0 else PARTS.get(key) if depth == 2 else None
+        if keys[: depth + 1] == ["model", "loss"]:
+            kind = LOSS
         if kind is not None and keys[depth + 1 :] in ([], ["class_path"]) and given.isidentifier():
             _class_name(shown, given, kind, open_names)
         if key == "trainer":
