@@ -7,6 +7,9 @@ from torch import Tensor
 
 from xt.errors import ModelError
 from xt.geometry.grid import TokenLayout
+from xt.models.context.base import ContextEncoder
+from xt.models.context.identity import Identity
+from xt.models.context.mamba import Mamba
 from xt.models.decoders.pooled import ClassToken, Pooled
 from xt.models.xt import XT, sincos_positions
 
@@ -93,6 +96,19 @@ def test_pooled_decoders_give_one_vector(decoder: type):
     assert model(x, valid)["label"].shape == (2, 5)
     alone = model(x[1:], valid[1:])["label"]
     torch.testing.assert_close(model(x, valid)["label"][1:], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("context", "name"), [(Mamba(16, depth=1), "Mamba"), (Identity(16), "Identity")])
+def test_class_token_that_sees_nothing_is_refused(context: ContextEncoder, name: str):
+    encoder = small_encoder()
+    layout = TokenLayout(2, 2, 2, num_extra=1)
+    x = torch.randn(1, 17, 16)
+    with torch.no_grad():
+        assert context(x, layout)[:, -1].equal(context(x * torch.tensor([*[-1.0] * 16, 1.0])[:, None], layout)[:, -1])
+    with pytest.raises(ModelError, match=f"context {name}: the class token.* take decoder Pooled"):
+        XT(encoder, context, ClassToken(decoder_inputs(encoder)), {"label": 5})
+    XT(encoder, context, Pooled(decoder_inputs(encoder)), {"label": 5})
+    XT(encoder, Mamba(16, depth=2), ClassToken(decoder_inputs(encoder)), {"label": 5})
 
 
 def test_positions_follow_the_formula():

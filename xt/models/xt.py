@@ -50,6 +50,11 @@ class ContextBlock(nn.Module):
         super().__init__()
         if encoder.dim % 4:
             raise ModelError(f"context_dim {encoder.dim} must be a multiple of 4 for 2-D positions")
+        if class_token and not encoder.last_sees:
+            raise ModelError(
+                f"context {type(encoder).__name__}: the class token, which comes last, sees no other; take decoder "
+                "Pooled, or a context that reaches it (Mamba: depth 2 or more, since its first layer runs backward)"
+            )
         self.input_proj = nn.Linear(channels, encoder.dim)
         self.encoder = encoder
         self.output_proj = nn.Linear(encoder.dim, channels) if project_back else None
@@ -242,11 +247,7 @@ class XT(nn.Module):
         }
 
     def _head_sizes(self) -> dict[str, int]:
-        sizes = {}
-        for name, head in self.heads.items():
-            assert isinstance(head, nn.Conv2d | nn.Linear)
-            sizes[name] = head.weight.shape[0]
-        return sizes
+        return {name: head.get_parameter("weight").shape[0] for name, head in self.heads.items()}
 
     def _grid(self, image: Tensor, valid: Tensor | None) -> tuple[RegionGrid, list[tuple[bool, ...]] | None]:
         if image.ndim != 4 or image.shape[1] != self.in_chans:

@@ -24,6 +24,11 @@ class ContextEncoder(nn.Module, Configurable, ABC):
 
     dim: int
 
+    @property
+    def last_sees(self) -> bool:
+        """Whether the last token sees any other, as a class token must."""
+        return True
+
     @abstractmethod
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)`` into ``(B, L, D)``; L is ``layout.num_tokens``."""

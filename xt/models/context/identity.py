@@ -17,6 +17,11 @@ class Identity(ContextEncoder):
         super().__init__()
         self.dim = dim
 
+    @property
+    def last_sees(self) -> bool:
+        """No token sees another."""
+        return False
+
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Return tokens ``(B, L, D)``."""
         return tokens

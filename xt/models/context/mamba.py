@@ -98,6 +98,11 @@ class Mamba(ContextEncoder):
         self.dim = dim
         self.layers = nn.ModuleList(MambaLayer(dim, i % 2 == 0, d_state, d_conv, expand) for i in range(depth))
 
+    @property
+    def last_sees(self) -> bool:
+        """From the second layer on, the first that runs forward."""
+        return len(self.layers) > 1
+
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)``."""
         for layer in self.layers:

@@ -40,7 +40,7 @@ class TransformerXL(RecurrentContextEncoder):
     def __init__(
         self,
         dim: int,
-        depth: int = 4,
+        depth: int = 2,
         chunk_regions: int = 4,
         head_dim: int = 128,
         mlp_ratio: float = 4.0,
