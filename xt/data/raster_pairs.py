@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from xt.data.base import DataModule
 from xt.data.geotiff import PLAIN, check_bands, describe, open_raster, read_window
 from xt.data.loading import Key, make_loader, sample_rng
-from xt.errors import ConfigError, InputError
+from xt.errors import ConfigError, InputError, at_least
 from xt.geometry.grid import Window
 
 IGNORE = 255
@@ -41,6 +41,9 @@ class RasterPairsData(DataModule):
         num_workers: Loader processes.
         seed: Of crops and order.
         crops_per_image: Training crops of each image in an epoch.
+        centred: Share of training crops that hold a pixel which is not of the first class, where an image has one.
+        gain: Training crops are brightened by ``exp(x)``, x normal with this deviation; for radar amplitudes, whose
+            scale differs from scene to scene.
         resolution: Metres per pixel, if known.
     """
 
@@ -64,6 +67,8 @@ class RasterPairsData(DataModule):
         num_workers: int = 0,
         seed: int = 0,
         crops_per_image: int = 1,
+        centred: float = 0.0,
+        gain: float = 0.0,
         resolution: float | None = None,
     ) -> None:
         super().__init__()
@@ -79,8 +84,12 @@ class RasterPairsData(DataModule):
         self.colors, self.ignore_index, self.nodata = colors, ignore_index, nodata
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.crops_per_image, self.resolution = crops_per_image, resolution
+        self.centred, self.gain = centred, gain
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
         self.check_sizes(crops_per_image=crops_per_image)
+        at_least(0, "data.init_args", gain=gain)
+        if not 0 <= centred <= 1:
+            raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
         for key, pattern in (("validation", validation), ("test", test)):
             _check_pattern(key, pattern)
         self.skip_batches = 0
@@ -186,6 +195,7 @@ class RasterPairs(Dataset[dict[str, Any]]):
         self.read_image, self.read_mask = data.read_image, data.read_mask
         self.pairs, self.crops_per_image = pairs, crops_per_image
         self.size, self.seed, self.ignore_index = data.image_size, data.seed, data.ignore_index
+        self.centred, self.gain = data.centred, data.gain
         self.mean = np.asarray(data.mean, np.float32)[:, None, None]
         self.std = np.asarray(data.std, np.float32)[:, None, None]
 
@@ -196,11 +206,10 @@ class RasterPairs(Dataset[dict[str, Any]]):
         """Return the sample of ``(epoch, index)``."""
         image_path, mask_path = self.pairs[key[1] % len(self.pairs)]
         pixels, valid = self.read_image(image_path)
-        mask = self.read_mask(mask_path)
-        image = np.where(valid, (pixels - self.mean) / self.std, 0).astype(np.float32)
-        mask = np.where(valid, mask, self.ignore_index)
+        mask = np.where(valid, self.read_mask(mask_path), self.ignore_index)
         if self.crops_per_image is not None:
-            image, valid, mask = self._augment(sample_rng(self.seed, key), image, valid, mask)
+            pixels, valid, mask = self._augment(sample_rng(self.seed, key), pixels, valid, mask)
+        image = np.where(valid, (pixels - self.mean) / self.std, 0).astype(np.float32)
         return {"image": image, "valid": valid[None], "mask": mask, "name": image_path.name}
 
     def _augment(
@@ -210,8 +219,7 @@ class RasterPairs(Dataset[dict[str, Any]]):
         valid: npt.NDArray[np.bool_],
         mask: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        height, width = valid.shape
-        row, col = (int(rng.integers(max(length - self.size, 0) + 1)) for length in (height, width))
+        row, col = self._corner(rng, mask)
         place = (slice(row, row + self.size), slice(col, col + self.size))
         image, valid, mask = image[:, *place], valid[place], mask[place]
         missing = [(0, self.size - length) for length in valid.shape]
@@ -219,7 +227,21 @@ class RasterPairs(Dataset[dict[str, Any]]):
         valid = np.pad(valid, missing)
         mask = np.pad(mask, missing, constant_values=self.ignore_index)
         turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
+        if self.gain:
+            image = image * np.float32(np.exp(rng.normal(0, self.gain)))
         return _turned(image, turns, flip), _turned(valid, turns, flip), _turned(mask, turns, flip)
+
+    def _corner(self, rng: np.random.Generator, mask: npt.NDArray[np.int64]) -> tuple[int, int]:
+        last = [max(length - self.size, 0) for length in mask.shape]
+        if self.centred and rng.random() < self.centred:
+            wanted = np.argwhere((mask != 0) & (mask != self.ignore_index))
+            if len(wanted):
+                # The pixel may come to lie anywhere in the crop.
+                pixel = wanted[rng.integers(len(wanted))] - rng.integers(self.size, size=2)
+                row, col = np.clip(pixel, 0, last).tolist()
+                return row, col
+        row, col = (int(rng.integers(length + 1)) for length in last)
+        return row, col
 
 
 def _turned(array: Any, turns: int, flip: bool) -> Any:
