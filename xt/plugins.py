@@ -47,6 +47,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "SemanticSegmentation": "xt.training.segmentation:SemanticSegmentation",
     },
     "data_modules": {
+        "INaturalistData": "xt.data.inaturalist:INaturalistData",
         "ImageFolderData": "xt.data.image_folder:ImageFolderData",
         "TokenData": "xt.data.tokens:TokenData",
         "RasterPairsData": "xt.data.raster_pairs:RasterPairsData",
