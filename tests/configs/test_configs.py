@@ -1,54 +1,90 @@
 """Every config builds on the meta device and, shrunk, runs steps through the real ``xt train``."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from xt.cli.main import main
 from xt.models.factory import build_from_spec
+from xt.models.xt import XT
 
 ROOT = Path(__file__).parents[2]
 XVIEW3 = sorted(path.name for path in (ROOT / "configs").glob("xview3_4096_*.yaml"))
-HEADS = {"PointDetection": {"center": 1, "vessel": 1, "fishing": 1, "length": 1}, "SemanticSegmentation": {"mask": 2}}
+HEADS = {
+    "PointDetection": {"center": 1, "vessel": 1, "fishing": 1, "length": 1},
+    "SemanticSegmentation": {"mask": 2},
+    "ImageClassification": {"label": 284},
+}
+# Millions of parameters with SwinV2-T, as published, and how many more S, B and L have than T.
+REPTILIA = {"none": 31, "hyper": 47, "mamba": 44, "xl": 47}
+ENCODERS = {"swinv2_t": 0, "swinv2_s": 21, "swinv2_b": 59, "swinv2_l": 168}
 
 
 # One that trains a part of a saved model has no model of its own; tests/training/test_two_phases.py trains it.
-WHOLE = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if "init_from:" not in path.read_text()]
+WHOLE = sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if "init_from:" not in path.read_text())
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
-def test_builds_on_the_meta_device(path: Path):
-    model = yaml.safe_load(path.read_text())["model"]
-    spec = {"streaming": True, **model["init_args"]["model"], "heads": HEADS[model["class_path"]]}
+def on_meta(name: str, encoder: str | None = None) -> XT:
+    model = yaml.safe_load((ROOT / "configs" / name).read_text())["model"]
+    spec = {"streaming": True, "decode_size": 512, **model["init_args"]["model"], "heads": HEADS[model["class_path"]]}
+    if encoder:
+        spec["region_encoder"]["init_args"]["name"] = encoder
     with torch.device("meta"):
-        built = build_from_spec(spec)
-    assert sum(p.numel() for p in built.parameters()) > 100_000
+        return build_from_spec(spec)
+
+
+def millions(model: XT) -> float:
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_builds_on_the_meta_device(name: str):
+    assert millions(on_meta(name)) > 0.1
+
+
+@pytest.mark.parametrize("context", REPTILIA)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_reptilia_models_have_the_published_sizes(context: str, encoder: str):
+    got = millions(on_meta(f"inat_reptilia_512_256_{context}.yaml", encoder))
+    assert abs(got - REPTILIA[context] - ENCODERS[encoder]) < 1
+
+
+def train_shrunk(name: str, data: Path, run: Path, *options: str) -> None:
+    """Take two steps with a small SwinV2 on two by two regions of 64 px."""
+    encoder = "--model.model.region_encoder.init_args"
+    argv = [str(ROOT / "configs" / name), "--data.root", str(data), "--run_dir", str(run), "--data.image_size", "128"]
+    argv += ["--data.num_workers", "0", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
+    argv += ["--trainer.enable_progress_bar", "false", f"{encoder}.region_size", "64"]
+    argv += [f"{encoder}.model_args", "{depths: [1, 1, 1, 1], embed_dim: 24}", "--model.model.context_dim", "128"]
+    assert main(["train", *argv, *options]) == 0
+    assert "train/loss" in (run / "metrics.csv").read_text()
+    assert (run / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", XVIEW3)
 def test_shrunk_xview3_config_trains(name: str, tmp_path: Path):
     data = tmp_path / "data"
     assert main(["synth", "xview3", str(data), "--scenes", "3", "--size", "200"]) == 0
-    argv = [str(ROOT / "configs" / name), "--data.root", str(data), "--run_dir", str(tmp_path / "run")]
-    argv += [
-        "--data.image_size",
-        "128",
-        "--data.num_workers",
-        "0",
-        "--trainer.max_steps",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    argv += ["--trainer.enable_progress_bar", "false", "--model.model.region_encoder.init_args.region_size", "64"]
-    argv += [
-        "--model.model.region_encoder.init_args.model_args",
-        "{depths: [1, 1, 1, 1], embed_dim: 24}",
-        "--model.model.context_dim",
-        "128",
-    ]
-    assert main(["train", *argv]) == 0
-    assert "train/loss" in (tmp_path / "run" / "metrics.csv").read_text()
-    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    train_shrunk(name, data, tmp_path / "run")
+
+
+@pytest.mark.parametrize("context", REPTILIA)
+def test_shrunk_reptilia_config_trains(context: str, tmp_path: Path):
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(4)]
+    for image in images:
+        pixels = np.random.default_rng(image["id"]).integers(0, 255, (130, 140, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / image["file_name"])
+    content = {
+        "images": images,
+        "annotations": [{"image_id": i, "category_id": i % 2} for i in range(4)],
+        "categories": [{"id": i, "name": f"species {i}", "supercategory": "Reptilia"} for i in range(2)],
+    }
+    for split in ("train", "val"):
+        (tmp_path / f"{split}2018.json").write_text(json.dumps(content))
+    name = f"inat_reptilia_512_256_{context}.yaml"
+    train_shrunk(name, tmp_path, tmp_path / "run", "--model.num_classes", "2", "--data.batch_size", "2")

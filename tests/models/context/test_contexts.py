@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from xt import plugins
 from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
@@ -14,6 +18,7 @@ from xt.models.context.hyper import Hyper
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
 from xt.models.context.transformer_xl import TransformerXL
+from xt_kernels.hyper_attention import plain
 
 DIM = 32
 
@@ -177,6 +182,46 @@ def test_memory_kept_for_backward_is_near_linear(name: str):
 
     assert kept(4) > 0
     assert kept(8) <= 4.2 * kept(4)
+
+
+@pytest.mark.parametrize(
+    ("config", "calls"),
+    [
+        # Layers times chunks, each with the one before.
+        ("xview3_4096_512_xl", [(4096, 4096)] * 2 + [(4096, 8192)] * 6),
+        ("inat_reptilia_512_256_xl", [(128, 128)] * 2 + [(129, 257)] * 2),
+        ("xview3_4096_512_hyper", [(16384, 16384)] * 2),
+        ("inat_reptilia_512_256_hyper", []),
+    ],
+)
+def test_attention_of_the_configs_is_hashed(config: str, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch):
+    values = yaml.safe_load((Path(__file__).parents[3] / "configs" / f"{config}.yaml").read_text())
+    parts = values["model"]["init_args"]["model"]
+    side = parts["region_encoder"]["init_args"]["region_size"] // 32
+    regions = values["data"]["init_args"]["image_size"] // (32 * side)
+    layout = TokenLayout(regions, regions, side, num_extra=int(parts["decoder"]["class_path"] == "ClassToken"))
+    hashed = []
+
+    def estimate(q: Tensor, k: Tensor, *options: object) -> tuple[Tensor, Tensor]:
+        hashed.append((q.shape[2], k.shape[2]))
+        return q, q[..., 0]
+
+    monkeypatch.setattr(plain, "estimate", estimate)
+    context = plugins.build("context_encoders", parts["context"], dim=128).eval()
+    with torch.no_grad():
+        context(torch.zeros(1, layout.num_tokens, 128), layout)
+    assert hashed == calls
+
+
+def test_the_xl_config_reaches_the_class_token_from_every_region():
+    context = TransformerXL(DIM, chunk_regions=2, head_dim=16, block_size=16, sample_size=16, min_seq_len=16)
+    layout = TokenLayout(2, 2, 4, num_extra=1)
+    x = tokens_for(layout)
+    for region in range(4):
+        y = x.clone()
+        y[:, torch.cat([torch.tensor(order.region_indices(layout)) == region, torch.tensor([False])])] *= -1
+        with torch.no_grad():
+            assert not torch.equal(context.eval()(y, layout)[:, -1], context(x, layout)[:, -1])
 
 
 def test_builds_on_the_meta_device():
