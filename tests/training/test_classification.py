@@ -1,0 +1,89 @@
+"""Image classification from images in folders to a class on disk, through the real commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from xt.cli.main import main
+
+COLORS = {"grass": (60, 160, 60), "sand": (200, 170, 90), "water": (40, 80, 170)}
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey noise with one patch, whose colour is the class."""
+    out = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, num in (("train", 8), ("val", 4)):
+        for name, color in COLORS.items():
+            folder = out / split / name
+            folder.mkdir(parents=True)
+            for i in range(num):
+                pixels = rng.integers(80, 140, (SIZE, SIZE, 1)) + np.zeros((1, 1, 3), int)
+                row, col = rng.integers(8, SIZE - 40, 2)
+                pixels[row : row + 32, col : col + 32] = np.array(color) + rng.integers(-20, 20, (32, 32, 1))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return out
+
+
+def config(folder: Path, root: Path, context: dict[str, object], decoder: str) -> Path:
+    encoder = {
+        "name": "convnext_atto",
+        "region_size": 32,
+        "model_args": {"dims": [16, 24, 32, 32], "depths": [1, 1, 1, 1], "drop_path_rate": 0.0},
+        "norm": True,
+    }
+    model = {
+        "region_encoder": {"class_path": "TimmFeatures", "init_args": encoder},
+        "context": context,
+        "context_dim": 32,
+        "decoder": {"class_path": decoder},
+        "region_batch": 64,
+    }
+    task = {"num_classes": 3, "lr": 0.003, "warmup_steps": 5, "model": model}
+    values = {
+        "seed_everything": 1,
+        "trainer": {"accelerator": "cpu", "max_epochs": 16, "check_val_every_n_epoch": 8, "enable_progress_bar": False},
+        "model": {"class_path": "ImageClassification", "init_args": task},
+        "data": {"class_path": "ImageFolderData", "init_args": {"root": str(root), "image_size": SIZE, "scale": 0.6}},
+    }
+    path = folder / "colors.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("context", "decoder"),
+    [({"class_path": "Mamba", "init_args": {"depth": 2}}, "ClassToken"), ({"class_path": "Identity"}, "Pooled")],
+    ids=["Mamba", "Identity"],
+)
+def test_train_eval_predict(
+    root: Path, tmp_path: Path, context: dict[str, object], decoder: str, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    assert main(["train", str(config(tmp_path, root, context, decoder)), "--run_dir", str(run)]) == 0
+    assert main(["eval", str(run), "--json"]) == 0
+    top1 = json.loads(capsys.readouterr().out.splitlines()[-1])["val/top1"]
+    assert top1 > 0.9
+    for name in COLORS:
+        out = tmp_path / f"{name}.tif"
+        assert main(["predict", str(root / "val" / name / "0.png"), "-m", str(run), "-o", str(out)]) == 0
+        answer = json.loads(out.with_suffix(".json").read_text())
+        assert answer["class"] == name
+        assert sum(answer["scores"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_class_token_without_context_is_refused_before_training(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = config(tmp_path, root, {"class_path": "Mamba", "init_args": {"depth": 1}}, "ClassToken")
+    assert main(["train", str(path), "--run_dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("xt: error: ")
+    assert "context Mamba: the class token" in error
+    assert not (tmp_path / "run").exists()
