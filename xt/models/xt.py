@@ -156,8 +156,7 @@ class XT(nn.Module):
             whole = Window(0, 0, image.shape[-2], image.shape[-1])
             outer = Window(0, 0, grid.padded_height, grid.padded_width)
             return self._decode(whole, outer, [crop_padded(image, outer), *pyramid])
-        sizes = self._head_sizes()
-        maps = {name: image.new_empty(image.shape[0], n, *image.shape[-2:]) for name, n in sizes.items()}
+        maps = {name: image.new_empty(len(image), n, *image.shape[-2:]) for name, n in self._head_sizes().items()}
         strides = (1, *self.region_encoder.strides)
         for inner, outer in self._tiles(grid):
             parts = self._decode(inner, outer, streaming.cut_all([image, *pyramid], strides, outer))

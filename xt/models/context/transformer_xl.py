@@ -33,7 +33,8 @@ class TransformerXL(RecurrentContextEncoder):
         block_size: Keys attended exactly.
         sample_size: Keys sampled for the rest.
         num_projections: Bits of the hash.
-        min_seq_len: Up to so many keys attention is exact.
+        min_seq_len: Up to so many keys attention is exact. A chunk has ``2 · chunk_regions · tokens of a region``, the
+            first half of them.
         seed: Of projections and samples.
     """
 
