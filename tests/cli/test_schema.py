@@ -95,7 +95,7 @@ def test_a_typo_is_answered_without_torch(tmp_path: Path):
         ("- a\n", "must hold keys and values"),
         ("", "must hold keys and values"),
         ("model: !!python/name:os.system x\n", "tags such as !!python are refused"),
-        ("model: {class_path: PointDetection}\n", "no data:; give one of ImageFolderData"),
+        ("model: {class_path: PointDetection}\n", "no data:; give one of INaturalistData"),
     ],
 )
 def test_yaml_mistakes_are_said_with_their_line(tmp_path: Path, text: str, message: str):

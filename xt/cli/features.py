@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from xt.cli import device
 from xt.cli.predict import numbers
 
 
@@ -15,29 +16,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")
     parser.add_argument("--bands", type=numbers, metavar="1,2", help="bands of the image, 1-based")
     parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 … (cuda if there is one)")
+    parser.add_argument("--device", default=None, help=device.HELP)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt features``; return the exit code."""
-    import torch
-
+    from xt.cli.device import load_on
     from xt.cli.progress import progress
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, InputError, OutputError
     from xt.inference.features import encode_image
     from xt.inference.source import Source
-    from xt.models.checkpoint import load_model
 
     names = [image.name if image.is_dir() else image.stem for image in args.images]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two images are named {twice[0]}; give them different output folders")
-    model, metadata = load_model(args.model)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    model, metadata = load_on(args.device, args.model)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xt.cli import device
+
 if TYPE_CHECKING:
     from xt.inference.predict import Summary
 
@@ -24,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of tiles (an eighth of a tile)")
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how tiles meet")
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="when a tile cannot be read")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 … (cuda if there is one)")
+    parser.add_argument("--device", default=None, help=device.HELP)
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each image")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt predict``; return the exit code."""
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, InputError, OutputError
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
     from xt.inference.outputs import check_folder, check_outputs, folder_for_outputs, output_files, refuse_inputs
 
     outputs = _outputs(args.images, args.output)
@@ -50,12 +52,11 @@ def run(args: argparse.Namespace) -> int:
     if not outputs:
         return code
 
-    import torch
-
+    from xt.cli.device import load_on
     from xt.cli.progress import progress
     from xt.inference.creation import check_creation
     from xt.inference.predict import PredictOptions, predict_image, result_type
-    from xt.models.checkpoint import load_model, read_metadata
+    from xt.models.checkpoint import read_metadata
 
     task = read_metadata(args.model).task
     if folder.exists():
@@ -63,12 +64,7 @@ def run(args: argparse.Namespace) -> int:
     count, dtype, _ = result_type(task)
     creation = _creation(args.co)
     check_creation(creation, dtype, count)
-    model, metadata = load_model(args.model)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    model, metadata = load_on(args.device, args.model)
     options = PredictOptions(
         args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, creation,
