@@ -42,7 +42,8 @@ def test_any_height_and_width_gives_maps_of_that_size(height: int, width: int):
 def test_statistics_over_tiles_equal_plain_autograd(out_stride: int):
     model = small_model(out_stride=out_stride)
     x, valid = sample()
-    y = torch.randn(2, 1, 150, 201)
+    # Of one sign: a sum that nearly cancels would amplify the rounding of another order of additions.
+    y = torch.rand(2, 1, 150, 201)
     got = model.statistics(x, {"y": y}, sums, valid)
     (got[0] ** 2 + got[1]).backward()
     grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
