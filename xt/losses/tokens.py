@@ -1,7 +1,7 @@
 """Supervision of the tokens themselves: what a cell of the last stage should know after the context has mixed it.
 
 Dense heads teach the context only through the decoder, which first has to learn to pass something on; on scenes where
-far context decides, 400 steps of that left it at chance. A linear head on the mixed tokens teaches it directly, as deep
+far context decides, 270 steps of that left it at chance. A linear head on the mixed tokens teaches it directly, as deep
 supervision does (arXiv 1409.5185). The head serves training alone and is not part of the saved model.
 """
 
