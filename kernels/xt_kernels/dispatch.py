@@ -1,24 +1,98 @@
-"""Which implementation of an op runs: argument, then the environment variable XT_BACKEND, then the default."""
+"""Which backend of an op runs: argument, then the environment variable XT_BACKEND, then the default of the device.
 
+A backend is the whole op. To add one, write a file with a function that has the arguments of the others, and name it
+in the op's ``BACKENDS``, best first.
+"""
+
+import functools
+import logging
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, ParamSpec, TypeVar
+
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+VARIABLE = "XT_BACKEND"
+_log = logging.getLogger(__name__)
 
 
-def choose(op: str, backends: Collection[str], asked: str | None, default: str) -> str:
-    """Return the name of the backend to run.
+def _takes_all(*args: object, **kwargs: object) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend(Generic[P, R]):
+    """One implementation of a whole op.
+
+    Attributes:
+        run: The op, given arguments that its interface has validated.
+        refuses: Given the same arguments, says in a few words why ``run`` cannot take them, or None if it can.
+        devices: Device types it runs on; all if empty.
+    """
+
+    run: Callable[P, R]
+    refuses: Callable[P, str | None] = _takes_all
+    devices: tuple[str, ...] = ()
+
+    def reason(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
+        """Say why it cannot take the arguments, or return None if it can."""
+        device = _device(*args, **kwargs)
+        if self.devices and device not in self.devices:
+            return f"runs on {', '.join(self.devices)}, and the tensors are on {device}"
+        return self.refuses(*args, **kwargs)
+
+
+def call(op: str, backends: Mapping[str, Backend[P, R]], asked: str | None, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run an op by the backend that is asked for, or by the first that takes the arguments.
 
     Args:
-        op: Name of the op, for the message.
-        backends: Names it has.
-        asked: What the caller asks for; never replaced by another.
-        default: What runs when nobody asks. ``XT_BACKEND`` counts only for ops that have a backend of that name.
+        op: Name of the op, for messages.
+        backends: Name → backend, best first; the default of a device is the first one for it.
+        asked: Name that the caller gives, which wins over ``XT_BACKEND``. Neither is ever replaced by another.
+        *args: Arguments of the op, the first a tensor.
+        **kwargs: More of them.
 
     Raises:
-        ValueError: If the caller asks for a backend that does not exist.
+        ValueError: If a backend that is asked for does not exist or cannot take the arguments, or if none can.
     """
-    if asked is not None:
-        if asked not in backends:
-            raise ValueError(f"{op} has no backend {asked!r}; known: {', '.join(sorted(backends))}")
-        return asked
-    wanted = os.environ.get("XT_BACKEND", "")
-    return wanted if wanted in backends else default
+    source = "backend" if asked else VARIABLE
+    name = asked or os.environ.get(VARIABLE)
+    if name:
+        if name not in backends:
+            raise ValueError(f"{op} has no backend {name!r} (from {source}); known: {', '.join(sorted(backends))}")
+        reason = backends[name].reason(*args, **kwargs)
+        if reason:
+            raise ValueError(f"{op}: backend {name!r} (from {source}) cannot take this: {reason}; ask for another")
+        return backends[name].run(*args, **kwargs)
+    return backends[_automatic(op, backends, *args, **kwargs)].run(*args, **kwargs)
+
+
+def _automatic(op: str, backends: Mapping[str, Backend[P, R]], *args: P.args, **kwargs: P.kwargs) -> str:
+    device = _device(*args, **kwargs)
+    refused: list[str] = []
+    for name, backend in backends.items():
+        if backend.devices and device not in backend.devices:
+            continue
+        reason = backend.reason(*args, **kwargs)
+        if reason is None:
+            _tell(op, name, device, tuple(refused))
+            return name
+        refused.append(f"{name}: {reason}")
+    raise ValueError(f"{op}: no backend can take this on {device} ({'; '.join(refused) or 'none runs there'})")
+
+
+@functools.cache
+def _tell(op: str, name: str, device: str, refused: tuple[str, ...]) -> None:
+    # Cached, so that each choice is told once in a process.
+    if refused:
+        _log.warning("%s on %s: backend %s instead of a faster one (%s)", op, device, name, "; ".join(refused))
+    else:
+        _log.info("%s on %s: backend %s", op, device, name)
+
+
+def _device(*args: object, **kwargs: object) -> str:
+    return next(each.device.type for each in (*args, *kwargs.values()) if isinstance(each, Tensor))

@@ -19,44 +19,38 @@ def test_exact_below_min_seq_len(length: int, causal: bool):
     torch.testing.assert_close(hyper_attention(q, k, v, causal=causal), attention(q, k, v, 0.25, causal))
 
 
-def brute_force(q: Tensor, k: Tensor, v: Tensor, block: int, samples: int, seed: int) -> Tensor:
-    """Row by row, from the definition."""
-    length, keys = q.shape[2], k.shape[2]
-    blocks = -(-max(length, keys) // block)
-    q_size, k_size = -(-length // blocks), -(-keys // blocks)
-    g = torch.Generator().manual_seed(seed)
-    projections = torch.randn(q.shape[-1], 7, generator=g).to(q)
-    chosen = torch.randint(keys, (min(samples, keys),), generator=g)
-    out = torch.zeros_like(q)
-
-    def ranks(x: Tensor) -> list[int]:
-        codes = []
-        for row in x:
-            rank, bit = 0, 0
-            for sign in (row @ projections > 0).tolist():
-                bit ^= int(sign)
-                rank = 2 * rank + bit
-            codes.append(rank)
-        return sorted(range(len(codes)), key=lambda i: codes[i])
-
-    for b in range(q.shape[0]):
-        for h in range(q.shape[1]):
-            q_order, k_order = ranks(q[b, h]), ranks(k[b, h])
-            for place, row in enumerate(q_order):
-                mine = k_order[place // q_size * k_size :][:k_size]
-                others = [int(j) for j in chosen if int(j) not in set(mine)]
-                index = torch.tensor([*mine, *others])
-                logits = 0.25 * k[b, h, index] @ q[b, h, row]
-                logits[len(mine) :] += torch.tensor(keys / len(chosen), dtype=q.dtype).log()
-                out[b, h, row] = logits.softmax(0) @ v[b, h, index]
-    return out
+@pytest.mark.parametrize(
+    ("length", "keys", "causal"),
+    [
+        (64, 64, False),
+        (61, 61, False),
+        (100, 37, False),
+        (37, 100, False),
+        (9, 9, True),
+        (64, 64, True),
+        (61, 61, True),
+    ],
+)
+def test_estimate_and_its_gradients_follow_the_definition(length: int, keys: int, causal: bool):
+    results = []
+    for backend in ("reference", "plain"):
+        tensors = qkv(length, keys)
+        out = hyper_attention(
+            *tensors, causal=causal, block_size=16, sample_size=8, min_seq_len=9, seed=5, scale=0.3, backend=backend
+        )
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), tensors)])
+    for got, want in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("length", "keys"), [(64, 64), (61, 61), (100, 37), (37, 100)])
-def test_estimate_follows_the_definition(length: int, keys: int):
-    q, k, v = (t.detach() for t in qkv(length, keys))
-    got = hyper_attention(q, k, v, block_size=16, sample_size=8, min_seq_len=8, seed=5)
-    torch.testing.assert_close(got, brute_force(q, k, v, 16, 8, 5), rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("option", [{"seed": 6}, {"num_projections": 3}, {"block_size": 8}, {"sample_size": 5}])
+def test_options_count_in_both(option: dict):
+    q, k, v = (t.detach() for t in qkv(61))
+    options = {"block_size": 16, "sample_size": 8, "min_seq_len": 9, "seed": 5}
+    before = hyper_attention(q, k, v, **options)
+    got, want = (hyper_attention(q, k, v, **(options | option), backend=b) for b in ("plain", "reference"))
+    torch.testing.assert_close(got, want)
+    assert not torch.allclose(got, before)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -70,14 +64,31 @@ def test_gradients_through_the_log_sum_exp(length: int, causal: bool):
     assert torch.autograd.gradcheck(run, tensors, fast_mode=True)
 
 
-def test_causal_does_not_see_ahead():
+CAUSAL = {"causal": True, "block_size": 16, "sample_size": 16, "min_seq_len": 32}
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_causal_sees_no_later_key_or_value(which: int):
+    tensors = [t.detach() for t in qkv(200)]
+    before = hyper_attention(*tensors, **CAUSAL)
+    tensors[which] = tensors[which].clone()
+    tensors[which][:, :, 150:] *= -2
+    after = hyper_attention(*tensors, **CAUSAL)
+    assert torch.equal(before[:, :, :150], after[:, :, :150])
+    assert not torch.equal(before[:, :, 150:], after[:, :, 150:])
+
+
+def test_later_queries_move_the_blocks_of_earlier_ones():
+    """Causal is not strictly causal beyond min_seq_len, as in the released code; the docstring says so."""
     q, k, v = (t.detach() for t in qkv(200))
-    changed = v.clone()
-    changed[:, :, 150:] += 1
-    options = {"causal": True, "block_size": 16, "sample_size": 16, "min_seq_len": 32}
-    a, b = hyper_attention(q, k, v, **options), hyper_attention(q, k, changed, **options)
-    assert torch.equal(a[:, :, :150], b[:, :, :150])
-    assert not torch.equal(a[:, :, 150:], b[:, :, 150:])
+    later = q.clone()
+    later[:, :, 150:] *= -2
+    before, after = hyper_attention(q, k, v, **CAUSAL), hyper_attention(later, k, v, **CAUSAL)
+    assert torch.equal(before[:, :, :100], after[:, :, :100])
+    assert not torch.equal(before[:, :, 100:150], after[:, :, 100:150])
+    exact = CAUSAL | {"min_seq_len": 200}
+    before, after = hyper_attention(q, k, v, **exact), hyper_attention(later, k, v, **exact)
+    torch.testing.assert_close(before[:, :, :150], after[:, :, :150])
 
 
 def test_merge_equals_attention_over_both():
@@ -110,9 +121,26 @@ def test_bf16_and_non_contiguous():
     torch.testing.assert_close(want, hyper_attention(*(t.contiguous() for t in (q, k, v)), **options))
 
 
-def test_errors():
-    q, k, v = qkv(4)
-    with pytest.raises(ValueError, match="no backend 'triton'"):
-        hyper_attention(q, k, v, backend="triton")
-    with pytest.raises(ValueError, match="do not fit"):
-        hyper_attention(q, k[:, :, :3], v[:, :, :3], causal=True)
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda q, k, v: (q, k[:, :, :3], v[:, :, :3]), {"causal": True}, "with a causal mask"),
+        (lambda q, k, v: (q, k, v[:, :, :3]), {}, "do not fit"),
+        (lambda q, k, v: (q[:, :1], k, v), {}, "do not fit"),
+        (lambda q, k, v: (q[..., :8], k, v), {}, "do not fit"),
+        (lambda q, k, v: (q[0], k[0], v[0]), {}, r"must be \(B, H, L, D\)"),
+        (lambda q, k, v: (q, k[:, :, :0], v[:, :, :0]), {}, "no size of 0"),
+        (lambda q, k, v: (q, k, v.float()), {}, "v is torch.float32 .* as q: torch.float64"),
+        (lambda q, k, v: (q, k.to("meta"), v), {}, "k is torch.float64 on meta"),
+        (lambda q, k, v: (q.long(), k.long(), v.long()), {}, "q is torch.int64"),
+        (lambda q, k, v: (q, k, v), {"block_size": 0}, "block_size is 0; it must be at least 1"),
+        (lambda q, k, v: (q, k, v), {"min_seq_len": 0}, "min_seq_len is 0"),
+        (lambda q, k, v: (q, k, v), {"sample_size": -1}, "sample_size is -1"),
+        (lambda q, k, v: (q, k, v), {"num_projections": 0}, "num_projections is 0"),
+        (lambda q, k, v: (q, k, v), {"backend": "triton"}, "no backend 'triton'"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(spoil, options: dict, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        hyper_attention(*spoil(*(t.detach() for t in qkv(4))), **options)
+    assert "\n" not in str(caught.value)

@@ -104,10 +104,52 @@ def test_memory_is_recomputed_not_kept():
     assert max(kept) <= 2 * 6 * 4096
 
 
-def test_unknown_backend_and_shapes_raise():
-    with pytest.raises(ValueError, match="no backend 'cuda'; known: chunked, reference"):
-        run(inputs(4), "cuda")
-    tensors = inputs(4)
-    tensors[1] = tensors[1][:, :, :3]
-    with pytest.raises(ValueError, match="shapes do not fit"):
-        run(tensors, "chunked")
+CASES = [
+    ("u", lambda t: t[0], "u is .*must be"),
+    ("u", lambda t: t[..., :0], "u is .*no size of 0"),
+    ("delta", lambda t: t[:, :, :3], r"delta is \(2, 6, 3\); with u \(2, 6, 4\) it must be \(2, 6, 4\)"),
+    ("delta", lambda t: t[:1], "delta is"),
+    ("A", lambda t: t[0], r"A is \(4,\)"),
+    ("A", lambda t: t[:5], r"A is \(5, 4\); .* must be \(6, 4\)"),
+    ("A", lambda t: t.sum(), "0 states"),
+    ("A", lambda t: t[:, :3], r"B is \(2, 4, 4\); .* must be \(2, 3, 4\)"),
+    ("B", lambda t: t[:, :3], "B is"),
+    ("B", lambda t: t[..., :3], "B is"),
+    ("B", lambda t: t[0], "B is"),
+    ("B", lambda t: t[:, None].expand(2, 4, 4, 4), "4 groups .* do not fit 6 channels"),
+    ("C", lambda t: t[:, :3], "C is"),
+    ("C", lambda t: t[:, None], "C is"),
+    ("D", lambda t: t[:5], r"D is \(5,\)"),
+    ("D", lambda t: t[:1], r"D is \(1,\)"),
+    ("z", lambda t: t[:, :1], "z is"),
+    ("delta_bias", lambda t: t[None], "delta_bias is"),
+    ("initial_state", lambda t: t[:1], r"initial_state is \(1, 6, 4\)"),
+    ("delta", lambda t: t.long(), "delta is torch.int64"),
+    ("u", lambda t: t.to(torch.complex64), "u is torch.complex64"),
+    ("C", lambda t: t.to("meta"), "C is torch.float64 on meta"),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "message"), CASES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_wrong_sizes_and_dtypes_are_said_in_one_line(name: str, spoil, message: str, channels_last: bool):
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+    tensors = {key: t.detach() for key, t in zip(names, inputs(4), strict=True)}
+    tensors["initial_state"] = torch.zeros(2, 6, 4)
+    tensors[name] = spoil(tensors[name])
+    op = selective_scan
+    if channels_last:
+        # The same mistake in the other order of axes; sizes in the message differ.
+        op, message = selective_scan_channels_last, "selective_scan: "
+        for key in ("u", "delta", "B", "C", "z"):
+            tensors[key] = tensors[key].movedim(-1, min(1, tensors[key].ndim - 1))
+    with pytest.raises(ValueError, match=message) as caught:
+        op(**tensors)
+    assert "\n" not in str(caught.value)
+
+
+def test_dtypes_may_differ():
+    tensors = inputs(20, torch.float32)
+    want, _ = run(tensors, "chunked")
+    tensors[4] = tensors[4].detach().double()
+    torch.testing.assert_close(run(tensors, "chunked")[0], want)

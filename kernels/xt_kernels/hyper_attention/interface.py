@@ -1,12 +1,12 @@
 """Validates, dispatches and documents HyperAttention."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from xt_kernels import dispatch
 from xt_kernels.hyper_attention import plain, reference
 
-BACKENDS = ("plain", "reference")
+BACKENDS = {"plain": plain.BACKEND, "reference": reference.BACKEND}
+"""Best first."""
 
 
 def hyper_attention(
@@ -25,40 +25,63 @@ def hyper_attention(
 ) -> Tensor:
     """Near-linear attention (HyperAttention, arXiv 2310.05869); exact up to ``min_seq_len`` keys.
 
+    ``causal`` keeps later keys and values out: none is ever attended to. But beyond ``min_seq_len`` it is not strictly
+    causal, here as in the released code of xT: queries are sorted together, so a later query can move an earlier one
+    into another block, where the estimate of the same attention differs. Do not use it to generate token by token.
+
     Args:
         q: ``(B, H, L, D)``.
         k: ``(B, H, S, D)``; S differs from L only without a causal mask.
         v: ``(B, H, S, D)``.
-        causal: Mask later keys.
+        causal: Mask later keys; see above.
         block_size: Keys attended exactly.
         sample_size: Keys sampled for the rest; more is closer to exact attention.
         num_projections: Bits of the hash that sorts queries and keys.
         min_seq_len: Up to so many keys attention is exact.
         scale: Factor of the logits, ``D ** -0.5`` by default.
         seed: Of projections and samples, 0 by default: the same input gives the same output.
-        backend: ``"plain"``, or ``"reference"``, which is exact attention.
+        backend: ``"plain"`` or ``"reference"``; by default ``XT_BACKEND``, then the fastest for the device.
 
     Returns:
         ``(B, H, L, D)`` in the dtype of ``q``.
 
     Raises:
-        ValueError: If shapes do not fit, an option is not positive, or the backend is unknown.
+        ValueError: If shapes, dtypes or devices do not fit, an option is not positive, or the backend is unknown or
+            cannot take the tensors.
     """
-    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or (causal and q.shape != k.shape):
-        raise ValueError(f"hyper_attention: q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} do not fit")
-    if min(block_size, sample_size, num_projections) < 1:
-        raise ValueError("hyper_attention: block_size, sample_size and num_projections must be at least 1")
+    _check(q, k, v, causal)
+    options = {
+        "block_size": block_size,
+        "sample_size": sample_size,
+        "num_projections": num_projections,
+        "min_seq_len": min_seq_len,
+    }
+    for name, value in options.items():
+        if value < 1:
+            raise ValueError(f"hyper_attention: {name} is {value}; it must be at least 1")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if dispatch.choose("hyper_attention", BACKENDS, backend, default="plain") == "reference":
-        return reference.attention(q, k, v, scale, causal)
-    if max(q.shape[2], k.shape[2]) <= min_seq_len:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
-    seed = 0 if seed is None else seed
-    dtype = q.dtype
-    if dtype.itemsize < 4:
-        q, k, v = q.float(), k.float(), v.float()
-    if causal:
-        out, _ = plain.causal(q, k, v, scale, block_size, sample_size, num_projections, min_seq_len, seed)
-    else:
-        out, _ = plain.estimate(q, k, v, scale, block_size, sample_size, num_projections, seed)
-    return out.to(dtype)
+    arguments = (q, k, v, causal, block_size, sample_size, num_projections, min_seq_len, scale, seed or 0)
+    return dispatch.call("hyper_attention", BACKENDS, backend, *arguments)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
+    if any(x.ndim != 4 or not x.numel() for x in (q, k, v)):
+        raise ValueError(
+            f"hyper_attention: q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} must be (B, H, L, D) with "
+            "no size of 0"
+        )
+    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"hyper_attention: q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not fit; only the "
+            "lengths of q and of k and v may differ"
+        )
+    if causal and q.shape != k.shape:
+        raise ValueError(
+            f"hyper_attention: with a causal mask q {tuple(q.shape)} and k {tuple(k.shape)} must be of one length"
+        )
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not x.is_floating_point() or x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(
+                f"hyper_attention: {name} is {x.dtype} on {x.device}; all must have one dtype of floating point and be "
+                f"on one device, as q: {q.dtype} on {q.device}"
+            )

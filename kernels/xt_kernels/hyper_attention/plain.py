@@ -5,7 +5,35 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from xt_kernels.dispatch import Backend
+
 _ROWS = 512
+
+
+def hyper_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    block_size: int,
+    sample_size: int,
+    num_projections: int,
+    min_seq_len: int,
+    scale: float,
+    seed: int,
+) -> Tensor:
+    """Same as :func:`xt_kernels.hyper_attention.reference.hyper_attention`."""
+    if max(q.shape[2], k.shape[2]) <= min_seq_len:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    dtype = q.dtype
+    if dtype.itemsize < 4:
+        q, k, v = q.float(), k.float(), v.float()
+    options = (block_size, sample_size, num_projections)
+    if causal:
+        out, _ = causal_attention(q, k, v, scale, *options, min_seq_len, seed)
+    else:
+        out, _ = estimate(q, k, v, scale, *options, seed)
+    return out.to(dtype)
 
 
 def estimate(
@@ -86,7 +114,7 @@ def exact(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[
     return torch.cat(outputs, 2), torch.cat(sums, 2)
 
 
-def causal(
+def causal_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -97,15 +125,16 @@ def causal(
     min_seq_len: int,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention by halving; exact at ``min_seq_len`` and below."""
+    """Causal attention by halving with its log-sum-exp; exact at ``min_seq_len`` and below."""
     length = q.shape[2]
     if length <= min_seq_len:
         return exact(q, k, v, scale, causal=True)
     half = length // 2
     options = (block_size, sample_size, num_projections)
-    first, first_lse = causal(q[:, :, :half], k[:, :, :half], v[:, :, :half], scale, *options, min_seq_len, seed)
-    second = causal(q[:, :, half:], k[:, :, half:], v[:, :, half:], scale, *options, min_seq_len, seed + 1)
-    across = estimate(q[:, :, half:], k[:, :, :half], v[:, :, :half], scale, *options, seed + 2)
+    (q1, q2), (k1, k2), (v1, v2) = ((x[:, :, :half], x[:, :, half:]) for x in (q, k, v))
+    first, first_lse = causal_attention(q1, k1, v1, scale, *options, min_seq_len, seed)
+    second = causal_attention(q2, k2, v2, scale, *options, min_seq_len, seed + 1)
+    across = estimate(q2, k1, v1, scale, *options, seed + 2)
     merged, merged_lse = merge(*second, *across)
     return torch.cat([first, merged], 2), torch.cat([first_lse, merged_lse], 2)
 
@@ -137,3 +166,6 @@ def _blocks(x: Tensor, order: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
     padded = F.pad(ordered, (0, 0, 0, blocks * size - length))
     real = torch.arange(blocks * size, device=x.device).view(blocks, size) < length
     return padded.view(*x.shape[:2], blocks, size, x.shape[-1]), real
+
+
+BACKEND = Backend(hyper_attention)

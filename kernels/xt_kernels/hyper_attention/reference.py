@@ -1,11 +1,69 @@
-"""Exact attention: what HyperAttention estimates, and equals below ``min_seq_len``."""
+"""HyperAttention query by query, from its definition: the oracle. Never optimised.
+
+For each query it lists the keys that count, with the logarithm of their weight, and takes one softmax over the list.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
+from xt_kernels.dispatch import Backend
+
+Terms = list[list[tuple[int, float]]]
+"""For each query, the keys it attends to and the logarithms of their weights."""
+
+
+def hyper_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    block_size: int,
+    sample_size: int,
+    num_projections: int,
+    min_seq_len: int,
+    scale: float,
+    seed: int,
+) -> Tensor:
+    """Attend as HyperAttention does.
+
+    Args:
+        q: ``(B, H, L, D)``.
+        k: ``(B, H, S, D)``.
+        v: ``(B, H, S, D)``.
+        causal: Mask later keys; needs L = S.
+        block_size: Keys in a block, about.
+        sample_size: Sampled keys.
+        num_projections: Bits of the hash.
+        min_seq_len: Up to so many keys attention is exact.
+        scale: Factor of the logits.
+        seed: Of projections and samples.
+
+    Returns:
+        ``(B, H, L, D)`` in the dtype of ``q``.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    options = (block_size, sample_size, num_projections)
+    rows = []
+    for item in range(q.shape[0]):
+        for head in range(q.shape[1]):
+            one_q, one_k, one_v = (x[item, head].to(dtype) for x in (q, k, v))
+            if causal:
+                terms = _causal(one_q, one_k, *options, min_seq_len, seed)
+            elif max(len(one_q), len(one_k)) <= min_seq_len:
+                terms = [[(key, 0.0) for key in range(len(one_k))] for _ in one_q]
+            else:
+                terms = _estimate(one_q, one_k, *options, seed)
+            for query, listed in zip(one_q, terms, strict=True):
+                keys = torch.tensor([key for key, _ in listed], device=q.device)
+                weights = torch.tensor([weight for _, weight in listed], dtype=dtype, device=q.device)
+                rows.append((scale * one_k[keys] @ query + weights).softmax(0) @ one_v[keys])
+    return torch.stack(rows).view(*q.shape[:3], v.shape[-1]).to(q.dtype)
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
-    """Softmax attention, materialised.
+    """Exact softmax attention, materialised: what HyperAttention estimates.
 
     Args:
         q: ``(B, H, L, D)``.
@@ -22,3 +80,51 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Te
         future = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
         logits = logits.masked_fill(future, float("-inf"))
     return logits.softmax(-1) @ v
+
+
+def _causal(
+    q: Tensor, k: Tensor, block_size: int, sample_size: int, num_projections: int, min_seq_len: int, seed: int
+) -> Terms:
+    length = len(q)
+    if length <= min_seq_len:
+        return [[(key, 0.0) for key in range(query + 1)] for query in range(length)]
+    half = length // 2
+    options = (block_size, sample_size, num_projections)
+    first = _causal(q[:half], k[:half], *options, min_seq_len, seed)
+    second = _causal(q[half:], k[half:], *options, min_seq_len, seed + 1)
+    across = _estimate(q[half:], k[:half], *options, seed + 2)
+    for own, earlier in zip(second, across, strict=True):
+        own[:] = [*((key + half, weight) for key, weight in own), *earlier]
+    return [*first, *second]
+
+
+def _estimate(q: Tensor, k: Tensor, block_size: int, sample_size: int, num_projections: int, seed: int) -> Terms:
+    length, keys = len(q), len(k)
+    blocks = math.ceil(max(length, keys) / block_size)
+    q_size, k_size = math.ceil(length / blocks), math.ceil(keys / blocks)
+    generator = torch.Generator().manual_seed(seed)
+    projections = torch.randn(q.shape[-1], num_projections, generator=generator).to(q)
+    samples = torch.randint(keys, (min(sample_size, keys),), generator=generator).tolist()
+    q_order, k_order = _sorted(q, projections), _sorted(k, projections)
+    terms: Terms = [[] for _ in range(length)]
+    for place, query in enumerate(q_order):
+        block = place // q_size
+        own = k_order[block * k_size : (block + 1) * k_size]
+        terms[query] += [(key, 0.0) for key in own]
+        terms[query] += [(key, math.log(keys / len(samples))) for key in samples if key not in own]
+    return terms
+
+
+def _sorted(x: Tensor, projections: Tensor) -> list[int]:
+    ranks = []
+    for row in x:
+        rank, bit = 0, 0
+        for sign in (row @ projections > 0).tolist():
+            # From Gray code to its rank: each bit is the XOR of all signs up to it.
+            bit ^= int(sign)
+            rank = 2 * rank + bit
+        ranks.append(rank)
+    return sorted(range(len(ranks)), key=ranks.__getitem__)
+
+
+BACKEND = Backend(hyper_attention)

@@ -5,12 +5,42 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from xt_kernels.dispatch import Backend
+
 STEPS = 16
 SEGMENT = 256
 
 
-def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Same as :func:`xt_kernels.selective_scan.reference.scan`."""
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Same as :func:`xt_kernels.selective_scan.reference.selective_scan`."""
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    step = delta.to(dtype)
+    if delta_bias is not None:
+        step = step + delta_bias.to(dtype)
+    if delta_softplus:
+        step = F.softplus(step)
+    size = (u.shape[0], u.shape[2], A.shape[1])
+    state = u.new_zeros(size, dtype=dtype) if initial_state is None else initial_state.to(dtype)
+    y, state = _scan(u.to(dtype), step, A.to(dtype), B.to(dtype), C.to(dtype), state)
+    if D is not None:
+        y = y + D.to(dtype) * u
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(u.dtype), state
+
+
+def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     outputs = []
     for start in range(0, u.shape[1], SEGMENT):
         part = slice(start, start + SEGMENT)
@@ -49,3 +79,6 @@ def _segment(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: T
     hidden = torch.addcmul(torch.stack(local, 2), from_start, torch.stack(before, 1).unsqueeze(2))
     y = (hidden * C).sum(-1).view(batch, chunks * STEPS, dim)[:, :length]
     return y, carried.reshape(batch, dim, states)
+
+
+BACKEND = Backend(selective_scan)

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xt_kernels import dispatch
 from xt_kernels.selective_scan import chunked, reference
 
-BACKENDS = {"reference": reference.scan, "chunked": chunked.scan}
+BACKENDS = {"chunked": chunked.BACKEND, "reference": reference.BACKEND}
+"""Best first."""
 
 
 def selective_scan(
@@ -28,11 +27,13 @@ def selective_scan(
 ) -> Any:
     """Selective scan with the shapes of ``mamba_ssm.selective_scan_fn``.
 
+    All tensors are of floating point and on one device; their dtypes may differ.
+
     Args:
         u: ``(batch, D, L)``.
         delta: ``(batch, D, L)``.
         A: ``(D, N)``, negative.
-        B: ``(batch, N, L)`` or ``(batch, G, N, L)``.
+        B: ``(batch, N, L)`` or ``(batch, G, N, L)``, G divides D.
         C: As ``B``.
         D: ``(D,)`` skip.
         z: ``(batch, D, L)`` gate; the output is multiplied by SiLU(z).
@@ -46,14 +47,13 @@ def selective_scan(
         ``(batch, D, L)`` in the dtype of ``u``, or that and the last state ``(batch, D, N)`` in fp32 (fp64 for fp64).
 
     Raises:
-        ValueError: If shapes do not fit or the backend is unknown.
+        ValueError: If shapes, dtypes or devices do not fit, or the backend is unknown or cannot take the tensors.
     """
-    last = (x.transpose(-1, -2) for x in (u, delta, B, C))
-    u_l, delta_l, B_l, C_l = last
-    if B.ndim == 4:
-        B_l, C_l = B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2)
-    z_l = None if z is None else z.transpose(1, 2)
-    y, state = _run(u_l, delta_l, A, B_l, C_l, D, z_l, delta_bias, delta_softplus, initial_state, backend)
+    _check(u, delta, A, B, C, D, z, delta_bias, initial_state, channels_last=False)
+    u, delta = u.transpose(1, 2), delta.transpose(1, 2)
+    B, C = (x.transpose(1, 2) if x.ndim == 3 else x.permute(0, 3, 1, 2) for x in (B, C))
+    z = None if z is None else z.transpose(1, 2)
+    y, state = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, backend)
     y = y.transpose(1, 2)
     return (y, state) if return_last_state else y
 
@@ -76,6 +76,7 @@ def selective_scan_channels_last(
 
     Otherwise as :func:`selective_scan`.
     """
+    _check(u, delta, A, B, C, D, z, delta_bias, initial_state, channels_last=True)
     y, state = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, backend)
     return (y, state) if return_last_state else y
 
@@ -93,24 +94,54 @@ def _run(
     initial_state: Tensor | None,
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(u.dtype, torch.float32)
     B, C = (x.unsqueeze(2) if x.ndim == 3 else x for x in (B, C))
-    batch, length, dim = u.shape
-    if delta.shape != u.shape or A.shape[0] != dim or B.shape != C.shape or dim % B.shape[2] or not length:
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
+    return dispatch.call("selective_scan", BACKENDS, backend, *arguments)
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    channels_last: bool,
+) -> None:
+    if u.ndim != 3 or not u.numel():
+        axes = "(batch, L, D)" if channels_last else "(batch, D, L)"
+        raise ValueError(f"selective_scan: u is {tuple(u.shape)}; it must be {axes} with no size of 0")
+    batch, length, dim = u.shape if channels_last else (u.shape[0], u.shape[2], u.shape[1])
+    states = A.shape[-1] if A.ndim else 0
+    groups = B.shape[2 if channels_last else 1] if B.ndim == 4 else 1
+    if not states or not groups or dim % groups:
         raise ValueError(
-            f"selective_scan: shapes do not fit: u {tuple(u.shape)}, delta {tuple(delta.shape)}, A {tuple(A.shape)}, "
-            f"B {tuple(B.shape)}, C {tuple(C.shape)}"
+            f"selective_scan: {states} states (A is {tuple(A.shape)}) and {groups} groups (B is {tuple(B.shape)}) "
+            f"do not fit {dim} channels; groups must divide them"
         )
-    step = delta.to(dtype)
-    if delta_bias is not None:
-        step = step + delta_bias.to(dtype)
-    if delta_softplus:
-        step = F.softplus(step)
-    state = u.new_zeros(batch, dim, A.shape[1], dtype=dtype) if initial_state is None else initial_state.to(dtype)
-    run = BACKENDS[dispatch.choose("selective_scan", BACKENDS, backend, default="chunked")]
-    y, state = run(u.to(dtype), step, A.to(dtype), B.to(dtype), C.to(dtype), state)
-    if D is not None:
-        y = y + D.to(dtype) * u
-    if z is not None:
-        y = y * F.silu(z.to(dtype))
-    return y.to(u.dtype), state
+    between = (groups,) if B.ndim == 4 else ()
+    shape_b = (batch, length, *between, states) if channels_last else (batch, *between, states, length)
+    of_u = tuple(u.shape)
+    checked = {
+        "delta": (delta, of_u),
+        "A": (A, (dim, states)),
+        "B": (B, shape_b),
+        "C": (C, shape_b),
+        "D": (D, (dim,)),
+        "z": (z, of_u),
+        "delta_bias": (delta_bias, (dim,)),
+        "initial_state": (initial_state, (batch, dim, states)),
+    }
+    for name, (tensor, shape) in {"u": (u, of_u), **checked}.items():
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise ValueError(f"selective_scan: {name} is {tuple(tensor.shape)}; with u {of_u} it must be {shape}")
+        if not tensor.is_floating_point() or tensor.device != u.device:
+            raise ValueError(
+                f"selective_scan: {name} is {tensor.dtype} on {tensor.device}; it must be of floating point and on "
+                f"{u.device} as u"
+            )
