@@ -72,25 +72,6 @@ def test_transformer_xl_reaches_depth_times_chunk_regions_back_and_no_farther():
     assert change_seen(context, layout, 4, 2) == 0
 
 
-def test_transformer_xl_steps_equal_forward_and_stop_gradients():
-    layout = TokenLayout(3, 2, 2)
-    context = make("TransformerXL").eval()
-    x = tokens_for(layout)
-    whole = context(x, layout)
-    regions = x[:, torch.tensor(order.region_major(layout))].requires_grad_()
-    memory, outputs = None, []
-    for start in range(0, 6, 2):
-        out, memory = context.step(regions[:, start * 4 : start * 4 + 8], TokenLayout(1, 2, 2), memory)
-        outputs.append(out)
-    back = torch.tensor(order.inverse(order.region_major(layout)))
-    torch.testing.assert_close(torch.cat(outputs, 1)[:, back], whole, rtol=1e-5, atol=1e-5)
-    assert len(memory) == 4
-    assert not any(each.requires_grad for each in memory)
-    outputs[2].sum().backward()
-    assert regions.grad[:, :16].abs().sum() == 0
-    assert regions.grad[:, 16:].abs().sum() > 0
-
-
 @pytest.mark.parametrize("name", ["Identity", *MIXING])
 @pytest.mark.parametrize(
     "layout",
@@ -228,6 +209,13 @@ def test_builds_on_the_meta_device():
     with torch.device("meta"):
         for name in MIXING:
             make(name)
+
+
+def test_auxiliary_losses_are_none_and_names_without_decay_are_parameters():
+    for name in ["Identity", *MIXING]:
+        context = make(name)
+        assert context.losses() == {}
+        assert context.no_weight_decay() <= {name for name, _ in context.named_parameters()}
 
 
 def test_heads_must_divide_with_both_numbers():

@@ -8,7 +8,7 @@ from xt.geometry.grid import TokenLayout
 from xt.plugins import Configurable
 
 Memory = list[Tensor]
-"""What a recurrent context encoder carries between segments; always detached."""
+"""What a recurrent context encoder carries between segments; always detached. Empty before the first token."""
 
 
 class ContextEncoder(nn.Module, Configurable, ABC):
@@ -33,19 +33,54 @@ class ContextEncoder(nn.Module, Configurable, ABC):
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)`` into ``(B, L, D)``; L is ``layout.num_tokens``."""
 
+    def losses(self) -> dict[str, Tensor]:
+        """Auxiliary losses of the last forward, by name: scalars with their gradient, ready to be added.
+
+        A task adds them to its own loss after each forward, and logs them by these names. None by default.
+        """
+        return {}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters, relative to this module, that weight decay must leave alone.
+
+        By default those that submodules name in a method ``no_weight_decay`` of their own. Biases and the weights of
+        norms need no name; an optimizer knows them by their one axis.
+        """
+        found: set[str] = set()
+        for path, module in self.named_modules():
+            if module is not self and hasattr(module, "no_weight_decay"):
+                found |= {f"{path}.{name}" for name in module.no_weight_decay()}
+        return found
+
 
 class RecurrentContextEncoder(ContextEncoder):
-    """A context encoder that can take an image in segments, in constant memory."""
+    """A context encoder that can take an image in segments, in constant memory.
+
+    A segment is a run of whole regions that follow each other in the order in which the encoder visits them: raster
+    order of regions that exist, unless its class says otherwise. Its own layout is the smallest that holds them in that
+    order: a part of one row of regions, or whole rows; a run that starts or stops inside a row, and is longer, takes
+    the whole rows with ``exists`` False elsewhere. Extra tokens come with the last segment.
+
+    :meth:`step` over the segments of an image gives each token what :meth:`forward` over the whole image does, if every
+    segment but the last holds a multiple of ``segment_regions`` existing regions. Other cuts work, and give an answer
+    of their own. Positions are not the encoder's: the model adds those of the whole image before.
+
+    Attributes:
+        segment_regions: Regions that the encoder takes at a time.
+    """
+
+    segment_regions: int = 1
 
     @abstractmethod
     def step(self, tokens: Tensor, layout: TokenLayout, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Mix one segment, reading what earlier ones left.
 
         Args:
-            tokens: ``(B, L, D)``, tokens of whole regions, region after region.
-            layout: Layout of these regions alone.
+            tokens: ``(B, L, D)`` in the order of :meth:`forward`: raster order of the segment's own map, extra ones
+                last. L may be 0.
+            layout: Layout of the segment alone.
             memory: What the last call returned, or None at the start of an image.
 
         Returns:
-            The mixed tokens ``(B, L, D)`` and the memory for the next segment.
+            The mixed tokens ``(B, L, D)`` in the same order and the memory for the next segment.
         """

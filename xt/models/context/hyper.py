@@ -22,7 +22,8 @@ class Hyper(ContextEncoder):
         depth: Layers.
         head_dim: Channels of a head.
         mlp_ratio: Inner width of the MLP over ``dim``.
-        causal: A token sees earlier ones only, as in the released classifiers.
+        causal: A token attends to none after it, as in the released classifiers. Beyond ``min_seq_len`` tokens this is
+            not strictly causal: see :func:`xt_kernels.hyper_attention.hyper_attention`.
         block_size: Keys attended exactly.
         sample_size: Keys sampled for the rest; more is closer to exact attention.
         num_projections: Bits of the hash.

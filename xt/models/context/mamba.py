@@ -15,6 +15,8 @@ from xt_kernels.selective_scan import selective_scan_channels_last
 class MambaMixer(nn.Module):
     """One selective state space: projection, causal convolution, scan, gate, projection.
 
+    Weight decay must leave ``A_log`` and ``D`` alone: it would pull every state to one rate of forgetting.
+
     Args:
         dim: Channels of a token.
         d_state: States of a channel.
@@ -45,15 +47,20 @@ class MambaMixer(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters of the recurrence."""
+        return {"A_log", "D"}
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix ``(B, L, D)`` from first to last."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         x = F.silu(self.conv1d(x.transpose(1, 2))[..., : tokens.shape[1]].transpose(1, 2))
         step, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        rates = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
         y = selective_scan_channels_last(
             x,
             F.linear(step, self.dt_proj.weight),
-            -self.A_log.float().exp(),
+            -rates.exp(),
             b,
             c,
             self.D,
@@ -84,6 +91,8 @@ class MambaLayer(nn.Module):
 
 class Mamba(ContextEncoder):
     """Layers that run backward and forward in turn, the first backward.
+
+    Weight decay leaves ``A_log`` and ``D`` of each layer alone (:meth:`no_weight_decay`).
 
     Args:
         dim: Channels of a token.

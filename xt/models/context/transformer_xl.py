@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import Memory, RecurrentContextEncoder
@@ -36,6 +37,9 @@ class TransformerXL(RecurrentContextEncoder):
         min_seq_len: Up to so many keys attention is exact. A chunk has ``2 · chunk_regions · tokens of a region``, the
             first half of them.
         seed: Of projections and samples.
+
+    Raises:
+        ModelError: If a chunk has no region, or heads do not divide the channels.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class TransformerXL(RecurrentContextEncoder):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if chunk_regions < 1:
+            raise ModelError(f"TransformerXL: chunk_regions is {chunk_regions}; it must be at least 1")
         self.dim = dim
-        self.chunk_regions = chunk_regions
+        self.chunk_regions = self.segment_regions = chunk_regions
         self.layers = nn.ModuleList(AttentionBlock(dim, head_dim, mlp_ratio) for _ in range(depth))
         self._attend = partial(
             hyper_attention,
@@ -66,12 +72,15 @@ class TransformerXL(RecurrentContextEncoder):
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)`` in raster order of the map."""
-        to_regions = order.region_major(layout)
-        mixed, _ = self.step(permute(tokens, to_regions), layout, None)
-        return permute(mixed, order.inverse(to_regions))
+        return self.step(tokens, layout, None)[0]
 
     def step(self, tokens: Tensor, layout: TokenLayout, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """Mix whole regions ``(B, L, D)``, region after region; extra tokens join the last chunk."""
+        """Mix a segment ``(B, L, D)`` in raster order of its map; extra tokens join its last chunk."""
+        memory = memory or []
+        if not tokens.shape[1]:
+            return tokens, memory
+        to_regions = order.region_major(layout)
+        tokens = permute(tokens, to_regions)
         size = self.chunk_regions * layout.region_tokens
         placed = tokens.shape[1] - layout.num_extra
         starts = list(range(0, max(placed, 1), size))
@@ -82,7 +91,7 @@ class TransformerXL(RecurrentContextEncoder):
             hidden: Memory = []
             for index, layer in enumerate(self.layers):
                 hidden.append(x.detach())
-                x = run_layer(layer, x, None if memory is None else memory[index], self._attend)
+                x = run_layer(layer, x, memory[index] if memory else None, self._attend)
             memory = hidden
             outputs.append(x)
-        return torch.cat(outputs, 1), memory or []
+        return permute(torch.cat(outputs, 1), order.inverse(to_regions)), memory
