@@ -1,0 +1,80 @@
+import pytest
+import torch
+from literal import agree, attention_block, exact, randomise
+from torch import Tensor
+
+from xt.geometry.grid import TokenLayout
+from xt.models.context.base import ContextEncoder
+from xt.models.context.blocks import AttentionBlock
+from xt.models.context.full_attention import FullAttention
+from xt.models.context.hyper import Hyper
+from xt_kernels.hyper_attention import reference
+
+LAYOUT = TokenLayout(2, 3, 2, num_extra=1)
+SMALL = {"head_dim": 4, "mlp_ratio": 1.5}
+
+
+def tokens(length: int = LAYOUT.num_tokens) -> Tensor:
+    g = torch.Generator().manual_seed(length)
+    return torch.randn(1, length, 8, generator=g, dtype=torch.float64).requires_grad_()
+
+
+def literal(encoder: ContextEncoder, x: Tensor, attends: list) -> Tensor:
+    out = x[0]
+    for layer, attend in zip(encoder.layers, attends, strict=True):
+        out = attention_block(layer, out, None, 4, attend)
+    return out[None]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_full_attention_follows_the_equations(training: bool):
+    encoder = randomise(FullAttention(8, 3, **SMALL)).train(training)
+    agree(encoder, lambda x: literal(encoder, x, [exact] * 3), lambda x: encoder(x, LAYOUT), tokens())
+
+
+def hashed(seed: int, causal: bool, min_seq_len: int):
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        one = [each[None] for each in (q, k, v)]
+        return reference.hyper_attention(*one, causal, 5, 3, 2, min_seq_len, 4**-0.5, seed)[0]
+
+    return attend
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("min_seq_len", [6, 25])
+def test_hyper_follows_the_equations_with_a_seed_of_its_own_in_each_layer(causal: bool, min_seq_len: int):
+    options = {"causal": causal, "block_size": 5, "sample_size": 3, "num_projections": 2, "min_seq_len": min_seq_len}
+    encoder = randomise(Hyper(8, 3, **SMALL, **options, seed=7))
+    attends = [hashed(7 + 1000 * layer, causal, min_seq_len) for layer in range(3)]
+    # The weight of samples is rounded to fp32.
+    agree(encoder, lambda x: literal(encoder, x, attends), lambda x: encoder(x, LAYOUT), tokens(), 1e-6)
+    same = literal(encoder, tokens(), [hashed(7, causal, min_seq_len)] * 3)
+    assert torch.allclose(encoder(tokens(), LAYOUT), same) == (min_seq_len == 25)
+
+
+def test_block_reads_the_memory_by_the_same_projections():
+    block = randomise(AttentionBlock(8, 4, 1.5))
+    memory = 2 * tokens(7).detach()
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.stack([exact(*heads) for heads in zip(q, k, v, strict=True)])
+
+    agree(
+        block,
+        lambda x: attention_block(block, x[0], memory[0], 4, exact)[None],
+        lambda x: block(x, memory, attend),
+        tokens(),
+    )
+
+
+def test_defaults_are_those_of_the_release():
+    hyper = Hyper(256)
+    assert len(hyper.layers) == 2
+    assert hyper.layers[0].attn.head_dim == 128
+    assert hyper.layers[0].mlp.gate_proj.weight.shape == (1024, 256)
+    assert hyper.spec()["init_args"] == {
+        "dim": 256, "depth": 2, "head_dim": 128, "mlp_ratio": 4.0, "causal": False, "block_size": 256,
+        "sample_size": 256, "num_projections": 7, "min_seq_len": 4096, "seed": 0,
+    }  # fmt: skip
+    assert hyper.no_weight_decay() == set()
+    assert hyper.losses() == {}
