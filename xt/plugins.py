@@ -74,10 +74,14 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
 
     def decorate(cls: T) -> T:
         key = name or cls.__name__
-        taken = _registered[kind].get(key)
-        same = taken is not None and taken.__qualname__ == cls.__qualname__
-        if key in BUILTINS[kind] or (taken is not None and not same):
-            raise PluginError(f"plug-in name {key!r} in {kind} is taken; give another: register({kind!r}, name=...)")
+        taken = BUILTINS[kind].get(key)
+        if taken is None and key in _registered[kind]:
+            taken = _path(_registered[kind][key])
+        # A module that is imported anew brings the same class again, which takes the place of the old one.
+        if taken not in (None, _path(cls)):
+            raise PluginError(
+                f"name {key!r} in {kind} is taken by {taken}; give {_path(cls)} another: register({kind!r}, name=...)"
+            )
         _registered[kind][key] = cls
         return cls
 
@@ -94,19 +98,22 @@ def resolve(kind: str, name: str) -> type:
     """Return the class with a short name, importing it if needed.
 
     Raises:
-        PluginError: If no class has that name; the message gives the nearest one.
+        PluginError: If no class has that name, with the nearest one; or if two have it, with both.
     """
     _check_kind(kind)
-    if name in _registered[kind]:
-        return _registered[kind][name]
+    found: dict[type, str] = {}
     if name in BUILTINS[kind]:
         module, _, attribute = BUILTINS[kind][name].partition(":")
-        found: type = getattr(importlib.import_module(module), attribute)
-        return found
-    if name in _installed(kind):
-        loaded: type = _installed(kind)[name].load()
-        return loaded
-    raise PluginError(f"no {kind[:-1].replace('_', ' ')} is named {name!r}{nearest(name, names(kind))}")
+        found[getattr(importlib.import_module(module), attribute)] = BUILTINS[kind][name]
+    for entry in _installed(kind).get(name, ()):
+        found[entry.load()] = entry.value
+    if name in _registered[kind]:
+        found[_registered[kind][name]] = _path(_registered[kind][name])
+    if len(found) > 1:
+        raise PluginError(f"name {name!r} in {kind} is that of {' and '.join(found.values())}; rename or remove one")
+    if not found:
+        raise PluginError(f"no {kind[:-1].replace('_', ' ')} is named {name!r}{nearest(name, names(kind))}")
+    return next(iter(found))
 
 
 def load_modules(modules: list[str]) -> None:
@@ -132,51 +139,50 @@ def short_name(obj: object) -> str:
     Raises:
         PluginError: If the class is not registered, so that a saved model could not name it.
     """
-    cls = type(obj)
+    path = _path(type(obj))
     for registered in _registered.values():
         for key, value in registered.items():
-            if value is cls:
+            if _path(value) == path:
                 return key
-    path = f"{cls.__module__}:{cls.__qualname__}"
     for builtin in BUILTINS.values():
         for key, value_path in builtin.items():
             if value_path == path:
                 return key
     for kind in BUILTINS:
-        for key, entry in _installed(kind).items():
-            if entry.value == path:
+        for key, entries in _installed(kind).items():
+            if any(entry.value == path for entry in entries):
                 return key
-    raise PluginError(f"class {cls.__qualname__} is not registered; decorate it with @xt.plugins.register(kind)")
+    raise PluginError(f"class {type(obj).__qualname__} is not registered; decorate it with @xt.plugins.register(kind)")
 
 
 class Configurable:
     """Remembers the arguments an instance was built with, so that a model can be saved as names and numbers.
 
     Subclasses write plain constructors; ``spec()`` then gives ``{"class_path": short name, "init_args": {...}}``
-    with defaults filled in.
+    with defaults filled in. What a constructor takes by ``**kwargs`` stands there under its own name. Values that have
+    no name (``*args``, positional-only) cannot be saved, and are refused when the instance is built.
     """
 
-    _init_args: dict[str, Any]
+    _init_args: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" not in cls.__dict__:
-            return
         original = cls.__init__
         signature = inspect.signature(original)
+        named = [p for p in list(signature.parameters.values())[1:] if p.kind not in _VARIADIC]
+        # A constructor from elsewhere without named arguments is that of object or nn.Module, which take none.
+        if hasattr(original, "records") or ("__init__" not in cls.__dict__ and not named):
+            return
 
         @functools.wraps(original)
-        def recording(self: Any, *args: Any, **kw: Any) -> None:
+        def recording(self: Any, /, *args: Any, **kw: Any) -> None:
             # Only the outermost constructor records: type(self).__init__, not a base class's.
             if type(self).__init__ is recording:
-                bound = signature.bind(self, *args, **kw)
-                bound.apply_defaults()
-                arguments = dict(bound.arguments)
-                arguments.pop("self")
-                object.__setattr__(self, "_init_args", arguments)
+                object.__setattr__(self, "_init_args", _arguments(type(self), signature, self, *args, **kw))
             original(self, *args, **kw)
 
-        cls.__init__ = recording  # type: ignore[method-assign]
+        recording.records = True  # type: ignore[attr-defined]
+        cls.__init__ = recording  # type: ignore[method-assign, assignment]
 
     def spec(self) -> dict[str, Any]:
         """Return ``{"class_path": short name, "init_args": arguments with defaults}``."""
@@ -194,18 +200,55 @@ def build(kind: str, spec: dict[str, Any], **given: Any) -> Any:
     Raises:
         PluginError: If the name or an argument is unknown; the message gives the nearest one.
     """
-    cls = resolve(kind, spec["class_path"])
+    name = spec["class_path"]
+    cls = resolve(kind, name)
     arguments = {**spec.get("init_args", {}), **given}
-    known = [p for p in inspect.signature(cls).parameters if p != "self"]
+    parameters = inspect.signature(cls).parameters.values()
+    known = [p.name for p in parameters if p.kind not in _VARIADIC]
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     for key in arguments:
-        if key not in known:
-            raise PluginError(f"{spec['class_path']} takes no argument {key!r}{nearest(key, known)}")
-    return cls(**arguments)
+        if key not in known and not takes_any:
+            raise PluginError(f"{name} takes no argument {key!r}{nearest(key, known)}")
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        # What it passes on by **kwargs, another constructor judges.
+        if takes_any and "unexpected keyword argument" in str(error):
+            raise PluginError(f"{name}: {error}; it takes {', '.join(known)} and passes others on") from error
+        raise
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _arguments(cls: type, signature: inspect.Signature, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    arguments: dict[str, Any] = {}
+    for index, (key, value) in enumerate(bound.arguments.items()):
+        kind = signature.parameters[key].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= value
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            if len(value) > (index == 0):
+                raise PluginError(f"{_path(cls)}: *{key} cannot be saved by name; give its constructor named arguments")
+        elif index and kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise PluginError(f"{_path(cls)}: {key} is positional-only and cannot be saved by name; take out the '/'")
+        elif index:
+            arguments[key] = value
+    return arguments
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 @functools.cache
-def _installed(kind: str) -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=f"xt.{kind}")}
+def _installed(kind: str) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for entry in entry_points(group=f"xt.{kind}"):
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 def _check_kind(kind: str) -> None:

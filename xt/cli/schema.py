@@ -122,10 +122,19 @@ def _known(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 @functools.cache
 def _parameters(target: str) -> tuple[str, ...]:
-    constructor = next(
-        node for node in _class_node(target).body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
-    )
-    return _argument_names(constructor)
+    """Arguments of a class, from its own constructor or that of its nearest base in xt that has one."""
+    node = _class_node(target)
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            return _argument_names(each)
+    module = target.partition(":")[0]
+    tree = ast.parse((Path(xt.__file__).parents[1] / Path(*module.split(".")).with_suffix(".py")).read_text("utf-8"))
+    homes = {each.name: module for each in tree.body if isinstance(each, ast.ClassDef)}
+    for each in tree.body:
+        if isinstance(each, ast.ImportFrom) and each.module and each.module.startswith("xt."):
+            homes |= {alias.name: each.module for alias in each.names}
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id in homes]
+    return next(filter(None, (_parameters(f"{homes[base]}:{base}") for base in bases)), ())
 
 
 @functools.cache
