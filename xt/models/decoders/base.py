@@ -39,8 +39,9 @@ class Decoder(nn.Module, Configurable, ABC):
 class DenseDecoder(Decoder):
     """Turns a feature pyramid into one map.
 
-    A decoder must be local: an output cell depends on no input farther than ``halo`` pixels away, so that decoding
-    tile by tile with a halo equals decoding the whole image.
+    :meth:`forward` must be local: an output cell depends on no input farther than ``halo`` pixels away, so that
+    decoding tile by tile with a halo equals decoding the whole image. What is global, such as pyramid pooling, has its
+    place in :meth:`prepare`, which the model calls once per image, before it cuts tiles.
 
     Attributes:
         stride: Pixels per cell of the map.
@@ -50,13 +51,26 @@ class DenseDecoder(Decoder):
     stride: int
     halo: int
 
+    def prepare(self, pyramid: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Do to the pyramid of a whole image what needs all of it; nothing by default.
+
+        Args:
+            pyramid: Maps ``(B, channels[i], H / strides[i], W / strides[i])`` of the whole image, finest first.
+
+        Returns:
+            As many maps, each as high and wide as the one that came. Channels may differ: :meth:`forward` gets tiles of
+            these maps.
+        """
+        return pyramid
+
     @abstractmethod
     def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """Decode.
 
         Args:
             image: ``(B, C, H, W)``, H and W multiples of the coarsest stride.
-            pyramid: Maps ``(B, channels[i], H / strides[i], W / strides[i])``, finest first.
+            pyramid: What :meth:`prepare` gave, cut to the tile: by default maps ``(B, channels[i], H / strides[i],
+                W / strides[i])``, finest first.
 
         Returns:
             ``(B, out_channels, H / stride, W / stride)``.

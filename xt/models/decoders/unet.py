@@ -20,10 +20,10 @@ class UNet(DenseDecoder):
     Args:
         inputs: Sizes of the image and the pyramid.
         filters: Channels of the levels, finest first; as many as there are levels, or more.
-        out_stride: Pixels per cell of the output.
+        out_stride: Pixels per cell of the output: a stride of the pyramid, or what halving one gives.
 
     Raises:
-        ModelError: If the strides do not divide each other or filters are missing.
+        ModelError: If the strides do not divide each other or do not reach ``out_stride``, or filters are missing.
     """
 
     def __init__(
@@ -35,8 +35,11 @@ class UNet(DenseDecoder):
         super().__init__()
         in_chans, channels, strides = inputs.in_chans, inputs.channels, inputs.strides
         levels = _levels(strides, out_stride)
-        if len(filters) < len(levels):
-            raise ModelError(f"UNet with {len(levels)} levels (strides {levels}) got {len(filters)} filters")
+        if len(filters) < len(levels) or min(filters) < 1:
+            raise ModelError(
+                f"UNet with {len(levels)} levels (strides {levels}) needs as many filters, each at least 1; "
+                f"got {list(filters)}"
+            )
         self.stride = out_stride
         self.out_channels = filters[0]
         self._strides = strides
@@ -46,8 +49,8 @@ class UNet(DenseDecoder):
         coarse = strides[-1]
         blocks = []
         for level, width in zip(reversed(levels), reversed(filters[: len(levels)]), strict=True):
-            if level in strides:
-                skip = channels[list(strides).index(level)]
+            if level in strides[:-1]:
+                skip = channels[strides.index(level)]
             else:
                 skip = filters[0] if level == self._image_stride else 0
             blocks.append(_Block(below, skip, width, coarse // level))
@@ -59,7 +62,8 @@ class UNet(DenseDecoder):
 
     def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """Decode ``(B, C, H, W)`` and its pyramid into ``(B, out_channels, H / stride, W / stride)``."""
-        skips = dict(zip(self._strides, pyramid, strict=True))
+        # The coarsest map is where decoding starts, no skip.
+        skips = dict(zip(self._strides[:-1], pyramid[:-1], strict=True))
         if self.stem is not None:
             skips[self._image_stride] = self.stem(image)
         x = pyramid[-1]
@@ -80,19 +84,22 @@ class UNet(DenseDecoder):
 
 
 def _levels(strides: tuple[int, ...], out_stride: int) -> list[int]:
-    if out_stride < 1 or any(b % a or b <= a for a, b in pairwise(strides)):
-        raise ModelError(f"UNet needs strides that divide each other, got {strides} and out_stride {out_stride}")
+    if any(b % a or b <= a for a, b in pairwise(strides)):
+        raise ModelError(f"UNet needs strides of which each divides the next, got {strides}; take another encoder")
+    reached = {stride >> power for stride in strides for power in range(stride.bit_length()) if not stride % 2**power}
+    if out_stride not in reached:
+        raise ModelError(
+            f"UNet cannot reach out_stride {out_stride} from strides {strides} by halving; "
+            f"take one of {', '.join(map(str, sorted(reached)))}"
+        )
+    if out_stride == strides[-1]:
+        return [out_stride]
     inside = [s for s in strides[:-1] if s >= out_stride]
-    lowest = inside[0] if inside else strides[-1]
+    level = inside[0] if inside else strides[-1]
     extra: list[int] = []
-    level = lowest
     while level > out_stride:
-        if level % 2:
-            break
         level //= 2
         extra.insert(0, level)
-    if level != out_stride:
-        raise ModelError(f"UNet cannot reach out_stride {out_stride} from strides {strides} by halving")
     return [*extra, *inside]
 
 
