@@ -22,25 +22,30 @@ def test_exact_below_min_seq_len(length: int, causal: bool):
 @pytest.mark.parametrize(
     ("length", "keys", "causal"),
     [
-        (64, 64, False),
-        (61, 61, False),
-        (100, 37, False),
-        (37, 100, False),
-        (9, 9, True),
-        (64, 64, True),
-        (61, 61, True),
+        *((64, 64, False), (61, 61, False), (100, 37, False), (37, 100, False), (16, 16, False), (16, 9, False)),
+        *((16, 16, True), (17, 17, True), (64, 64, True), (101, 101, True)),
     ],
 )
 def test_estimate_and_its_gradients_follow_the_definition(length: int, keys: int, causal: bool):
+    # Blocks are much smaller than what is exact, so that each level of the halves estimates.
+    options = {"causal": causal, "block_size": 4, "sample_size": 3, "min_seq_len": 16, "seed": 5, "scale": 0.3}
     results = []
     for backend in ("reference", "plain"):
         tensors = qkv(length, keys)
-        out = hyper_attention(
-            *tensors, causal=causal, block_size=16, sample_size=8, min_seq_len=9, seed=5, scale=0.3, backend=backend
-        )
+        out = hyper_attention(*tensors, **options, backend=backend)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), tensors)])
     for got, want in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_exact_goes_over_its_rows_piece_by_piece(causal: bool):
+    tensors = [t.detach()[:1, :1].requires_grad_() for t in qkv(1100)]
+    out, _ = plain.exact(*tensors, 0.25, causal)
+    want = attention(*tensors, 0.25, causal)
+    torch.testing.assert_close(out, want)
+    for a, b in zip(*(torch.autograd.grad(each.square().sum(), tensors) for each in (out, want)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("option", [{"seed": 6}, {"num_projections": 3}, {"block_size": 8}, {"sample_size": 5}])
@@ -116,6 +121,8 @@ def test_bf16_and_non_contiguous():
     want = hyper_attention(q, k, v, **options)
     got = hyper_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), **options)
     assert got.dtype == torch.bfloat16
+    rounded = (t.bfloat16().float() for t in (q, k, v))
+    assert torch.equal(got, hyper_attention(*rounded, **options).bfloat16())
     # A query near a hash boundary may change its block in bf16.
     assert (got.float() - want).norm() / want.norm() < 0.3
     torch.testing.assert_close(want, hyper_attention(*(t.contiguous() for t in (q, k, v)), **options))
