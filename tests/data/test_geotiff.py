@@ -37,7 +37,7 @@ def test_window_and_validity_equal_rasterio_on_real_files(shared_data: Path, nam
         window = window.clip(info.height, info.width)
         pixels, valid = read_window(dataset, window)
         want = plain.read(list(info.bands))[:, *window.slices].astype(np.float32)
-        mask = plain.dataset_mask()[window.slices] > 0
+        mask = (plain.read_masks(list(info.bands))[:, *window.slices] > 0).all(0)
     mask &= np.isfinite(want).all(0)
     assert np.array_equal(valid, mask)
     assert np.array_equal(pixels[:, mask], want[:, mask])

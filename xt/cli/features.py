@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt features``; return the exit code."""
     from xt.cli.device import load_on
     from xt.cli.progress import progress
+    from xt.data.source import Source
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, InputError, OutputError
     from xt.inference.features import encode_image
-    from xt.inference.source import Source
 
     names = [image.name if image.is_dir() else image.stem for image in args.images]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             if not image.exists():
                 raise InputError(f"{image}: no such file")
-            source = Source(image, metadata, args.bands, args.nodata)
+            source = Source(image, metadata.inputs, args.bands, args.nodata)
             encode_image(model, metadata, source, args.output / name, args.overwrite)
         except InputError as error:
             print(f"xt: error: {error}", file=sys.stderr)

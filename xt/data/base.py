@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from xt.data.shoreline import Contour
+from xt.data.source import InputSpec
 from xt.errors import at_least
 
 
@@ -23,6 +24,7 @@ class DataModule(LightningDataModule):
         mean: Per band, in the raster's unit.
         std: Per band, in the raster's unit.
         nodata: Nodata value of the rasters, or None.
+        coarse: Bands that may be coarser or missing (:class:`~xt.data.source.InputSpec`).
         classes: Class names, or empty.
         resolution: Metres per pixel, or None.
         image_size: Side of a training image in pixels.
@@ -39,6 +41,7 @@ class DataModule(LightningDataModule):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     nodata: float | None = None
+    coarse: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     resolution: float | None = None
     image_size: int
@@ -46,6 +49,11 @@ class DataModule(LightningDataModule):
     batch_size: int
     num_workers: int
     root: Path = Path()
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What a model of these data takes, for a :class:`~xt.data.source.Source`."""
+        return InputSpec(self.bands, self.mean, self.std, self.nodata, self.coarse)
 
     def check_sizes(self, **more: int | None) -> None:
         """Check ``image_size``, ``batch_size``, ``num_workers``, and more that must be at least 1.

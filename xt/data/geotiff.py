@@ -1,6 +1,7 @@
 """The only place that opens rasters: which files are taken, what is valid, and how windows are read.
 
-A handle belongs to one process and one thread: shared handles return wrong pixels silently (rasterio 1.4.4).
+A handle belongs to one process and one thread: shared handles return wrong pixels silently (rasterio 1.4.4). Those
+that stay open between windows are kept by :mod:`xt.data.handles`.
 """
 
 import os
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 
+from xt.data.sidecars import check_overviews, has_sidecars
 from xt.errors import InputError
 from xt.geometry.grid import Window
 
@@ -106,13 +109,33 @@ def open_raster(
     Raises:
         InputError: If the file is missing, of another format, a decompression bomb, or not fit for the purpose.
     """
+    with open_dataset(path, drivers, purpose, complex_abs) as dataset, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        yield dataset
+
+
+def open_dataset(
+    path: Path | str, drivers: Sequence[str] = GEOTIFF, purpose: Purpose = "image", complex_abs: bool = False
+) -> Any:
+    """Open a raster as :func:`open_raster` does; the caller closes it.
+
+    Raises:
+        InputError: As :func:`open_raster`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR" if _alone(path) else "FALSE"):
-        with _open(path, drivers) as dataset:
+    listing = "FALSE" if has_sidecars(path) else "EMPTY_DIR"
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN=listing):
+        dataset = _open(path, drivers)
+        try:
+            check_overviews(dataset, path)
             _check(dataset, path, purpose, complex_abs)
-            yield dataset
+            _alpha(dataset)
+            _ = dataset.mask_flag_enums  # a mask beside the file is looked for now
+        except BaseException:
+            dataset.close()
+            raise
+        return dataset
 
 
 def inspect(path: Path | str, drivers: Sequence[str] = GEOTIFF) -> RasterInfo:
@@ -128,7 +151,7 @@ def inspect(path: Path | str, drivers: Sequence[str] = GEOTIFF) -> RasterInfo:
 def describe(dataset: Any) -> RasterInfo:
     """Describe an open dataset."""
     colours = [ColorInterp(c) for c in dataset.colorinterp]
-    alpha = colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None
+    alpha = _alpha(dataset)
     gcps, gcp_crs = dataset.gcps
     identity = dataset.transform == rasterio.Affine.identity()
     crs = dataset.crs or gcp_crs
@@ -156,17 +179,18 @@ def read_window(
     dataset: Any,
     window: Window,
     bands: Sequence[int] | None = None,
-    nodata: float | None = None,
+    nodata: Sequence[float | None] | float | None = None,
 ) -> tuple[Pixels, Mask]:
     """Read a window and what of it is valid.
 
-    Valid is what the mask, alpha or nodata tag says, is finite in every band, and is not ``nodata``.
+    A pixel is valid where every band that is read says so: it is finite, no nodata value, and neither the band's mask
+    nor the file's mask or alpha band hides it. Bands that are not read have no say.
 
     Args:
         dataset: From :func:`open_raster`.
         window: Lies inside the raster; the caller pads.
         bands: 1-based; all but an alpha band by default.
-        nodata: Value that is not data in any band where it stands, beside what the file says.
+        nodata: Values that are not data in any band where they stand, beside what the file says.
 
     Returns:
         ``(C, h, w)`` float32, zero where invalid, and ``(h, w)`` bool.
@@ -174,20 +198,25 @@ def read_window(
     Raises:
         InputError: If pixels cannot be read; names the file and the window.
     """
-    chosen = list(bands) if bands is not None else list(describe(dataset).bands)
+    alpha = _alpha(dataset)
+    chosen = list(bands) if bands is not None else [i for i in dataset.indexes if i != alpha]
     place = ((window.row, window.row_stop), (window.col, window.col_stop))
     try:
-        pixels = dataset.read(chosen, window=place)
-        valid = dataset.dataset_mask(window=place) > 0
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+            pixels = dataset.read(chosen, window=place)
+            valid = (dataset.read_masks(chosen, window=place) > 0).all(axis=0)
+            if alpha is not None:
+                valid &= dataset.read(alpha, window=place) > 0
     except (RasterioIOError, RasterioError) as error:
         where = f"rows {window.row}–{window.row_stop - 1}, columns {window.col}–{window.col_stop - 1}"
         raise InputError(f"{dataset.name}: cannot read {where}: {_reason(error, dataset.name)}") from error
-    if np.iscomplexobj(pixels):
-        pixels = np.abs(pixels)
     valid &= np.isfinite(pixels).all(axis=0)
-    if nodata is not None:
-        valid &= ~(pixels == nodata).any(axis=0)
-    result = pixels.astype(np.float32)
+    given = nodata if isinstance(nodata, Sequence) else [nodata]
+    for index, band in enumerate(chosen):
+        # GDAL lets a mask beside the file hide the tag, so the tag is compared here too.
+        for value in {each for each in (dataset.nodatavals[band - 1], *given) if each is not None}:
+            valid &= pixels[index] != value
+    result = (np.abs(pixels) if np.iscomplexobj(pixels) else pixels).astype(np.float32)
     result[:, ~valid] = 0
     return result, valid
 
@@ -205,6 +234,14 @@ def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> t
     if len(chosen) != wanted:
         raise InputError(f"{info.path}: {len(chosen)} bands, the model takes {wanted}; choose them with --bands 1,2,…")
     return chosen
+
+
+def _alpha(dataset: Any) -> int | None:
+    # Asked once: after a tile that cannot be read, rasterio raises that tile's error again when asked for colours.
+    if dataset not in _alphas:
+        colours = list(dataset.colorinterp)
+        _alphas[dataset] = colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None
+    return _alphas[dataset]
 
 
 def _open(path: Path, drivers: Sequence[str]) -> Any:
@@ -250,11 +287,8 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         raise InputError(f"{path}: a 1-bit raster is a label, not imagery")
 
 
+_alphas: WeakKeyDictionary[Any, int | None] = WeakKeyDictionary()
 _PIXEL = rasterio.enums.Interleaving.pixel
-
-
-def _alone(path: Path) -> bool:
-    return not any(path.with_name(path.name + suffix).exists() for suffix in (".msk", ".aux.xml", ".ovr"))
 
 
 def _reason(error: Exception, path: Path | str) -> str:

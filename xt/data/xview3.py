@@ -1,6 +1,5 @@
 """xView3-SAR scenes in the data set's own folders: crops for training, tiles for validation."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 from torch.utils.data import DataLoader, Dataset
 
 from xt.data.base import DataModule
-from xt.data.geotiff import Mask, Pixels, open_raster, read_window
 from xt.data.labels import LabelTable, read_labels
 from xt.data.loading import Key, make_loader, sample_rng
 from xt.data.shoreline import read_shorelines
+from xt.data.source import Source
 from xt.data.targets import CENTER_RADIUS, detection_targets
 from xt.errors import ConfigError, InputError, nearest
 from xt.geometry.grid import RegionGrid, Window
@@ -38,75 +35,6 @@ PAPER_STATISTICS = STATISTICS | {"VV_dB": (-40.0, 15.0), "VH_dB": (-40.0, 15.0)}
 Statistics = Mapping[str, tuple[float, float]]
 NODATA = -32768.0
 RESOLUTION_M = 10.0
-
-
-class SceneReader:
-    """Reads windows of one scene folder. Opens files anew for each window, so it may go to another process.
-
-    Args:
-        folder: Holds one GeoTIFF per band.
-        bands: Names without ``.tif``; coarse ones are resampled to the grid of the first SAR band.
-        statistics: Band → mean and scale.
-
-    Raises:
-        InputError: If a SAR band is missing or sizes differ.
-    """
-
-    def __init__(self, folder: Path, bands: tuple[str, ...], statistics: Statistics = STATISTICS) -> None:
-        self.folder, self.bands, self.statistics = folder, bands, statistics
-        self.grid_band = next((band for band in bands if band in SAR_BANDS), SAR_BANDS[1])
-        with open_raster(self._path(self.grid_band)) as dataset:
-            self.height, self.width = dataset.height, dataset.width
-        for band in bands:
-            if band in SAR_BANDS and band != self.grid_band:
-                with open_raster(self._path(band)) as dataset:
-                    if (dataset.height, dataset.width) != (self.height, self.width):
-                        raise InputError(
-                            f"{folder}: {band} has {dataset.height} × {dataset.width} px, {self.grid_band} "
-                            f"{self.height} × {self.width}; they must be on one grid"
-                        )
-            elif band not in SAR_BANDS and not self._path(band).is_file():
-                warnings.warn(f"{folder}: no {band}.tif; that channel is 0", stacklevel=2)
-
-    def read(self, window: Window) -> tuple[Pixels, Mask]:
-        """Read a window that may reach over the scene's border.
-
-        Returns:
-            ``(C, h, w)`` normalised, 0 where invalid, and ``(h, w)`` bool: valid in every SAR band.
-        """
-        inside = window.clip(self.height, self.width)
-        top, left = inside.row - window.row, inside.col - window.col
-        place = (slice(top, top + inside.height), slice(left, left + inside.width))
-        pixels = np.zeros((len(self.bands), window.height, window.width), np.float32)
-        valid = np.zeros((window.height, window.width), bool)
-        if not inside.height or not inside.width:
-            return pixels, valid
-        valid[place] = True
-        for index, band in enumerate(self.bands):
-            values, known = self._read_band(band, inside)
-            mean, std = self.statistics[band]
-            pixels[(index, *place)] = np.where(known, (values - mean) / std, 0)
-            if band in SAR_BANDS:
-                valid[place] &= known
-        pixels[:, ~valid] = 0
-        return pixels, valid
-
-    def _read_band(self, band: str, window: Window) -> tuple[Pixels, Mask]:
-        path = self._path(band)
-        if band in SAR_BANDS:
-            with open_raster(path) as dataset:
-                values, known = read_window(dataset, window, nodata=NODATA)
-            return values[0], known
-        if not path.is_file():
-            return np.zeros((window.height, window.width), np.float32), np.zeros((window.height, window.width), bool)
-        with open_raster(self._path(self.grid_band)) as grid, open_raster(path) as coarse:
-            options = {"crs": grid.crs, "transform": grid.transform, "height": self.height, "width": self.width}
-            with WarpedVRT(coarse, resampling=Resampling.bilinear, **options) as resampled:
-                values, known = read_window(resampled, window, bands=[1], nodata=NODATA)
-        return values[0], known
-
-    def _path(self, band: str) -> Path:
-        return self.folder / f"{band}.tif"
 
 
 class XView3Data(DataModule):
@@ -153,7 +81,12 @@ class XView3Data(DataModule):
             raise ConfigError(f"data.init_args.bands: no band {unknown[0]!r}{nearest(unknown[0], STATISTICS)}")
         self.root = Path(root)
         self.image_size = image_size
+        if not set(bands) & set(SAR_BANDS):
+            raise ConfigError(
+                f"data.init_args.bands: one of {', '.join(SAR_BANDS)} is needed, for the grid of the scene"
+            )
         self.bands = tuple(bands)
+        self.coarse = tuple(band for band in bands if band in COARSE_BANDS)
         self.statistics = PAPER_STATISTICS if statistics == "paper" else STATISTICS
         self.mean = tuple(self.statistics[band][0] for band in bands)
         self.std = tuple(self.statistics[band][1] for band in bands)
@@ -205,8 +138,8 @@ class XView3Data(DataModule):
             names = [name for name in names if name in set(labels.scenes)]
         if not names:
             raise InputError(f"data: no scene folder with VH_dB.tif in {folder}; each scene is a folder of its own")
-        readers = [SceneReader(folder / name, self.bands, self.statistics) for name in names[: self.limit_scenes]]
-        tables = [labels.scene(reader.folder.name) for reader in readers]
+        readers = [Source(folder / name, self.inputs) for name in names[: self.limit_scenes]]
+        tables = [labels.scene(reader.name) for reader in readers]
         crops = self.crops_per_scene if split == "train" else None
         return SceneCrops(readers, tables, self.image_size, self.seed, self.centred, crops)
 
@@ -216,7 +149,7 @@ class SceneCrops(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        readers: list[SceneReader],
+        readers: list[Source],
         labels: list[LabelTable],
         image_size: int,
         seed: int,
@@ -256,10 +189,10 @@ class SceneCrops(Dataset[dict[str, Any]]):
         sample: dict[str, Any] = {"image": pixels, "valid": valid[None], "targets": targets}
         if turn:
             sample = _turned(sample)
-        name = f"{reader.folder.name} rows {window.row}– columns {window.col}–"
+        name = f"{reader.name} rows {window.row}– columns {window.col}–"
         return sample | {
             "name": name,
-            "scene_id": reader.folder.name,
+            "scene_id": reader.name,
             "origin": (window.row, window.col),
             "points": labels.select(inside),
         }

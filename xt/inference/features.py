@@ -8,11 +8,11 @@ import numpy.typing as npt
 import torch
 
 from xt.data.geotiff import Pixels
+from xt.data.source import Source
 from xt.data.tokens import TokenFacts, read_facts
 from xt.errors import OutputError
 from xt.files import locked, replacing_all
 from xt.geometry.grid import RegionGrid
-from xt.inference.source import Source
 from xt.models.checkpoint import encoder_sha256
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xt.data.labels import LabelTable, write_predictions
+from xt.data.source import Source
 from xt.errors import InputError
 from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend, axis_weights, tile_starts
@@ -21,7 +22,6 @@ from xt.geometry.grid import Window
 from xt.inference.creation import check_creation
 from xt.inference.outputs import check_outputs, output_files, refuse_inputs
 from xt.inference.points import write_geopackage
-from xt.inference.source import Source
 from xt.inference.writer import BandWriter
 from xt.metrics.points import Candidates, Thresholds, find_candidates, scaled
 from xt.models.metadata import ModelMetadata
@@ -101,7 +101,7 @@ def predict_image(
         OutputError: If an output exists, cannot be written, is an input, or is held by another run.
         ConfigError: If a creation option is wrong.
     """
-    source = Source(path, metadata, options.bands, options.nodata, options.complex_abs)
+    source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
     detect = metadata.task == "point-detection"
     names = HEADS if detect else ("class",)
     count, dtype, nodata = result_type(metadata.task)

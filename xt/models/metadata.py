@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from xt.data.source import InputSpec
 from xt.data.targets import CenterActivation
 from xt.errors import CheckpointError
 
@@ -26,6 +27,8 @@ class ModelMetadata:
         thresholds: Decision threshold per head (detection), tuned on validation.
         center_activation: What makes a value in 0..1 of the centre head's output (detection).
         name: A name for the model.
+        coarse: Bands of scene folders that may be coarser or missing (:class:`~xt.data.source.InputSpec`); None for
+            models saved before it was told.
     """
 
     task: Task
@@ -39,6 +42,7 @@ class ModelMetadata:
     thresholds: dict[str, float] = field(default_factory=dict)
     center_activation: CenterActivation = "linear"
     name: str = "xt"
+    coarse: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check lengths and the task's name."""
@@ -50,6 +54,11 @@ class ModelMetadata:
             )
         if any(not value > 0 for value in self.std):
             raise CheckpointError(f"std must be positive, got {list(self.std)}")
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What the model takes, for a :class:`~xt.data.source.Source`."""
+        return InputSpec(self.bands, self.mean, self.std, self.nodata, self.coarse)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready fields named as in the STAC MLM extension (v1.4) where it has a name."""
@@ -86,6 +95,7 @@ class ModelMetadata:
             "gsd": self.resolution,
             "thresholds": self.thresholds,
             "center_activation": self.center_activation,
+            "coarse_bands": None if self.coarse is None else list(self.coarse),
         }
 
     @classmethod
@@ -112,6 +122,7 @@ class ModelMetadata:
                 # Models saved before there was a choice are linear.
                 center_activation=data.get("center_activation", "linear"),
                 name=str(data["mlm:name"]),
+                coarse=None if data.get("coarse_bands") is None else tuple(map(str, data["coarse_bands"])),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
