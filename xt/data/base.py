@@ -1,4 +1,4 @@
-"""What every data module tells the rest: bands, statistics, classes."""
+"""What every data module tells the rest (bands, statistics, classes), and the loaders that all share."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,29 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
 
+from xt.data.loading import make_loader
 from xt.data.shoreline import Contour
 from xt.data.source import InputSpec
 from xt.errors import at_least
 
+STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+"""Stage → splits that it needs."""
+
 
 class DataModule(LightningDataModule):
-    """A LightningDataModule that knows what its images are.
+    """A LightningDataModule that knows what its images are. Subclasses give :meth:`dataset`.
 
     A batch is a dict: ``image (B, C, H, W)`` float32, already ``(value − mean) / std`` with invalid pixels 0;
     ``valid (B, 1, H, W)`` bool; ``name``: list of B strings; and the targets of its task.
+
+    Args:
+        root: Folder of the data.
+        image_size: Side of a training image in pixels.
+        batch_size: Images of a training batch, in each process.
+        num_workers: Loader processes.
+        seed: Of order and augmentation.
 
     Attributes:
         bands: Names of the bands, in the order of the channels.
@@ -27,12 +39,13 @@ class DataModule(LightningDataModule):
         coarse: Bands that may be coarser or missing (:class:`~xt.data.source.InputSpec`).
         classes: Class names, or empty.
         resolution: Metres per pixel, or None.
-        image_size: Side of a training image in pixels.
         shoreline: Scene → contours, if the data have any; for scores close to the shore.
-        batch_size: Images of a batch.
-        num_workers: Loader processes.
-        root: Folder of the data; the current one by default.
+        datasets: Split (``train``, ``validation``, ``test``) → what its samples are read from, after :meth:`setup`.
+        skip_batches: Batches of the next epoch that an earlier run has used, in each process.
         unbound: Constructor arguments that say where the data lie and how they are read; a run may go on with others.
+
+    Raises:
+        ConfigError: If a size is too small; names its key.
     """
 
     unbound: ClassVar[tuple[str, ...]] = ("root", "num_workers")
@@ -44,31 +57,56 @@ class DataModule(LightningDataModule):
     coarse: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     resolution: float | None = None
-    image_size: int
     shoreline: Mapping[str, Sequence[Contour]] | None = None
-    batch_size: int
-    num_workers: int
-    root: Path = Path()
+
+    def __init__(
+        self, root: str | Path = ".", image_size: int = 1, batch_size: int = 1, num_workers: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        at_least(1, "data.init_args", image_size=image_size, batch_size=batch_size)
+        at_least(0, "data.init_args", num_workers=num_workers)
+        self.root, self.image_size = Path(root), image_size
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.skip_batches = 0
+        self.datasets: dict[str, Dataset[Any]] = {}
 
     @property
     def inputs(self) -> InputSpec:
         """What a model of these data takes, for a :class:`~xt.data.source.Source`."""
         return InputSpec(self.bands, self.mean, self.std, self.nodata, self.coarse)
 
-    def check_sizes(self, **more: int | None) -> None:
-        """Check ``image_size``, ``batch_size``, ``num_workers``, and more that must be at least 1.
+    @property
+    def eval_batch_size(self) -> int:
+        """Images of a validation or test batch; 1 where their sizes differ."""
+        return 1
 
-        Raises:
-            ConfigError: If one is too small; names its key.
-        """
-        at_least(1, "data.init_args", image_size=self.image_size, batch_size=self.batch_size, **more)
-        at_least(0, "data.init_args", num_workers=self.num_workers)
+    @abstractmethod
+    def dataset(self, split: str) -> Dataset[Any]:
+        """Read what is needed of a split; its samples are asked for by :data:`~xt.data.loading.Key`."""
+
+    def setup(self, stage: str) -> None:
+        """Read what is needed for ``stage`` (``fit``, ``validate``, ``test``); a second call costs nothing."""
+        for split in STAGES.get(stage, ()):
+            if split not in self.datasets:
+                self.datasets[split] = self.dataset(split)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training samples in an order that changes from epoch to epoch."""
+        skip, self.skip_batches = self.skip_batches, 0
+        return make_loader(self.datasets["train"], self.batch_size, self.num_workers, self.seed, True, skip)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation samples in their own order."""
+        return self._eval_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test samples in their own order."""
+        return self._eval_loader("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move tensors; tables and names stay where they are."""
         tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor | dict)}
         return batch | super().transfer_batch_to_device(tensors, device, dataloader_idx)
 
-    @abstractmethod
-    def setup(self, stage: str) -> None:
-        """Read what is needed for ``stage`` (``fit``, ``validate``, ``test``); a second call must cost nothing."""
+    def _eval_loader(self, split: str) -> DataLoader[Any]:
+        return make_loader(self.datasets[split], self.eval_batch_size, self.num_workers, self.seed, False)

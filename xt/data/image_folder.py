@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from xt.data.base import DataModule
-from xt.data.loading import Key, make_loader, sample_rng
+from xt.data.loading import Key, sample_rng
 from xt.errors import ConfigError, InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -46,20 +46,23 @@ class ImageFolderData(DataModule):
         seed: int = 0,
         scale: float = 0.25,
     ) -> None:
-        super().__init__()
-        self.root, self.image_size = Path(root), image_size
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.batch_size, self.num_workers, self.seed, self.scale = batch_size, num_workers, seed, scale
-        self.check_sizes()
+        super().__init__(root, image_size, batch_size, num_workers, seed)
+        self.mean, self.std, self.scale = tuple(mean), tuple(std), scale
         if not 0 < scale <= 1:
             raise ConfigError(f"data.init_args.scale is {scale}; it must lie above 0 and not above 1")
-        self.skip_batches = 0
         self.files: dict[str, list[tuple[Path, int]]] = {}
 
-    def setup(self, stage: str) -> None:
-        """List the files."""
+    @property
+    def eval_batch_size(self) -> int:
+        """As in training: all images are of one size."""
+        return self.batch_size
+
+    def dataset(self, split: str) -> "Images":
+        """Random crops, flipped at random, or the middle of each image; the validation images are the test images."""
         if not self.files:
             self.classes, self.files = self.list_files()
+        train = split == "train"
+        return Images(self, self.files["train" if train else "val"], self.scale if train else None)
 
     def list_files(self) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
         """Return the class names, and split → files with their class.
@@ -85,20 +88,6 @@ class ImageFolderData(DataModule):
                 raise InputError(f"data: no image in {self.root / split}/CLASS")
             files[split] = found
         return classes, files
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Random crops, flipped at random."""
-        skip, self.skip_batches = self.skip_batches, 0
-        dataset = Images(self, self.files["train"], self.scale)
-        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, True, skip)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The middle of each image."""
-        return make_loader(Images(self, self.files["val"], None), self.batch_size, self.num_workers, self.seed, False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The validation images."""
-        return self.val_dataloader()
 
 
 class Images(Dataset[dict[str, Any]]):

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from xt.data.base import DataModule
-from xt.data.geotiff import PLAIN, check_bands, describe, open_raster, read_window
-from xt.data.loading import Key, make_loader, sample_rng
+from xt.data.geotiff import PLAIN, Mask, Pixels, open_raster
+from xt.data.loading import Key, sample_rng
+from xt.data.masks import Classes, ForegroundIndex, MaskReader, windows
+from xt.data.source import Source
+from xt.data.statistics import measure
 from xt.errors import ConfigError, InputError, at_least
 from xt.geometry.grid import Window
 
@@ -40,6 +43,7 @@ class RasterPairsData(DataModule):
         batch_size: Crops of a batch.
         num_workers: Loader processes.
         seed: Of crops and order.
+        validation_tile: Validation and test images with a longer side, in pixels, are cut into tiles of this side.
         crops_per_image: Training crops of each image in an epoch.
         centred: Share of training crops that hold a pixel which is not of the first class, where an image has one.
         gain: Training crops are brightened by ``exp(x)``, x normal with this deviation; for radar amplitudes, whose
@@ -70,83 +74,51 @@ class RasterPairsData(DataModule):
         centred: float = 0.0,
         gain: float = 0.0,
         resolution: float | None = None,
+        validation_tile: int = 2048,
     ) -> None:
-        super().__init__()
+        super().__init__(root, image_size, batch_size, num_workers, seed)
         if colors is not None and len(colors) != len(classes) - 1:
             raise ConfigError(f"data: {len(classes)} classes need {len(classes) - 1} colors, got {len(colors)}")
         if (mean is None) != (std is None):
             raise ConfigError("data: give both mean and std, or neither to have them measured")
-        self.root = Path(root)
-        self.classes, self.bands, self.image_size = tuple(classes), tuple(bands), image_size
+        self.classes, self.bands = tuple(classes), tuple(bands)
         self.band_indexes = tuple(band_indexes) if band_indexes else None
         self.image_folder, self.mask_folder = self.root / images, self.root / masks
         self.validation, self.test = validation, test
         self.colors, self.ignore_index, self.nodata = colors, ignore_index, nodata
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.crops_per_image, self.resolution = crops_per_image, resolution
+        self.crops_per_image, self.validation_tile, self.resolution = crops_per_image, validation_tile, resolution
         self.centred, self.gain = centred, gain
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
-        self.check_sizes(crops_per_image=crops_per_image)
+        at_least(1, "data.init_args", crops_per_image=crops_per_image, validation_tile=validation_tile)
         at_least(0, "data.init_args", gain=gain)
         if not 0 <= centred <= 1:
             raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
         for key, pattern in (("validation", validation), ("test", test)):
             _check_pattern(key, pattern)
-        self.skip_batches = 0
+        self.masks = MaskReader(len(self.classes), ignore_index, colors)
         self.pairs: dict[str, list[tuple[Path, Path]]] = {}
+        self.sources: dict[Path, Source] = {}
 
-    def setup(self, stage: str) -> None:
+    def dataset(self, split: str) -> "RasterPairs":
         """Match images with masks, compare their sizes, and measure mean and std if they are not given."""
         if not self.pairs:
             self.pairs = self._match()
-            if not self.mean:
-                self.mean, self.std = self._measure(self.pairs["train"])
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Random crops, flipped and turned."""
-        skip, self.skip_batches = self.skip_batches, 0
-        return make_loader(self._dataset("train"), self.batch_size, self.num_workers, self.seed, True, skip)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Whole images, one at a time."""
-        return make_loader(self._dataset("validation"), 1, self.num_workers, self.seed, False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Whole images, one at a time."""
-        return make_loader(self._dataset("test"), 1, self.num_workers, self.seed, False)
-
-    def _dataset(self, split: str) -> "RasterPairs":
-        return RasterPairs(self, self.pairs[split], self.crops_per_image if split == "train" else None)
+        if not self.mean:
+            self.mean, self.std = measure(self.sources[image] for image, _ in self.pairs["train"])
+        pairs = [(self.sources[image].with_statistics(self.mean, self.std), mask) for image, mask in self.pairs[split]]
+        return RasterPairs(self, pairs, self.crops_per_image if split == "train" else None)
 
     def read_image(
         self, path: Path, window: Window | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Read the raw pixels ``(C, h, w)`` of an image and what is valid."""
-        with open_raster(path, PLAIN) as dataset:
-            bands = check_bands(describe(dataset), len(self.bands), self.band_indexes)
-            return read_window(dataset, window or Window(0, 0, dataset.height, dataset.width), bands, self.nodata)
+        source = self.sources[path]
+        pixels, _, valid = source.read_raw(window or Window(0, 0, source.height, source.width))
+        return pixels, valid
 
-    def read_mask(self, path: Path) -> npt.NDArray[np.int64]:
-        """Read class indexes ``(H, W)``; nodata is ``ignore_index``."""
-        with open_raster(path, PLAIN, purpose="label") as dataset:
-            values = dataset.read()
-            known = dataset.dataset_mask() > 0 if dataset.nodata is not None else np.ones(values.shape[1:], bool)
-        if self.colors is not None:
-            if values.shape[0] < 3:
-                raise InputError(f"{path}: {values.shape[0]} band, colors need three")
-            mask = np.zeros(values.shape[1:], np.int64)
-            for index, color in enumerate(self.colors, start=1):
-                mask[(values[:3] == np.asarray(color)[:, None, None]).all(0)] = index
-        else:
-            mask = values[0].astype(np.int64)
-        mask[~known] = self.ignore_index
-        wrong = mask[(mask != self.ignore_index) & ((mask < 0) | (mask >= len(self.classes)))]
-        if wrong.size:
-            raise InputError(
-                f"{path}: value {wrong[0]} is no class (0 … {len(self.classes) - 1}) and not ignore_index "
-                f"{self.ignore_index}; mend the mask or set ignore_index"
-            )
-        return mask
+    def read_mask(self, path: Path, window: Window | None = None) -> npt.NDArray[np.int64]:
+        """Read class indexes ``(h, w)``; nodata is ``ignore_index``."""
+        return self.masks.read(path, window)
 
     def _match(self) -> dict[str, list[tuple[Path, Path]]]:
         for folder in (self.image_folder, self.mask_folder):
@@ -158,9 +130,13 @@ class RasterPairsData(DataModule):
             if image.stem not in masks:
                 raise InputError(f"{image}: no mask of this name in {self.mask_folder}")
             mask = masks[image.stem]
-            with open_raster(image, PLAIN) as a, open_raster(mask, PLAIN, purpose="label") as b:
-                if (a.height, a.width) != (b.height, b.width):
-                    raise InputError(f"{image}: {a.height} × {a.width} px, its mask has {b.height} × {b.width}")
+            source = self.sources[image] = Source(image, self.inputs, self.band_indexes)
+            with open_raster(mask, PLAIN, purpose="label") as b:
+                if (source.height, source.width) != (b.height, b.width):
+                    raise InputError(
+                        f"{image}: {source.height} × {source.width} px, its mask has {b.height} × {b.width}; they must "
+                        "be on one grid"
+                    )
             pairs[self._split(image.stem)].append((image, mask))
         pairs["test"] = pairs["test"] if self.test is not None else pairs["validation"]
         for split, found in pairs.items():
@@ -173,75 +149,64 @@ class RasterPairsData(DataModule):
             return "test"
         return "validation" if re.search(self.validation, name) else "train"
 
-    def _measure(self, pairs: list[tuple[Path, Path]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        count, total, squares = 0, np.zeros(len(self.bands)), np.zeros(len(self.bands))
-        for image, _ in pairs:
-            pixels, valid = self.read_image(image)
-            values = pixels[:, valid].astype(np.float64)
-            count += values.shape[1]
-            total += values.sum(1)
-            squares += (values**2).sum(1)
-        if not count:
-            raise InputError("data: the training images hold no valid pixel")
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-        return tuple(float(m) for m in mean), tuple(float(max(s, 1e-6)) for s in std)
-
 
 class RasterPairs(Dataset[dict[str, Any]]):
-    """Random crops or, with ``crops_per_image`` None, whole images."""
+    """Random crops or, with ``crops_per_image`` None, whole images, large ones in tiles."""
 
-    def __init__(self, data: RasterPairsData, pairs: list[tuple[Path, Path]], crops_per_image: int | None) -> None:
-        self.read_image, self.read_mask = data.read_image, data.read_mask
-        self.pairs, self.crops_per_image = pairs, crops_per_image
+    def __init__(self, data: RasterPairsData, pairs: list[tuple[Source, Path]], crops_per_image: int | None) -> None:
+        self.pairs, self.crops_per_image, self.masks = pairs, crops_per_image, data.masks
         self.size, self.seed, self.ignore_index = data.image_size, data.seed, data.ignore_index
         self.centred, self.gain = data.centred, data.gain
-        self.mean = np.asarray(data.mean, np.float32)[:, None, None]
-        self.std = np.asarray(data.std, np.float32)[:, None, None]
+        self.foreground = ForegroundIndex()
+        tile = data.validation_tile
+        self.tiles = [(i, each) for i, (source, _) in enumerate(pairs) for each in windows(*_size(source), tile)]
 
     def __len__(self) -> int:
-        return len(self.pairs) * (self.crops_per_image or 1)
+        return len(self.tiles) if self.crops_per_image is None else len(self.pairs) * self.crops_per_image
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         """Return the sample of ``(epoch, index)``."""
-        image_path, mask_path = self.pairs[key[1] % len(self.pairs)]
-        pixels, valid = self.read_image(image_path)
-        mask = np.where(valid, self.read_mask(mask_path), self.ignore_index)
-        if self.crops_per_image is not None:
-            pixels, valid, mask = self._augment(sample_rng(self.seed, key), pixels, valid, mask)
-        image = np.where(valid, (pixels - self.mean) / self.std, 0).astype(np.float32)
-        return {"image": image, "valid": valid[None], "mask": mask, "name": image_path.name}
-
-    def _augment(
-        self,
-        rng: np.random.Generator,
-        image: npt.NDArray[np.float32],
-        valid: npt.NDArray[np.bool_],
-        mask: npt.NDArray[np.int64],
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        row, col = self._corner(rng, mask)
-        place = (slice(row, row + self.size), slice(col, col + self.size))
-        image, valid, mask = image[:, *place], valid[place], mask[place]
-        missing = [(0, self.size - length) for length in valid.shape]
-        image = np.pad(image, [(0, 0), *missing])
-        valid = np.pad(valid, missing)
-        mask = np.pad(mask, missing, constant_values=self.ignore_index)
+        if self.crops_per_image is None:
+            pair, window = self.tiles[key[1]]
+            source, _ = self.pairs[pair]
+            image, valid, mask = self._read(pair, window)
+            whole = _size(source) == (window.height, window.width)
+            place = "" if whole else f" rows {window.row}– columns {window.col}–"
+            return {"image": image, "valid": valid[None], "mask": mask, "name": source.path.name + place}
+        rng, pair = sample_rng(self.seed, key), key[1] % len(self.pairs)
+        row, col = self._corner(rng, pair)
         turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
-        if self.gain:
-            image = image * np.float32(np.exp(rng.normal(0, self.gain)))
-        return _turned(image, turns, flip), _turned(valid, turns, flip), _turned(mask, turns, flip)
+        gain = float(np.exp(rng.normal(0, self.gain))) if self.gain else 1.0
+        parts = self._read(pair, Window(row, col, self.size, self.size), gain)
+        image, valid, mask = (_turned(each, turns, flip) for each in parts)
+        return {"image": image, "valid": valid[None], "mask": mask, "name": self.pairs[pair][0].path.name}
 
-    def _corner(self, rng: np.random.Generator, mask: npt.NDArray[np.int64]) -> tuple[int, int]:
-        last = [max(length - self.size, 0) for length in mask.shape]
+    def _read(self, pair: int, window: Window, gain: float = 1.0) -> tuple[Pixels, Mask, Classes]:
+        source, mask = self.pairs[pair]
+        image, valid = source.read(window, gain)
+        return image, valid, np.where(valid, self.masks.read(mask, window), self.ignore_index)
+
+    def _corner(self, rng: np.random.Generator, pair: int) -> tuple[int, int]:
+        height, width = _size(self.pairs[pair][0])
+        last = [max(length - self.size, 0) for length in (height, width)]
         if self.centred and rng.random() < self.centred:
-            wanted = np.argwhere((mask != 0) & (mask != self.ignore_index))
-            if len(wanted):
+
+            def read(window: Window) -> Mask:
+                _, _, mask = self._read(pair, window)
+                return np.asarray((mask != 0) & (mask != self.ignore_index))
+
+            wanted = self.foreground.get(pair, height, width, read)
+            if number := len(wanted):
                 # The pixel may come to lie anywhere in the crop.
-                pixel = wanted[rng.integers(len(wanted))] - rng.integers(self.size, size=2)
+                pixel = wanted.find(int(rng.integers(number)), read) - rng.integers(self.size, size=2)
                 row, col = np.clip(pixel, 0, last).tolist()
                 return row, col
         row, col = (int(rng.integers(length + 1)) for length in last)
         return row, col
+
+
+def _size(source: Source) -> tuple[int, int]:
+    return source.height, source.width
 
 
 def _turned(array: Any, turns: int, flip: bool) -> Any:

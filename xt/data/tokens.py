@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from xt.data.base import DataModule
 from xt.data.labels import LabelTable, read_labels
-from xt.data.loading import Key, make_loader, sample_rng
+from xt.data.loading import Key, sample_rng
 from xt.data.targets import cell_targets
 from xt.errors import InputError
 from xt.geometry.grid import RegionGrid
@@ -120,40 +120,17 @@ class TokenData(DataModule):
         seed: int = 0,
         flip: bool = True,
     ) -> None:
-        super().__init__()
-        self.root, self.labels, self.flip = Path(root), Path(labels), flip
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.bands, self.mean, self.std, self.image_size = (), (), (), 1
-        self.check_sizes()
-        self.skip_batches = 0
-        self.datasets: dict[str, SceneTokens] = {}
-
-    def setup(self, stage: str) -> None:
-        """List the scenes of the splits that a stage needs, and read their labels."""
-        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
-        for split in needed.get(stage, ()):
-            if split not in self.datasets:
-                self.datasets[split] = self._dataset(split)
+        super().__init__(root, 1, batch_size, num_workers, seed)
+        self.labels, self.flip = Path(labels), flip
+        self.bands, self.mean, self.std = (), (), ()
 
     @property
     def facts(self) -> list[TokenFacts]:
         """Of all scenes that were set up."""
-        return [facts for dataset in self.datasets.values() for _, facts in dataset.scenes]
+        return [facts for split in self.datasets.values() for _, facts in split.scenes]  # type: ignore[attr-defined]
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Scenes in an order that changes from epoch to epoch."""
-        skip, self.skip_batches = self.skip_batches, 0
-        return make_loader(self.datasets["train"], self.batch_size, self.num_workers, self.seed, True, skip)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Validation scenes."""
-        return make_loader(self.datasets["validation"], 1, self.num_workers, self.seed, False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Test scenes."""
-        return make_loader(self.datasets["test"], 1, self.num_workers, self.seed, False)
-
-    def _dataset(self, split: str) -> "SceneTokens":
+    def dataset(self, split: str) -> "SceneTokens":
+        """List the scenes of a split and read their labels."""
         folder = self.root / split
         paths = sorted(folder.glob("*.json"))
         if not paths:

@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from xt.data.base import DataModule
 from xt.data.labels import LabelTable, read_labels
-from xt.data.loading import Key, make_loader, sample_rng
+from xt.data.loading import Key, sample_rng
 from xt.data.shoreline import read_shorelines
 from xt.data.source import Source
 from xt.data.targets import CENTER_RADIUS, detection_targets
-from xt.errors import ConfigError, InputError, nearest
+from xt.errors import ConfigError, InputError, at_least, nearest
 from xt.geometry.grid import RegionGrid, Window
 
 SAR_BANDS = ("VV_dB", "VH_dB")
@@ -75,12 +74,10 @@ class XView3Data(DataModule):
         limit_scenes: int | None = None,
         statistics: Literal["default", "paper"] = "default",
     ) -> None:
-        super().__init__()
+        super().__init__(root, image_size, batch_size, num_workers, seed)
         unknown = [band for band in bands if band not in STATISTICS]
         if unknown:
             raise ConfigError(f"data.init_args.bands: no band {unknown[0]!r}{nearest(unknown[0], STATISTICS)}")
-        self.root = Path(root)
-        self.image_size = image_size
         if not set(bands) & set(SAR_BANDS):
             raise ConfigError(
                 f"data.init_args.bands: one of {', '.join(SAR_BANDS)} is needed, for the grid of the scene"
@@ -90,40 +87,21 @@ class XView3Data(DataModule):
         self.statistics = PAPER_STATISTICS if statistics == "paper" else STATISTICS
         self.mean = tuple(self.statistics[band][0] for band in bands)
         self.std = tuple(self.statistics[band][1] for band in bands)
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.centred, self.crops_per_scene = centred, crops_per_scene
         self.drop_bad_labels, self.limit_scenes = drop_bad_labels, limit_scenes
-        self.check_sizes(crops_per_scene=crops_per_scene, limit_scenes=limit_scenes)
+        at_least(1, "data.init_args", crops_per_scene=crops_per_scene, limit_scenes=limit_scenes)
         if not 0 <= centred <= 1:
             raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
-        self.skip_batches = 0
-        self.datasets: dict[str, SceneCrops] = {}
 
     def setup(self, stage: str) -> None:
-        """Find the scenes and read the labels of the splits that a stage needs."""
-        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
-        for split in needed.get(stage, ()):
-            if split not in self.datasets:
-                self.datasets[split] = self._dataset(split)
+        """Find the scenes, and read the labels of the splits that a stage needs and the shorelines."""
+        super().setup(stage)
         folder = self.root / "shoreline"
         if self.shoreline is None and folder.is_dir():
             self.shoreline = read_shorelines(folder)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Crops in an order that changes from epoch to epoch."""
-        skip, self.skip_batches = self.skip_batches, 0
-        dataset = self.datasets["train"]
-        return make_loader(dataset, self.batch_size, self.num_workers, self.seed, True, skip)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Tiles of the validation scenes."""
-        return make_loader(self.datasets["validation"], 1, self.num_workers, self.seed, False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Tiles of the test scenes."""
-        return make_loader(self.datasets["test"], 1, self.num_workers, self.seed, False)
-
-    def _dataset(self, split: str) -> "SceneCrops":
+    def dataset(self, split: str) -> "SceneCrops":
+        """Find the scenes of a split and read their labels."""
         labels_path = self.root / f"{split}.csv"
         if not labels_path.is_file():
             raise InputError(

@@ -1,0 +1,146 @@
+"""Label rasters: windows of class indexes, and where the foreground lies without keeping the mask in memory."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.errors import RasterioError, RasterioIOError
+
+from xt.data import handles
+from xt.data.geotiff import CACHE_BYTES, PLAIN, Mask, open_dataset
+from xt.errors import InputError
+from xt.geometry.grid import Window
+
+Classes = npt.NDArray[np.int64]
+CHUNK = 256
+"""Columns that are counted together; a count fits 16 bits."""
+WINDOW = 1024
+"""Side of the windows in which a whole raster is gone through."""
+INDEX_BYTES = 64 << 20
+
+
+def windows(height: int, width: int, size: int = WINDOW) -> list[Window]:
+    """Windows that cover a raster once, those at the border smaller."""
+    corners = [(row, col) for row in range(0, height, size) for col in range(0, width, size)]
+    return [Window(row, col, size, size).clip(height, width) for row, col in corners]
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """Reads class indexes.
+
+    Attributes:
+        num_classes: Classes.
+        ignore_index: Value that is not scored; also of nodata and of what lies outside.
+        colors: Colour of every class but the first; None if values are class indexes.
+    """
+
+    num_classes: int
+    ignore_index: int
+    colors: Sequence[tuple[int, int, int]] | None = None
+
+    def read(self, path: Path, window: Window | None = None) -> Classes:
+        """Read a window, which may reach over the border, or all.
+
+        Raises:
+            InputError: If the file cannot be read, has too few bands, or holds a value that is no class.
+        """
+
+        def opener(stack: ExitStack) -> Any:
+            return stack.enter_context(open_dataset(path, PLAIN, purpose="label"))
+
+        dataset = handles.borrow(path, "label", opener)
+        window = window or Window(0, 0, dataset.height, dataset.width)
+        mask = np.full((window.height, window.width), self.ignore_index, np.int64)
+        inside = window.clip(dataset.height, dataset.width)
+        if inside.height and inside.width:
+            place = Window(inside.row - window.row, inside.col - window.col, inside.height, inside.width)
+            mask[place.slices] = self._classes(path, dataset, inside)
+        return mask
+
+    def _classes(self, path: Path, dataset: Any, window: Window) -> Classes:
+        if self.colors is not None and dataset.count < 3:
+            raise InputError(f"{path}: {dataset.count} band, colors need three; leave colors out or give an RGB mask")
+        place = ((window.row, window.row_stop), (window.col, window.col_stop))
+        try:
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+                values = dataset.read([1, 2, 3] if self.colors is not None else [1], window=place)
+                unknown = dataset.dataset_mask(window=place) == 0 if dataset.nodata is not None else None
+        except (RasterioIOError, RasterioError) as error:
+            raise InputError(
+                f"{path}: cannot read the mask from row {window.row}, column {window.col}; mend it"
+            ) from error
+        if self.colors is None:
+            mask: Classes = values[0].astype(np.int64)
+        else:
+            mask = np.zeros(values.shape[1:], np.int64)
+            for index, color in enumerate(self.colors, start=1):
+                mask[(values == np.asarray(color)[:, None, None]).all(0)] = index
+        if unknown is not None:
+            mask[unknown] = self.ignore_index
+        wrong = mask[(mask != self.ignore_index) & ((mask < 0) | (mask >= self.num_classes))]
+        if wrong.size:
+            raise InputError(
+                f"{path}: value {wrong[0]} is no class (0 … {self.num_classes - 1}) and not ignore_index "
+                f"{self.ignore_index}; mend the mask or set ignore_index"
+            )
+        return mask
+
+
+class Foreground:
+    """How many foreground pixels each row has in every :data:`CHUNK` columns: 1/128 of a byte for a pixel.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        read: Window → where it is foreground; asked once for all of the raster, then for one row of a chunk at a time.
+    """
+
+    def __init__(self, height: int, width: int, read: Callable[[Window], Mask]) -> None:
+        self.width = width
+        self.counts = np.zeros((height, -(-width // CHUNK)), np.uint16)
+        for window in windows(height, width):
+            starts = np.arange(0, window.width, CHUNK)
+            counts = np.add.reduceat(read(window), starts, axis=1, dtype=np.uint16)
+            first = window.col // CHUNK
+            self.counts[window.row : window.row_stop, first : first + len(starts)] = counts
+
+    def __len__(self) -> int:
+        return int(self.counts.sum(dtype=np.int64))
+
+    def find(self, number: int, read: Callable[[Window], Mask]) -> tuple[int, int]:
+        """Return row and column of the pixel that is ``number`` in raster order."""
+        row, number = _locate(self.counts.sum(axis=1, dtype=np.int64), number)
+        chunk, number = _locate(self.counts[row].astype(np.int64), number)
+        start = chunk * CHUNK
+        inside = read(Window(row, start, 1, min(CHUNK, self.width - start)))[0]
+        return row, start + int(np.flatnonzero(inside)[number])
+
+
+class ForegroundIndex:
+    """Keeps :class:`Foreground` of the rasters used last, up to :data:`INDEX_BYTES`."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[int, Foreground] = OrderedDict()
+
+    def get(self, key: int, height: int, width: int, read: Callable[[Window], Mask]) -> Foreground:
+        """Return that of a raster; made when it is not kept."""
+        if key not in self.kept:
+            self.kept[key] = Foreground(height, width, read)
+            while len(self.kept) > 1 and sum(each.counts.nbytes for each in self.kept.values()) > INDEX_BYTES:
+                self.kept.popitem(last=False)
+        self.kept.move_to_end(key)
+        return self.kept[key]
+
+
+def _locate(counts: npt.NDArray[np.int64], number: int) -> tuple[int, int]:
+    """Return which bin holds item ``number``, and the item's number inside it."""
+    ends = counts.cumsum()
+    index = int(np.searchsorted(ends, number, side="right"))
+    return index, number - int(ends[index] - counts[index])
