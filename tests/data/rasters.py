@@ -8,6 +8,7 @@ import rasterio
 from rasterio.transform import Affine
 
 GRID = Affine(10, 0, 500_000, 0, -10, 6_000_000)
+COARSE = Affine(50, 0, 500_000, 0, -50, 6_000_000)
 UTM = "EPSG:32632"
 
 

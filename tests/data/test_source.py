@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rasterio.transform import Affine
-from rasters import GRID, UTM, noise, write
+from rasters import COARSE, GRID, UTM, noise, write
 
 from xt.data.raster_pairs import RasterPairsData
 from xt.data.source import InputSpec, Source
@@ -34,12 +33,21 @@ def holes(kind: str) -> tuple[np.ndarray, dict[str, Any], dict[str, Any], np.nda
     options: dict[str, Any] = {}
     data: dict[str, Any] = {}
     valid[10:20, 5:30] = False
-    bad = {"nan": np.nan, "inf": -np.inf, "tag": -99, "model": -32768, "two": -99}.get(kind)
+    bad = {
+        "nan": np.nan,
+        "inf": -np.inf,
+        "tag": -99,
+        "model": -32768,
+        "two": -99,
+        "rounded tag": np.finfo(np.float32).min,
+    }.get(kind)
     if bad is not None:
         array[0][~valid] = bad  # one band of several
         array[1, 40:50, 40:50] = bad  # a band that is not chosen
     if kind in ("tag", "two"):
         options["nodata"] = -99
+    if kind == "rounded tag":
+        options["nodata"] = -3.40282e38  # as many programs write it; GDAL takes it for the lowest float
     if kind in ("model", "two"):
         data["nodata"] = -32768.0
     if kind == "two":
@@ -59,7 +67,7 @@ def holes(kind: str) -> tuple[np.ndarray, dict[str, Any], dict[str, Any], np.nda
     return array, options, data, valid
 
 
-KINDS = ["nan", "inf", "tag", "model", "two", "mask", "mask over tag", "alpha", "none"]
+KINDS = ["nan", "inf", "tag", "model", "two", "mask", "mask over tag", "alpha", "none", "rounded tag"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,10 +116,9 @@ def scene(folder: Path, **bands: np.ndarray) -> Path:
     write(folder / "VH_dB.tif", vh, crs=UTM, transform=GRID, nodata=-32768)
     depth = np.linspace(-900, -100, 12 * 14, dtype=np.float32).reshape(12, 14)
     depth[3:5, 6:9] = -32768
-    coarse = GRID * Affine.scale(5)
-    write(folder / "bathymetry.tif", bands.get("bathymetry", depth), crs=UTM, transform=coarse)
+    write(folder / "bathymetry.tif", bands.get("bathymetry", depth), crs=UTM, transform=COARSE)
     wind = np.full((12, 7), 8, np.int16)
-    write(folder / "owiWindSpeed.tif", wind, crs=UTM, transform=coarse)
+    write(folder / "owiWindSpeed.tif", wind, crs=UTM, transform=COARSE)
     return folder
 
 
@@ -171,6 +178,21 @@ def test_models_that_do_not_tell_their_coarse_bands_are_predictable(tmp_path: Pa
     folder, window = tmp_path / "validation/s", Window(-3, 20, 50, 60)
     for a, b in zip(Source(folder, told.inputs).read(window), Source(folder, untold.inputs).read(window), strict=True):
         assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("nodata", [None, -32768.0])
+def test_coarse_bands_are_smooth_and_zero_where_unknown(tmp_path: Path, nodata: float | None):
+    """A slope that bilinear interpolation follows exactly, which ends in the middle of the scene."""
+    slope = 3 * np.arange(7, dtype=np.float32)[None] + np.zeros((12, 1), np.float32)
+    write(tmp_path / "fine.tif", noise(HEIGHT, WIDTH), crs=UTM, transform=GRID)
+    write(tmp_path / "slope.tif", slope, crs=UTM, transform=COARSE)
+    spec = InputSpec(("fine", "slope"), (0.0, 4.0), (1.0, 2.0), nodata, coarse=("slope",))
+    pixels, valid = Source(tmp_path, spec).read(Window(0, 0, HEIGHT, WIDTH))
+    assert valid.all()
+    places = (np.arange(WIDTH) + 0.5) / 5 - 0.5
+    want = np.broadcast_to((3 * places - 4) / 2, (HEIGHT, WIDTH))
+    np.testing.assert_allclose(pixels[1][:, 3:32], want[:, 3:32], atol=1e-5)
+    assert not pixels[1][:, 36:].any()
 
 
 def test_windows_over_the_border_are_zero_and_invalid(tmp_path: Path):

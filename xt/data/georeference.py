@@ -6,7 +6,7 @@ average); rational polynomials, at the height they are centred on, in WGS 84. Wi
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ def _through(profile: Profile, way: str, first: Floats, second: Floats) -> tuple
         return first, second
     # rowcol rounds down unless told otherwise.
     more: dict[str, Any] = {"offset": "ul"} if way == "xy" else {"op": np.asarray}
-    if not gcps:
+    if rpcs is not None and not gcps:
         more["zs"] = np.full(len(first), rpcs.height_off)
     try:
         with GCPTransformer(gcps, tps=True) if gcps else RPCTransformer(rpcs) as transformer:
@@ -79,4 +79,4 @@ def _through(profile: Profile, way: str, first: Floats, second: Floats) -> tuple
         raise InputError(
             f"its {what} give no place on the map ({error}); mend them, or remove the georeference"
         ) from error
-    return cast(tuple[Floats, Floats], (np.asarray(a, np.float64), np.asarray(b, np.float64)))
+    return np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,13 @@ class LabelTable:
         return cls(**columns)
 
 
-def _number(low: float, required: bool) -> Callable[[str], float]:
+Columns = dict[str, tuple[str, Callable[[str], Any]]]
+"""Column of a file → field of :class:`LabelTable`, and what parses the text."""
+
+
+def number(low: float, required: bool) -> Callable[[str], float]:
+    """Make a parser of finite numbers; where one is not required, an empty text is NaN."""
+
     def parse(text: str) -> float:
         if not text.strip() or text.strip().lower() == "nan":
             if required:
@@ -127,18 +133,21 @@ def _confidence(text: str) -> str:
     return text.strip().upper()
 
 
-_COMMON: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "detect_scene_row": ("row", _number(0, required=True)),
-    "detect_scene_column": ("column", _number(0, required=True)),
-    "scene_id": ("scene_id", _scene),
+SCENE: Columns = {"scene_id": ("scene_id", _scene)}
+_COMMON: Columns = {
+    "detect_scene_row": ("row", number(0, required=True)),
+    "detect_scene_column": ("column", number(0, required=True)),
+    **SCENE,
     "is_vessel": ("is_vessel", _flag),
     "is_fishing": ("is_fishing", _flag),
-    "vessel_length_m": ("vessel_length_m", _number(0, required=False)),
+    "vessel_length_m": ("vessel_length_m", number(0, required=False)),
 }
-_LABEL = _COMMON | {
-    "distance_from_shore_km": ("distance_from_shore_km", _number(0, required=False)),
+_LABEL: Columns = _COMMON | {
+    "distance_from_shore_km": ("distance_from_shore_km", number(0, required=False)),
     "confidence": ("confidence", _confidence),
 }
+ATTRIBUTES: Columns = {name: each for name, each in _LABEL.items() if each[0] not in ("row", "column", "scene_id")}
+"""What may be known of an object beside its place."""
 
 
 def read_labels(path: Path | str, drop_bad: bool = False) -> LabelTable:
@@ -161,10 +170,10 @@ def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
         LabelError: As :func:`read_labels`.
     """
     anywhere = {
-        "detect_scene_row": ("row", _number(-math.inf, required=True)),
-        "detect_scene_column": ("column", _number(-math.inf, required=True)),
+        "detect_scene_row": ("row", number(-math.inf, required=True)),
+        "detect_scene_column": ("column", number(-math.inf, required=True)),
     }
-    return _read(Path(path), _COMMON | anywhere, drop_bad, {"score": ("score", _number(-math.inf, required=False))})
+    return _read(Path(path), _COMMON | anywhere, drop_bad, {"score": ("score", number(-math.inf, required=False))})
 
 
 def write_predictions(path: Path, table: LabelTable) -> None:
@@ -187,47 +196,90 @@ def _boolean(value: float) -> str:
     return "" if math.isnan(value) else str(bool(value))
 
 
-def _read(
+def _read(path: Path, columns: Columns, drop_bad: bool, optional: Columns | None = None) -> LabelTable:
+    num, parsed = parse_rows(path, *read_csv(path), columns, optional or {}, drop_bad)
+    return as_table(num, parsed)
+
+
+def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]]]:
+    """Open a CSV file: its header, and rows with what to call each in an error.
+
+    Raises:
+        LabelError: If it cannot be read.
+    """
+    rows = _csv_rows(path)
+    return list(next(rows)[1]), rows
+
+
+def parse_rows(
     path: Path,
-    columns: dict[str, tuple[str, Callable[[str], Any]]],
+    header: Sequence[str],
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    columns: Columns,
+    optional: Columns,
     drop_bad: bool,
-    optional: dict[str, tuple[str, Callable[[str], Any]]] | None = None,
-) -> LabelTable:
-    parsed: dict[str, list[Any]] = {name: [] for name, _ in columns.values()}
+) -> tuple[int, dict[str, list[Any]]]:
+    """Check and parse all rows.
+
+    Args:
+        path: The file, for errors.
+        header: Its columns.
+        rows: What to call a row in an error, and column → text.
+        columns: Column → field and parser; all must be there.
+        optional: Likewise for columns that may be missing.
+        drop_bad: Leave bad rows out instead of failing.
+
+    Returns:
+        Number of rows, and field → values.
+
+    Raises:
+        LabelError: If a column is missing, or rows are bad (up to 20 are named).
+    """
     problems: list[str] = []
     num = 0
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            for column in columns:
-                if column not in header:
-                    raise LabelError(f"{path}: no column {column!r}{nearest(column, header)}")
-            wanted = columns | {k: v for k, v in (optional or {}).items() if k in header}
-            parsed |= {name: [] for name, _ in wanted.values()}
-            for record in reader:
-                values, problem = _parse(record, wanted)
-                if problem:
-                    problems.append(f"line {reader.line_num}: {problem}")
-                    continue
-                num += 1
-                for name, value in values.items():
-                    parsed[name].append(value)
-    except FileNotFoundError:
-        raise LabelError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path}: cannot be read as CSV ({error})") from error
+    for column in columns:
+        if column not in header:
+            raise LabelError(f"{path}: no column {column!r}{nearest(column, header)}")
+    wanted = columns | {k: v for k, v in optional.items() if k in header}
+    parsed: dict[str, list[Any]] = {name: [] for name, _ in wanted.values()}
+    for where, record in rows:
+        values, problem = _parse(record, wanted)
+        if problem:
+            problems.append(f"{where}: {problem}")
+            continue
+        num += 1
+        for name, value in values.items():
+            parsed[name].append(value)
     if problems and not drop_bad:
         listed = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
         raise LabelError(
             f"{path}: {len(problems)} bad rows ({listed}); mend them or leave them out (--drop-bad-labels)"
         )
+    return num, parsed
+
+
+def as_table(num: int, parsed: Mapping[str, Any]) -> LabelTable:
+    """Make a table of parsed columns; where the distance to the shore is unknown there is none."""
     table = LabelTable.build(num, **parsed)
     shore = np.where(np.isnan(table.distance_from_shore_km), NO_SHORE_KM, table.distance_from_shore_km)
     return replace(table, distance_from_shore_km=shore)
 
 
-def _parse(record: dict[str, Any], columns: dict[str, tuple[str, Callable[[str], Any]]]) -> tuple[dict[str, Any], str]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the header as the keys of a first row, then the rows."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            yield "header", dict.fromkeys(reader.fieldnames or [])
+            for record in reader:
+                yield f"line {reader.line_num}", record
+    except FileNotFoundError:
+        raise LabelError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{path}: cannot be read as CSV ({error})") from error
+
+
+def _parse(record: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], str]:
     values = {}
     for column, (name, parse) in columns.items():
         text = record.get(column)

@@ -1,6 +1,5 @@
 """Rasters with label rasters of the same size, for semantic segmentation."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from xt.data.geotiff import PLAIN, Mask, Pixels, open_raster
 from xt.data.loading import Key, sample_rng
 from xt.data.masks import Classes, ForegroundIndex, MaskReader, windows
 from xt.data.source import Source
+from xt.data.splits import Splits, rasters
 from xt.data.statistics import measure
 from xt.errors import ConfigError, InputError, at_least
 from xt.geometry.grid import Window
 
 IGNORE = 255
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 
 class RasterPairsData(DataModule):
@@ -84,7 +83,6 @@ class RasterPairsData(DataModule):
         self.classes, self.bands = tuple(classes), tuple(bands)
         self.band_indexes = tuple(band_indexes) if band_indexes else None
         self.image_folder, self.mask_folder = self.root / images, self.root / masks
-        self.validation, self.test = validation, test
         self.colors, self.ignore_index, self.nodata = colors, ignore_index, nodata
         self.crops_per_image, self.validation_tile, self.resolution = crops_per_image, validation_tile, resolution
         self.centred, self.gain = centred, gain
@@ -93,8 +91,7 @@ class RasterPairsData(DataModule):
         at_least(0, "data.init_args", gain=gain)
         if not 0 <= centred <= 1:
             raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
-        for key, pattern in (("validation", validation), ("test", test)):
-            _check_pattern(key, pattern)
+        self.splits = Splits(validation, test)
         self.masks = MaskReader(len(self.classes), ignore_index, colors)
         self.pairs: dict[str, list[tuple[Path, Path]]] = {}
         self.sources: dict[Path, Source] = {}
@@ -124,9 +121,9 @@ class RasterPairsData(DataModule):
         for folder in (self.image_folder, self.mask_folder):
             if not folder.is_dir():
                 raise InputError(f"data: no folder {folder}; set data.init_args.root to where images and masks are")
-        masks = {path.stem: path for path in _rasters(self.mask_folder)}
-        pairs: dict[str, list[tuple[Path, Path]]] = {"train": [], "validation": [], "test": []}
-        for image in _rasters(self.image_folder):
+        masks = {path.stem: path for path in rasters(self.mask_folder)}
+        found: list[tuple[Path, Path]] = []
+        for image in rasters(self.image_folder):
             if image.stem not in masks:
                 raise InputError(f"{image}: no mask of this name in {self.mask_folder}")
             mask = masks[image.stem]
@@ -137,17 +134,8 @@ class RasterPairsData(DataModule):
                         f"{image}: {source.height} × {source.width} px, its mask has {b.height} × {b.width}; they must "
                         "be on one grid"
                     )
-            pairs[self._split(image.stem)].append((image, mask))
-        pairs["test"] = pairs["test"] if self.test is not None else pairs["validation"]
-        for split, found in pairs.items():
-            if not found:
-                raise InputError(f"data: no {split} image: validation {self.validation!r}, test {self.test!r}")
-        return pairs
-
-    def _split(self, name: str) -> str:
-        if self.test is not None and re.search(self.test, name):
-            return "test"
-        return "validation" if re.search(self.validation, name) else "train"
+            found.append((image, mask))
+        return self.splits.share(found, lambda pair: pair[0].stem)
 
 
 class RasterPairs(Dataset[dict[str, Any]]):
@@ -212,16 +200,3 @@ def _size(source: Source) -> tuple[int, int]:
 def _turned(array: Any, turns: int, flip: bool) -> Any:
     turned = np.rot90(array, turns, axes=(-2, -1))
     return np.ascontiguousarray(turned[..., ::-1] if flip else turned)
-
-
-def _check_pattern(key: str, pattern: str | None) -> None:
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        raise ConfigError(
-            f"data.init_args.{key} {pattern!r} is no regular expression ({error}); put \\ before what is meant as such"
-        ) from error
-
-
-def _rasters(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

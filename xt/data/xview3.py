@@ -1,21 +1,14 @@
 """xView3-SAR scenes in the data set's own folders: crops for training, tiles for validation."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
-from torch.utils.data import Dataset
+from typing import Literal
 
 from xt.data.base import DataModule
-from xt.data.labels import LabelTable, read_labels
-from xt.data.loading import Key, sample_rng
+from xt.data.labels import read_labels
+from xt.data.scene_crops import SceneCrops
 from xt.data.shoreline import read_shorelines
 from xt.data.source import Source
-from xt.data.targets import CENTER_RADIUS, detection_targets
 from xt.errors import ConfigError, InputError, at_least, nearest
-from xt.geometry.grid import RegionGrid, Window
 
 SAR_BANDS = ("VV_dB", "VH_dB")
 COARSE_BANDS = ("bathymetry", "owiMask", "owiWindSpeed", "owiWindDirection", "owiWindQuality")
@@ -100,7 +93,7 @@ class XView3Data(DataModule):
         if self.shoreline is None and folder.is_dir():
             self.shoreline = read_shorelines(folder)
 
-    def dataset(self, split: str) -> "SceneCrops":
+    def dataset(self, split: str) -> SceneCrops:
         """Find the scenes of a split and read their labels."""
         labels_path = self.root / f"{split}.csv"
         if not labels_path.is_file():
@@ -120,81 +113,3 @@ class XView3Data(DataModule):
         tables = [labels.scene(reader.name) for reader in readers]
         crops = self.crops_per_scene if split == "train" else None
         return SceneCrops(readers, tables, self.image_size, self.seed, self.centred, crops)
-
-
-class SceneCrops(Dataset[dict[str, Any]]):
-    """Crops or, with ``crops_per_scene`` None, all tiles of scenes."""
-
-    def __init__(
-        self,
-        readers: list[Source],
-        labels: list[LabelTable],
-        image_size: int,
-        seed: int,
-        centred: float,
-        crops_per_scene: int | None,
-    ) -> None:
-        self.readers, self.labels, self.image_size = readers, labels, image_size
-        self.seed, self.centred, self.crops_per_scene = seed, centred, crops_per_scene
-        self.tiles = [
-            (scene, window)
-            for scene, reader in enumerate(readers)
-            for window in RegionGrid(reader.height, reader.width, image_size).windows()
-        ]
-
-    def __len__(self) -> int:
-        return len(self.tiles) if self.crops_per_scene is None else len(self.readers) * self.crops_per_scene
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        """Return the sample of ``(epoch, index)``."""
-        if self.crops_per_scene is None:
-            scene, window = self.tiles[key[1]]
-            turn = False
-        else:
-            rng = sample_rng(self.seed, key)
-            scene = key[1] % len(self.readers)
-            window = self._crop(rng, scene)
-            turn = bool(rng.random() < 0.5)
-        reader, labels = self.readers[scene], self.labels[scene]
-        pixels, valid = reader.read(window)
-        local = replace(labels, row=labels.row - window.row, column=labels.column - window.col)
-        size, reach = self.image_size, CENTER_RADIUS
-        near = (
-            (local.row > -reach) & (local.row < size + reach) & (local.column > -reach) & (local.column < size + reach)
-        )
-        targets = detection_targets(local.select(near), size, size)
-        inside = _within(local, 0, size)
-        sample: dict[str, Any] = {"image": pixels, "valid": valid[None], "targets": targets}
-        if turn:
-            sample = _turned(sample)
-        name = f"{reader.name} rows {window.row}– columns {window.col}–"
-        return sample | {
-            "name": name,
-            "scene_id": reader.name,
-            "origin": (window.row, window.col),
-            "points": labels.select(inside),
-        }
-
-    def _crop(self, rng: np.random.Generator, scene: int) -> Window:
-        reader, labels, size = self.readers[scene], self.labels[scene], self.image_size
-        rows, cols = max(reader.height - size, 0), max(reader.width - size, 0)
-        row, col = int(rng.integers(rows + 1)), int(rng.integers(cols + 1))
-        if len(labels) and rng.random() < self.centred:
-            chosen = int(rng.integers(len(labels)))
-            # Anywhere in the crop, so that a model cannot learn that objects are in the middle.
-            row = int(np.clip(labels.row[chosen] - rng.integers(size), 0, rows))
-            col = int(np.clip(labels.column[chosen] - rng.integers(size), 0, cols))
-        return Window(row, col, size, size)
-
-
-def _within(table: LabelTable, low: int, high: int) -> npt.NDArray[np.bool_]:
-    places = np.stack([table.row, table.column])
-    return np.asarray(((places >= low) & (places < high)).all(axis=0))
-
-
-def _turned(sample: dict[str, Any]) -> dict[str, Any]:
-    # By 180°: the only turn that keeps the radar's look direction plausible, as in the recipe.
-    turned: dict[str, Any] = {}
-    for key, value in sample.items():
-        turned[key] = _turned(value) if isinstance(value, dict) else np.ascontiguousarray(value[:, ::-1, ::-1])
-    return turned

@@ -1,0 +1,220 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import rasterio.warp
+import shapely
+from rasterio.transform import Affine
+from rasters import GRID, UTM, noise, write
+
+from xt.data.points import PointsData
+from xt.errors import ConfigError, InputError, LabelError
+
+PLACES = {"a": [(10, 20), (70, 33)], "b": [(5, 5)], "v": [(60, 80), (0, 0), (89, 99)]}
+EAST = {"a": 0, "b": 2000, "v": 4000}
+
+
+def transform(name: str) -> Affine:
+    return Affine(10, 0, GRID.c + EAST[name], 0, -10, GRID.f)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three images side by side on the map with bright pixels where the objects are; ``c`` has none."""
+    for name, places in {**PLACES, "c": []}.items():
+        image = noise(2, 90, 100) / 100
+        for row, col in places:
+            image[0, row, col] = 100
+        place = {"crs": UTM, "transform": transform(name)} if name in PLACES else {}
+        write(tmp_path / f"images/{name}.tif", image, **place)
+    return tmp_path
+
+
+def on_map(name: str, row: float, col: float) -> tuple[float, float]:
+    return GRID.c + EAST[name] + 10 * (col + 0.5), GRID.f - 10 * (row + 0.5)
+
+
+def in_degrees(points: list[tuple[float, float]]) -> list[list[float]]:
+    return np.transpose(rasterio.warp.transform(UTM, "EPSG:4326", *np.transpose(points))).tolist()
+
+
+ALL = [(name, row, col) for name, places in PLACES.items() for row, col in places]
+
+
+def csv(path: Path, header: str, rows: list[tuple[Any, ...]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(header + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+
+
+def geojson(path: Path, names: list[str]) -> None:
+    degrees = in_degrees([on_map(*each) for each in ALL if each[0] in names])
+    features = [
+        {"type": "Feature", "properties": {"is_vessel": i % 2 == 0}, "geometry": {"type": "Point", "coordinates": at}}
+        for i, at in enumerate(degrees)
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def geopackage(path: Path) -> None:
+    points = shapely.to_wkb(shapely.points([on_map(*each) for each in ALL]))
+    lengths = np.array([np.nan, 40.0, 50.0, 60.0, 70.0, 80.0])
+    pyogrio.raw.write(str(path), points, [lengths], ["vessel_length_m"], geometry_type="Point", crs=UTM, driver="GPKG")
+
+
+def form(root: Path, kind: str) -> str:
+    """Write the objects in one of the ways that are read; return the file's name."""
+    if kind == "pixels":
+        csv(root / "p.csv", "scene_id,row,column,is_vessel,confidence", [(*each, "True", "high") for each in ALL])
+    elif kind == "xview3":
+        csv(
+            root / "p.csv",
+            "detect_scene_row,detect_scene_column,scene_id",
+            [(row, col, name) for name, row, col in ALL],
+        )
+    elif kind == "map":
+        csv(root / "p.csv", "x,y", [on_map(*each) for each in ALL])
+    elif kind == "map of scenes":
+        csv(root / "p.csv", "scene_id,x,y,is_fishing", [(each[0], *on_map(*each), "") for each in ALL])
+    elif kind == "folder":
+        for name in "ab":
+            csv(root / f"p/{name}.csv", "row,column", [each[1:] for each in ALL if each[0] == name])
+        geojson(root / "p/v.geojson", ["v"])
+    elif kind == "geojson":
+        geojson(root / "p.geojson", list(PLACES))
+    else:
+        geopackage(root / "p.gpkg")
+    return {"folder": "p", "geojson": "p.geojson", "gpkg": "p.gpkg"}.get(kind, "p.csv")
+
+
+def build(root: Path, points: str, **options: Any) -> PointsData:
+    data = PointsData(str(root), ["p", "q"], "^v", points=points, **{"image_size": 64} | options)
+    data.setup("fit")
+    return data
+
+
+@pytest.mark.parametrize("kind", ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg"])
+def test_objects_are_found_where_the_image_is_bright(root: Path, kind: str):
+    data = build(root, form(root, kind), crops_per_scene=30)
+    assert {name: len(data.objects.scene(name)) for name in "abcv"} == {"a": 2, "b": 1, "c": 0, "v": 3}
+    seen = 0
+    for index in range(90):
+        sample = data.datasets["train"][0, index]
+        shown = {tuple(each) for each in np.argwhere(sample["image"][0] > 5).tolist()}
+        peaks = {tuple(each) for each in np.argwhere(sample["targets"]["center"][0] == 255).tolist()}
+        assert shown == peaks
+        assert len(sample["points"]) == len(peaks)
+        seen += len(peaks)
+    assert seen > 30
+    tiles = [data.datasets["validation"][0, index] for index in range(len(data.datasets["validation"]))]
+    assert len(tiles) == 4
+    got = sorted(
+        (round(r), round(c)) for tile in tiles for r, c in zip(tile["points"].row, tile["points"].column, strict=True)
+    )
+    assert got == sorted(PLACES["v"])
+    assert set(tiles[0]) == {"image", "valid", "targets", "name", "scene_id", "origin", "points"}
+
+
+def test_what_is_not_said_is_unknown(root: Path):
+    table = build(root, form(root, "gpkg")).objects
+    assert np.isnan(table.is_vessel).all()
+    assert np.isnan(table.is_fishing).all()
+    assert sorted(table.vessel_length_m[~np.isnan(table.vessel_length_m)].tolist()) == [40, 50, 60, 70, 80]
+    assert set(table.confidence) == {""}
+    assert build(root, form(root, "pixels")).objects.confidence.tolist() == ["HIGH"] * 6
+    assert np.isnan(build(root, form(root, "map of scenes")).objects.is_fishing).all()
+    assert sorted(build(root, form(root, "geojson")).objects.is_vessel.tolist()) == [0, 0, 0, 1, 1, 1]
+
+
+def test_statistics_are_measured_and_scene_folders_are_read(tmp_path: Path):
+    bands = {}
+    for name in ("a", "v"):
+        for band, seed in (("p", 1), ("q", 2)):
+            bands[band] = noise(40, 50, seed=seed)
+            write(tmp_path / f"images/{name}/{band}.tif", bands[band], crs=UTM, transform=GRID)
+        write(
+            tmp_path / f"images/{name}/depth.tif",
+            noise(5, 6),
+            crs=UTM,
+            transform=Affine(100, 0, 500_000, 0, -100, 6_000_000),
+        )
+    csv(tmp_path / "points.csv", "row,column,scene_id", [(4, 5, "a"), (3, 3, "elsewhere")])
+    data = PointsData(str(tmp_path), ["p", "q", "depth"], "^v", coarse=["depth"], image_size=32)
+    data.setup("fit")
+    np.testing.assert_allclose(data.mean[:2], [bands["p"].mean(), bands["q"].mean()], rtol=1e-5)
+    assert data.inputs.coarse == ("depth",)
+    assert data.datasets["train"][0, 0]["image"].shape == (3, 32, 32)
+    assert len(data.objects) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("lat,lon", [(1, 2)], "does not say where objects lie; give columns row and column, or x and y"),
+        ("row,column", [(1, 2)], "pixels of which scene"),
+        (
+            "row,column,scene_id",
+            [(1, 2, "a"), (1, 200, "a")],
+            r"1 objects lie outside a \(90 × 100 px\), such as row 1.0, column 200.0",
+        ),
+        (
+            "row,column,scene_id",
+            [("x", 2, "a"), (1, 2, "a"), (-3, 2, "a")],
+            r"2 bad rows \(line 2: row .*; line 4: row",
+        ),
+        ("row,column,scene_id,is_vessel", [(1, 2, "a", "maybe")], "line 2: is_vessel 'maybe' is not True"),
+        ("x,y,scene_id", [(0, 0, "a")], "1 objects lie outside a"),
+        ("x,y,scene_id", [(5, 5, "c")], r"c\.tif: no georeference, so the points of"),
+    ],
+)
+def test_bad_points_are_said(root: Path, header: str, rows: list, message: str):
+    csv(root / "p.csv", header, rows)
+    with pytest.raises(LabelError, match=message):
+        build(root, "p.csv")
+
+
+def test_bad_rows_can_be_left_out(root: Path):
+    csv(root / "p.csv", "row,column,scene_id", [("x", 2, "a"), (1, 2, "a")])
+    assert len(build(root, "p.csv", drop_bad_labels=True).objects) == 1
+
+
+def test_files_that_are_not_what_they_are_called(root: Path):
+    (root / "p.gpkg").write_text("<OGRVRTDataSource/>")
+    (root / "p.geojson").write_text("<OGRVRTDataSource/>")
+    for name in ("p.gpkg", "p.geojson"):
+        with pytest.raises(LabelError, match=rf"{name}: is no Geo"):
+            build(root, name)
+    (root / "p.geojson").write_text('{"type": "Feature')
+    with pytest.raises(LabelError, match="cannot be read as GeoJSON"):
+        build(root, "p.geojson")
+    for name in ("none.csv", "none.gpkg"):
+        with pytest.raises(LabelError, match=r"(?i)none\.\w+: no such file"):
+            build(root, name)
+    (root / "empty").mkdir()
+    with pytest.raises(LabelError, match=r"no file SCENE\.csv"):
+        build(root, "empty")
+    line = {"type": "Feature", "properties": {}, "geometry": {"type": "LineString", "coordinates": [[0, 0], [1, 1]]}}
+    (root / "p.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [line]}))
+    with pytest.raises(LabelError, match="feature 1 is no point"):
+        build(root, "p.geojson")
+
+
+def test_wrong_options_name_their_key(root: Path):
+    for options, message in (
+        ({"centred": 2}, "centred is 2"),
+        ({"mean": [1.0, 1.0]}, "both mean and std"),
+        ({"crops_per_scene": 0}, "crops_per_scene"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build(root, "p.csv", **options)
+    with pytest.raises(ConfigError, match="is no regular expression"):
+        PointsData(str(root), ["p", "q"], "[")
+    write(root / "images/a.tiff", noise(2, 9, 9))
+    with pytest.raises(InputError, match=r"a\.tiff: a\.tif has this name too"):
+        build(root, form(root, "pixels"))
+    with pytest.raises(InputError, match="no folder"):
+        PointsData(str(root / "none"), ["p"], "v").setup("fit")

@@ -1,0 +1,150 @@
+"""Objects from CSV, GeoJSON and GeoPackage, in pixels or on the map, brought to the pixels of their scenes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import rasterio
+import rasterio.warp
+import shapely
+
+from xt.data.georeference import map_crs, to_pixels
+from xt.data.labels import ATTRIBUTES, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv
+from xt.data.source import Source
+from xt.errors import LabelError
+
+VECTOR = (".geojson", ".json", ".gpkg")
+SUFFIXES = (".csv", *VECTOR)
+_PIXELS = ("row", "column"), ("detect_scene_row", "detect_scene_column")
+_MAP = ("x", "y")
+
+
+def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False) -> LabelTable:
+    """Read the objects of scenes.
+
+    Where an object lies is told by the columns ``row`` and ``column`` (pixels; also ``detect_scene_row`` and
+    ``detect_scene_column``), by ``x`` and ``y`` (on the map of the scene), or by points as geometry (brought to the CRS
+    of the scene, if both are known). Which scene it lies in is told by a column ``scene_id``; without one, an object on
+    the map belongs to every scene that it lies in. All attributes of :class:`~xt.data.labels.LabelTable` are optional.
+
+    Args:
+        path: CSV, GeoJSON or GeoPackage; or a folder that holds ``SCENE`` in one of these for each scene with objects.
+        scenes: By name.
+        drop_bad: Leave bad rows out instead of failing.
+
+    Raises:
+        LabelError: If a file cannot be read, does not say where objects lie, or has bad rows.
+    """
+    if not path.is_dir():
+        return _read(path, scenes, None, drop_bad)
+    files = {name: [path / f"{name}{suffix}" for suffix in SUFFIXES] for name in scenes}
+    found = [(name, file) for name, each in files.items() for file in each if file.is_file()]
+    if not found:
+        raise LabelError(
+            f"{path}: no file SCENE.csv, .geojson or .gpkg for any scene, such as {next(iter(scenes))}.csv"
+        )
+    tables = [_read(file, {name: scenes[name]}, name, drop_bad) for name, file in found]
+    return LabelTable.concatenate(tables)
+
+
+def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad: bool) -> LabelTable:
+    vector = path.suffix.lower() in VECTOR
+    header, rows, crs = _vector_rows(path) if vector else (*read_csv(path), None)
+    pair = next((each for each in (_MAP, *_PIXELS) if set(each) <= set(header)), None)
+    if pair is None:
+        raise LabelError(f"{path}: does not say where objects lie; give columns row and column, or x and y")
+    low = -math.inf if pair is _MAP else -0.5
+    columns: Columns = {pair[0]: ("row", number(low, True)), pair[1]: ("column", number(low, True))}
+    alone = len(scenes) == 1 or scene is not None
+    if pair is not _MAP and not alone and "scene_id" not in header:
+        raise LabelError(f"{path}: pixels of which scene? give a column scene_id, or a file for each scene in a folder")
+    num, parsed = parse_rows(path, header, rows, columns, ATTRIBUTES | ({} if scene else SCENE), drop_bad)
+    table = as_table(num, parsed)
+    if scene is not None or (alone and "scene_id" not in header):
+        table = replace(table, scene_id=np.full(num, scene or next(iter(scenes))))
+    return _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)
+
+
+def _place(path: Path, table: LabelTable, scenes: Mapping[str, Source], crs: Any) -> LabelTable:
+    """Bring x and y, which stand in the fields of row and column, to pixels."""
+    placed = []
+    for name, source in scenes.items():
+        free = table.select((table.scene_id == name) | (table.scene_id == ""))
+        if not len(free):
+            continue
+        profile = source.profile()
+        x, y = free.row, free.column
+        own = map_crs(profile)
+        mapped = any(profile.get(key) for key in ("transform", "gcps", "rpcs"))
+        if not mapped and not (free.scene_id == name).any():
+            continue
+        if not mapped or (crs is not None and own is None):
+            raise LabelError(
+                f"{source.path}: no {'CRS' if mapped else 'georeference'}, so the points of {path} cannot be placed; "
+                "give pixels instead"
+            )
+        if crs is not None and crs != own:
+            x, y = map(np.asarray, rasterio.warp.transform(crs, own, x, y))
+        rows, cols = to_pixels(x, y, profile)
+        mine = replace(free, row=rows, column=cols)
+        there = _on(mine, source)
+        placed.append(replace(mine, scene_id=np.full(len(mine), name)).select(there | (free.scene_id == name)))
+    return _inside(path, LabelTable.concatenate(placed), scenes)
+
+
+def _inside(path: Path, table: LabelTable, scenes: Mapping[str, Source]) -> LabelTable:
+    """Refuse objects outside the scene that they are said to lie in; leave out those of other scenes."""
+    table = table.select(np.isin(table.scene_id, list(scenes)))
+    for name in table.scenes:
+        mine, source = table.scene(name), scenes[name]
+        outside = ~_on(mine, source)
+        if outside.any():
+            row, col = mine.row[outside][0], mine.column[outside][0]
+            raise LabelError(
+                f"{path}: {outside.sum()} objects lie outside {name} ({source.height} × {source.width} px), such as "
+                f"row {row:.1f}, column {col:.1f}; check the columns and the CRS"
+            )
+    return table
+
+
+def _on(table: LabelTable, source: Source) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    rows, cols = table.row + 0.5, table.column + 0.5
+    return np.asarray((rows >= 0) & (rows < source.height) & (cols >= 0) & (cols < source.width))
+
+
+def _vector_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]], Any]:
+    """Return header, rows as a CSV gives them, with x and y, and the CRS."""
+    driver = "GPKG" if path.suffix.lower() == ".gpkg" else "GeoJSON"
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+        if driver == "GPKG" and not start.startswith(b"SQLite format 3\0"):
+            raise LabelError(f"{path}: is no GeoPackage; write it again")
+        if driver == "GeoJSON" and not start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
+            raise LabelError(f"{path}: is no GeoJSON; write it again")
+        meta, _, geometry, values = pyogrio.raw.read(str(path))
+    except OSError as error:
+        raise LabelError(f"{path}: {error.strerror or error}; check the path") from error
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise LabelError(f"{path}: cannot be read as {driver} ({error}); write it again") from error
+    fields = [str(name) for name in meta["fields"]]
+    if geometry is None:
+        return fields, _records(fields, values), None
+    shapes = shapely.from_wkb(geometry)
+    bad = [i for i, kind in enumerate(shapely.get_type_id(shapes)) if kind != shapely.GeometryType.POINT]
+    if bad:
+        raise LabelError(f"{path}: feature {bad[0] + 1} is no point; give one point for each object")
+    kept = [(name, each) for name, each in zip(fields, values, strict=True) if name not in _MAP]
+    columns = [*(each for _, each in kept), shapely.get_x(shapes), shapely.get_y(shapes)]
+    names = [*(name for name, _ in kept), *_MAP]
+    return names, _records(names, columns), rasterio.CRS.from_string(meta["crs"]) if meta["crs"] else None
+
+
+def _records(names: list[str], columns: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for index, values in enumerate(zip(*columns, strict=True)):
+        texts = ("" if value is None or value != value else str(value) for value in values)
+        yield f"feature {index + 1}", dict(zip(names, texts, strict=True))

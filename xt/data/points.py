@@ -1,0 +1,106 @@
+"""Detection on one's own images: rasters or scene folders, and a table or layer of points."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xt.data.base import DataModule
+from xt.data.labels import LabelTable
+from xt.data.point_files import read_points
+from xt.data.scene_crops import SceneCrops
+from xt.data.source import Source
+from xt.data.splits import Splits, rasters
+from xt.data.statistics import measure
+from xt.errors import ConfigError, InputError, at_least
+
+
+class PointsData(DataModule):
+    """Crops of images with point objects, in samples of the same form as those of XView3Data.
+
+    ``ROOT/IMAGES`` holds rasters, or folders with ``BAND.tif`` for each band. ``ROOT/POINTS`` is a CSV, GeoJSON or
+    GeoPackage of all objects, or a folder with one of these for each image that has some
+    (:func:`~xt.data.point_files.read_points`). What is not known of an object is not trained on.
+
+    Args:
+        root: Folder that holds both.
+        bands: Names of the bands that are read; of scene folders the file names without ``.tif``.
+        validation: Regular expression; images whose name it matches validate, the others train.
+        test: Likewise for the test images; those of validation by default.
+        images: Folder of the images under ``root``.
+        points: File or folder of the objects under ``root``.
+        band_indexes: 1-based bands of a raster; all by default.
+        coarse: Bands of scene folders that may be coarser or missing.
+        image_size: Side of a crop in pixels.
+        mean: Of each band; measured over the valid training pixels if not given.
+        std: Likewise.
+        nodata: Value of missing pixels, beside what the files say.
+        batch_size: Crops of a batch.
+        num_workers: Loader processes.
+        seed: Of crops and order.
+        centred: Share of training crops that hold an object.
+        crops_per_scene: Training crops of each image in an epoch.
+        drop_bad_labels: Leave bad rows out instead of failing.
+        resolution: Metres per pixel, if known.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        bands: Sequence[str],
+        validation: str,
+        test: str | None = None,
+        images: str = "images",
+        points: str = "points.csv",
+        band_indexes: Sequence[int] | None = None,
+        coarse: Sequence[str] = (),
+        image_size: int = 512,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        nodata: float | None = None,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        seed: int = 0,
+        centred: float = 0.85,
+        crops_per_scene: int = 4,
+        drop_bad_labels: bool = False,
+        resolution: float | None = None,
+    ) -> None:
+        super().__init__(root, image_size, batch_size, num_workers, seed)
+        at_least(1, "data.init_args", crops_per_scene=crops_per_scene)
+        if not 0 <= centred <= 1:
+            raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
+        if (mean is None) != (std is None):
+            raise ConfigError("data: give both mean and std, or neither to have them measured")
+        self.bands, self.coarse = tuple(bands), tuple(coarse)
+        self.band_indexes = tuple(band_indexes) if band_indexes else None
+        self.image_folder, self.points = self.root / images, self.root / points
+        self.splits, self.nodata, self.resolution = Splits(validation, test), nodata, resolution
+        self.mean, self.std = tuple(mean or ()), tuple(std or ())
+        self.centred, self.crops_per_scene, self.drop_bad_labels = centred, crops_per_scene, drop_bad_labels
+        self.sources: dict[str, list[Source]] = {}
+        self.objects = LabelTable.build(0)
+
+    def dataset(self, split: str) -> SceneCrops:
+        """Find images and objects, and measure mean and std if they are not given."""
+        if not self.sources:
+            images = self._images()
+            self.objects = read_points(self.points, {image.name: image for image in images}, self.drop_bad_labels)
+            self.sources = self.splits.share(images, lambda image: image.name)
+        if not self.mean:
+            self.mean, self.std = measure(self.sources["train"])
+        sources = [source.with_statistics(self.mean, self.std) for source in self.sources[split]]
+        tables = [self.objects.scene(source.name) for source in sources]
+        crops = self.crops_per_scene if split == "train" else None
+        return SceneCrops(sources, tables, self.image_size, self.seed, self.centred, crops)
+
+    def _images(self) -> list[Source]:
+        folder = self.image_folder
+        if not folder.is_dir():
+            raise InputError(f"data: no folder {folder}; set data.init_args.root to where images and points are")
+        paths = [*rasters(folder), *sorted(path for path in folder.iterdir() if path.is_dir())]
+        names: dict[str, Path] = {}
+        for path in paths:
+            name = path.name if path.is_dir() else path.stem
+            if name in names:
+                raise InputError(f"{path}: {names[name].name} has this name too; rename one of them")
+            names[name] = path
+        return [Source(path, self.inputs, None if path.is_dir() else self.band_indexes) for path in names.values()]

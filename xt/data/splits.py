@@ -1,0 +1,60 @@
+"""Which images of a folder train, validate and test, told by their names."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from xt.errors import ConfigError, InputError
+
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+T = TypeVar("T")
+
+
+def rasters(folder: Path) -> list[Path]:
+    """Rasters of a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+class Splits:
+    """Shares images out by regular expressions that are searched in their names.
+
+    Args:
+        validation: Images that it matches validate, the others train.
+        test: Those that it matches test, even if ``validation`` matches too; None for those of validation.
+
+    Raises:
+        ConfigError: If one is no regular expression; names its key.
+    """
+
+    def __init__(self, validation: str, test: str | None) -> None:
+        self.validation, self.test = validation, test
+        for key, pattern in (("validation", validation), ("test", test)):
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                raise ConfigError(
+                    f"data.init_args.{key} {pattern!r} is no regular expression ({error}); put \\ before what is meant "
+                    "as such"
+                ) from error
+
+    def share(self, images: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:
+        """Return ``train``, ``validation`` and ``test`` with their images.
+
+        Raises:
+            InputError: If a split has none.
+        """
+        found: dict[str, list[T]] = {"train": [], "validation": [], "test": []}
+        for image in images:
+            found[self._of(name(image))].append(image)
+        if self.test is None:
+            found["test"] = found["validation"]
+        for split, each in found.items():
+            if not each:
+                raise InputError(f"data: no {split} image: validation {self.validation!r}, test {self.test!r}")
+        return found
+
+    def _of(self, name: str) -> str:
+        if self.test is not None and re.search(self.test, name):
+            return "test"
+        return "validation" if re.search(self.validation, name) else "train"
