@@ -25,6 +25,7 @@ def bent_points(step: int = 20) -> list[GroundControlPoint]:
 def polynomials() -> RPC:
     """Rows go south and columns east, linearly: 0.001 degrees a pixel around 45 N 10 E."""
     first, lat, lon = ([float(i == k) for i in range(20)] for k in range(3))
+    lat[3] = 0.2  # a height that is not the central one moves columns
     return RPC(
         height_off=30.0, height_scale=100.0, lat_off=45.0, lat_scale=0.1, long_off=10.0, long_scale=0.1, line_off=100.0, line_scale=-100.0,
         samp_off=150.0, samp_scale=100.0, line_num_coeff=lon, line_den_coeff=first, samp_num_coeff=lat, samp_den_coeff=first, err_bias=None, err_rand=None,

@@ -1,0 +1,18 @@
+import pytest
+
+from xt.data.splits import Splits
+from xt.errors import ConfigError, InputError
+
+
+def test_names_share_images_out():
+    names = ["a1", "b1", "v1", "vt", "t1"]
+    assert Splits("^v", "t").share(names, str) == {"train": ["a1", "b1"], "validation": ["v1"], "test": ["vt", "t1"]}
+    alone = Splits("^v", None).share(names, str)
+    assert alone == {"train": ["a1", "b1", "t1"], "validation": ["v1", "vt"], "test": ["v1", "vt"]}
+
+
+def test_empty_splits_and_wrong_patterns_are_said():
+    with pytest.raises(InputError, match="no test image: validation 'v', test 'x'"):
+        Splits("v", "x").share(["a", "v"], str)
+    with pytest.raises(ConfigError, match=r"data\.init_args\.test '\[' is no regular expression"):
+        Splits("v", "[")
