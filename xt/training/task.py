@@ -103,6 +103,7 @@ class TrainingTask(LightningModule):
             mean=data.mean,
             std=data.std,
             nodata=data.nodata,
+            coarse=data.coarse,
             classes=data.classes,
             image_size=data.image_size,
             resolution=data.resolution,
