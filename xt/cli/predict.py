@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,21 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run ``xt predict``; return the exit code."""
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
-    from xt.inference.outputs import check_folder, check_outputs, folder_for_outputs, output_files, refuse_inputs
+    from xt.inference.outputs import check_folder, folder_for_outputs, output_files, refuse_inputs
 
     outputs = _outputs(args.images, args.output)
     folder = next(iter(outputs.values())).parent
     model_folder = args.model / "model"
     refuse_inputs(outputs.values(), [*args.images, model_folder if model_folder.is_dir() else args.model])
-    if folder.exists() or folder != args.output:
-        check_outputs(list(outputs.values()), args.overwrite)
-    else:
-        check_folder(folder.parent)
+    new = folder == args.output and not folder.exists()
+    check_folder(folder.parent if new else folder)
     code = EXIT_OK
     for image in [each for each in outputs if not each.exists()]:
         print(f"xt: error: {image}: no such file", file=sys.stderr)
         code = EXIT_SOME_FAILED
         del outputs[image]
+    if not new:
+        code = max(code, _leave_out_existing(outputs, lambda out: [out], args))
     if not outputs:
         return code
 
@@ -58,10 +59,12 @@ def run(args: argparse.Namespace) -> int:
     from xt.inference.predict import PredictOptions, predict_image, result_type
     from xt.models.checkpoint import read_metadata
 
-    task = read_metadata(args.model).task
-    if folder.exists():
-        check_outputs([each for out in outputs.values() for each in output_files(out, task)], args.overwrite)
-    count, dtype, _ = result_type(task)
+    metadata = read_metadata(args.model)
+    if not new:
+        code = max(code, _leave_out_existing(outputs, lambda out: output_files(out, metadata.task), args))
+        if not outputs:
+            return code
+    count, dtype, _ = result_type(metadata)
     creation = _creation(args.co)
     check_creation(creation, dtype, count)
     model, metadata = load_on(args.device, args.model)
@@ -80,6 +83,26 @@ def run(args: argparse.Namespace) -> int:
                 code = EXIT_SOME_FAILED
                 continue
             print(json.dumps(asdict(summary)) if args.json else _line(summary))
+    return code
+
+
+def _leave_out_existing(
+    outputs: dict[Path, Path], files: Callable[[Path], list[Path]], args: argparse.Namespace
+) -> int:
+    """Take out the images whose outputs may not be written, and say why; of one image alone the error goes up."""
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, OutputError
+    from xt.inference.outputs import check_outputs
+
+    code = EXIT_OK
+    for image, out in list(outputs.items()):
+        try:
+            check_outputs(files(out), args.overwrite)
+        except OutputError as error:
+            if len(args.images) == 1:
+                raise
+            print(f"xt: error: {error}", file=sys.stderr)
+            code = EXIT_SOME_FAILED
+            del outputs[image]
     return code
 
 

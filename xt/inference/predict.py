@@ -23,13 +23,11 @@ from xt.inference.creation import check_creation
 from xt.inference.outputs import check_outputs, output_files, refuse_inputs
 from xt.inference.points import write_geopackage
 from xt.inference.writer import BandWriter
-from xt.metrics.points import Candidates, Thresholds, find_candidates, scaled
+from xt.metrics.points import Thresholds, find_in_strips, scaled
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 
 HEADS = ("center", "vessel", "fishing", "length")
-CLASS_NODATA = 255
-_STRIP, _MARGIN = 2048, 64
 Rows = npt.NDArray[np.float32]
 
 
@@ -104,7 +102,7 @@ def predict_image(
     source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
     detect = metadata.task == "point-detection"
     names = HEADS if detect else ("class",)
-    count, dtype, nodata = result_type(metadata.task)
+    count, dtype, nodata = result_type(metadata)
     settings = check_creation(options.creation, dtype, count)
     refuse_inputs([out], [path])
     files = output_files(out, metadata.task)
@@ -112,13 +110,15 @@ def predict_image(
     with ExitStack() as stack:
         for each in reversed(files):
             stack.enter_context(locked(each))
-        check_outputs(files, options.overwrite, source.height * source.width * (16 if detect else 1))
+        check_outputs(files, options.overwrite, source.height * source.width * count * np.dtype(dtype).itemsize)
         partials = stack.enter_context(replacing_all(files))
         profile = source.profile()
         with BandWriter(out, partials[-1], profile, count, dtype, nodata, names, settings) as writer:
             for values, valid in _blended(model, metadata, source, options, summary, mean, progress):
-                writer.write(_finish(values, valid, detect))
+                writer.write(_finish(values, valid, dtype, nodata))
         source.check_unchanged()
+        if summary.bad_tiles == summary.tiles:
+            raise InputError(f"{path}: none of its {summary.tiles} tiles can be read; fetch the file again")
         if detect:
             table = _points(partials[-1], source, metadata)
             summary.points = len(table)
@@ -130,9 +130,12 @@ def predict_image(
     return summary
 
 
-def result_type(task: str) -> tuple[int, str, float]:
-    """Return bands, sample type and nodata of the GeoTIFF that a task gives."""
-    return (len(HEADS), "float32", float("nan")) if task == "point-detection" else (1, "uint8", float(CLASS_NODATA))
+def result_type(metadata: ModelMetadata) -> tuple[int, str, float]:
+    """Return bands, sample type and nodata of the GeoTIFF that a model gives; nodata is no number of a class."""
+    if metadata.task == "point-detection":
+        return len(HEADS), "float32", float("nan")
+    dtype = np.dtype("uint8" if len(metadata.classes) <= np.iinfo(np.uint8).max else "uint16")
+    return 1, dtype.name, float(np.iinfo(dtype).max)
 
 
 class _Mean:
@@ -166,20 +169,35 @@ def _blended(
     count = len(HEADS) if metadata.task == "point-detection" else len(metadata.classes)
     sums = np.zeros((count, high, source.width), np.float32)
     valid = np.zeros((high, source.width), bool)
+    shares = np.zeros((high, source.width), np.float32)
+    lost = np.zeros((high, source.width), bool)
     for i, row in enumerate(rows):
         for j, col in enumerate(cols):
             values, known = _tile(model, metadata, source, Window(row, col, high, wide), options, summary, mean)
             weights = row_weights[i][:, None] * col_weights[j][None, :]
             if values is not None:
                 sums[:, :, col : col + wide] += values * weights
+                shares[:, col : col + wide] += weights
+            elif known is None:
+                lost[:, col : col + wide] = True
+                known = np.zeros((high, wide), bool)
             valid[:, col : col + wide] |= known
             summary.tiles += 1
             progress(summary.tiles, len(rows) * len(cols))
         final = high if i + 1 == len(rows) else rows[i + 1] - row
-        yield sums[:, :final].copy(), valid[:final].copy()
+        yield _whole(sums[:, :final], shares[:final], lost[:final]), valid[:final].copy()
         kept = high - final
-        sums[:, :kept], valid[:kept] = sums[:, final:].copy(), valid[final:].copy()
-        sums[:, kept:], valid[kept:] = 0, False
+        for each in (sums, valid, shares, lost):
+            each[..., :kept, :] = each[..., final:, :].copy()
+            each[..., kept:, :] = 0
+
+
+def _whole(sums: Rows, shares: Rows, lost: npt.NDArray[np.bool_]) -> Rows:
+    """Sums of weighted tiles; where a tile is lost, the weights of the others are brought to 1."""
+    partly = lost & (shares > 0)
+    result = sums.copy()
+    result[:, partly] /= shares[partly]
+    return result
 
 
 def _tile(
@@ -190,14 +208,15 @@ def _tile(
     options: PredictOptions,
     summary: Summary,
     mean: _Mean,
-) -> tuple[Rows | None, npt.NDArray[np.bool_]]:
+) -> tuple[Rows | None, npt.NDArray[np.bool_] | None]:
+    """Values and validity of a tile; no values where nothing is valid, neither where it cannot be read."""
     try:
         pixels, valid = source.read(window)
     except InputError:
         if not options.fill_bad_tiles:
             raise
         summary.bad_tiles += 1
-        return None, np.zeros((window.height, window.width), bool)
+        return None, None
     if not valid.any():
         summary.empty_tiles += 1
         return None, valid
@@ -206,12 +225,19 @@ def _tile(
     raw = run_model(model, image, torch.from_numpy(valid)[None, None].to(device))
     if metadata.task == "point-detection":
         maps = scaled({name: raw[name][0, 0].float().cpu().numpy() for name in HEADS}, metadata.center_activation)
-        return np.stack([maps[name] for name in HEADS]), valid
-    if metadata.task == "semantic-segmentation":
-        return raw["mask"][0].float().softmax(0).cpu().numpy(), valid
-    values = raw["label"][0].float().softmax(0).cpu().numpy()
-    mean.add(values)
-    return np.broadcast_to(values[:, None, None], (len(values), window.height, window.width)), valid
+        values = np.stack([maps[name] for name in HEADS])
+    elif metadata.task == "semantic-segmentation":
+        values = raw["mask"][0].float().softmax(0).cpu().numpy()
+    else:
+        scores = raw["label"][0].float().softmax(0).cpu().numpy()
+        mean.add(scores)
+        values = np.broadcast_to(scores[:, None, None], (len(scores), window.height, window.width))
+    if not np.isfinite(values[:, valid]).all():
+        raise InputError(
+            f"{source.path}: the model gives NaN or infinity at rows {window.row}–{window.row_stop - 1}, columns "
+            f"{window.col}–{window.col_stop - 1}; check the values there, --nodata, and the model"
+        )
+    return values, valid
 
 
 def run_model(model: XT, image: Tensor, valid: Tensor) -> dict[str, Tensor]:
@@ -227,23 +253,20 @@ def run_model(model: XT, image: Tensor, valid: Tensor) -> dict[str, Tensor]:
             torch.cuda.empty_cache()
 
 
-def _finish(values: Rows, valid: npt.NDArray[np.bool_], detect: bool) -> npt.NDArray[Any]:
-    if detect:
-        return np.where(valid, values, np.float32("nan")).astype(np.float32)
-    return np.where(valid, values.argmax(0), CLASS_NODATA).astype(np.uint8)[None]
+def _finish(values: Rows, valid: npt.NDArray[np.bool_], dtype: str, nodata: float) -> npt.NDArray[Any]:
+    result = values if dtype == "float32" else values.argmax(0)[None]
+    return np.where(valid, result, np.asarray(nodata).astype(dtype)).astype(dtype)
 
 
 def _points(maps: Path, source: Source, metadata: ModelMetadata) -> LabelTable:
-    """Find points strip by strip; each belongs to the strip that its centre lies in."""
-    found = []
     with rasterio.open(maps) as dataset:
-        for start in range(0, source.height, _STRIP):
-            top, stop = max(start - _MARGIN, 0), min(start + _STRIP + _MARGIN, source.height)
+
+        def read(top: int, stop: int) -> dict[str, Rows]:
             strip = np.nan_to_num(dataset.read(window=((top, stop), (0, source.width))))
-            part = find_candidates(dict(zip(HEADS, strip, strict=True)), source.name, (top, 0))
-            mine = (part.table.row >= start) & (part.table.row < start + _STRIP)
-            found.append(Candidates(part.table.select(mine), part.vessel[mine], part.fishing[mine]))
-    return Candidates.concatenate(found).decide(Thresholds.from_dict(metadata.thresholds))
+            return dict(zip(HEADS, strip, strict=True))
+
+        found = find_in_strips(read, source.height, source.name)
+    return found.decide(Thresholds.from_dict(metadata.thresholds))
 
 
 def _write_class(path: Path, mean: _Mean, metadata: ModelMetadata, summary: Summary) -> None:

@@ -1,6 +1,6 @@
 """From maps of point detection to points, and thresholds tuned on validation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -13,6 +13,10 @@ from xt.errors import CheckpointError, nearest
 from xt.metrics.xview3 import score
 
 Maps = Mapping[str, npt.NDArray[np.float32]]
+MIN_CENTER = 50.0
+"""Components are of pixels above this, of 255."""
+AROUND = 4
+"""Pixels around a centre that decide about its flags and length."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ def find_candidates(
     maps: Maps,
     scene_id: str = "",
     origin: tuple[int, int] = (0, 0),
-    min_center: float = 50.0,
+    min_center: float = MIN_CENTER,
     pixels: int = 8,
+    last_rows: range | None = None,
 ) -> Candidates:
     """Find connected components of the centre map.
 
@@ -111,12 +116,19 @@ def find_candidates(
         origin: Row and column of the maps in the scene.
         min_center: Components are of pixels above this.
         pixels: Of the rule.
+        last_rows: Take components only whose last row in the maps is one of these.
     """
-    labelled, num = ndimage.label(maps["center"] > min_center, structure=np.ones((3, 3), int))
+    labelled, _ = ndimage.label(maps["center"] > min_center, structure=np.ones((3, 3), int))
+    boxes = [
+        (label, box)
+        for label, box in enumerate(ndimage.find_objects(labelled), start=1)
+        if last_rows is None or box[0].stop - 1 in last_rows
+    ]
+    num = len(boxes)
     rows, cols, lengths, peaks = (np.zeros(num) for _ in range(4))
     flags = {"vessel": np.zeros(num), "fishing": np.zeros(num)}
-    for index, box in enumerate(ndimage.find_objects(labelled)):
-        inside = labelled[box] == index + 1
+    for index, (label, box) in enumerate(boxes):
+        inside = labelled[box] == label
         weights = maps["center"][box] * inside
         row, col = ndimage.center_of_mass(weights)
         rows[index], cols[index] = box[0].start + row, box[1].start + col
@@ -138,6 +150,37 @@ def find_candidates(
     return Candidates(table, flags["vessel"], flags["fishing"])
 
 
+def find_in_strips(read: Callable[[int, int], Maps], height: int, scene_id: str = "", strip: int = 2048) -> Candidates:
+    """Find the components of maps that are too high to be held, each once and whole.
+
+    A component that reaches the end of what was read is left to the next strip, which then begins above it; one of more
+    than four strips is cut.
+
+    Args:
+        read: Gives the maps from one row to another.
+        height: Rows in all.
+        scene_id: Of the points.
+        strip: Rows that are added at a time.
+    """
+    found, top, done = [], 0, 0
+    for start in range(0, height, strip):
+        stop = min(start + strip, height)
+        maps = read(top, stop)
+        # What decides about an object lies up to AROUND pixels below its centre.
+        limit = height if stop == height else max(stop - AROUND, done)
+        found.append(find_candidates(maps, scene_id, (top, 0), last_rows=range(done - top, limit - top)))
+        open_rows = _first_row_open(maps["center"], limit - top)
+        top, done = max(min(top + open_rows, limit) - AROUND, stop - 4 * strip, 0), limit
+    return Candidates.concatenate(found)
+
+
+def _first_row_open(center: npt.NDArray[np.float32], limit: int) -> int:
+    """First row of the components that have a pixel at row ``limit`` or below; the height if none has."""
+    labelled, _ = ndimage.label(center > MIN_CENTER, structure=np.ones((3, 3), int))
+    first = [box[0].start for box in ndimage.find_objects(labelled) if box[0].stop > limit]
+    return min(first, default=len(center))
+
+
 def tune(candidates: Candidates, labels: LabelTable) -> Thresholds:
     """Choose each head's threshold by its own F1 on labelled scenes; of equals the one nearest the default."""
     best = Thresholds()
@@ -151,6 +194,6 @@ def tune(candidates: Candidates, labels: LabelTable) -> Thresholds:
     return best
 
 
-def _around(row: float, col: float, shape: tuple[int, ...], radius: int = 4) -> tuple[slice, slice]:
+def _around(row: float, col: float, shape: tuple[int, ...], radius: int = AROUND) -> tuple[slice, slice]:
     top, left = max(round(row) - radius, 0), max(round(col) - radius, 0)
     return slice(top, min(round(row) + radius + 1, shape[0])), slice(left, min(round(col) + radius + 1, shape[1]))
