@@ -81,16 +81,17 @@ class PointDetection(TrainingTask):
         maps = self.model(batch["image"], batch["valid"])
         for i in range(len(batch["name"])):
             raw = {name: values[i, 0].float().cpu().numpy() for name, values in maps.items()}
-            self._found.append(
-                find_candidates(scaled(raw, self.loss.center_activation), batch["scene_id"][i], batch["origin"][i])
-            )
+            valid = batch["valid"][i, 0].cpu().numpy()
+            # As in prediction: what has no data is 0, and holds no object.
+            known = {name: values * valid for name, values in scaled(raw, self.loss.center_activation).items()}
+            self._found.append(find_candidates(known, batch["scene_id"][i], batch["origin"][i]))
             self._truth.append(batch["points"][i])
 
     def on_validation_epoch_end(self) -> None:
-        """Tune the thresholds and score all scenes."""
+        """Tune the thresholds, in training alone, and score all scenes."""
         found, truth = Candidates.concatenate(self._found), LabelTable.concatenate(self._truth)
         self._found, self._truth = [], []
-        if not self.trainer.sanity_checking:
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._thresholds = tune(found, truth)
         result = score(found.decide(self._thresholds), truth, self.data.shoreline)
         self.log_dict({f"val/{name}": float(value) for name, value in shown(result).items()})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class RunFolder(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back the best value."""
-        self.best = state["best"]
+        best = state["best"]
+        self.best = best if best is not None and math.isfinite(best) else None
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Tell the data which batches of the epoch are done."""
@@ -67,7 +69,9 @@ class RunFolder(Callback):
                 save_checkpoint(self.folder, trainer.save_checkpoint)
                 self._saved_at = step
             self.stop.check()
-        digest = hashlib.sha256(f"{self.seed} {step}".encode()).digest()
+        part = batch_index % trainer.accumulate_grad_batches
+        drawn = f"{self.seed} {step}" + (f" {part}" if part else "")
+        digest = hashlib.sha256(drawn.encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
     def on_validation_batch_start(self, *args: Any) -> None:
@@ -80,7 +84,7 @@ class RunFolder(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(module.monitor)
-        if value is not None and (self.best is None or float(value) > self.best):
+        if value is not None and math.isfinite(value) and (self.best is None or float(value) > self.best):
             self.best = float(value)
             save_model(self.folder / "model", module.model, module.metadata())
 
