@@ -1,11 +1,16 @@
+import weakref
+from pathlib import Path
+
 import pytest
 import torch
 from parts import small_encoder, small_model
-from torch import Tensor
+from torch import Tensor, nn
 
+from xt.errors import ModelError
 from xt.geometry.grid import RegionGrid
 from xt.models import streaming
 from xt.models.tokenization import cut, stitch
+from xt.models.xt import XT
 
 GRID = RegionGrid(150, 201, 64)
 
@@ -85,3 +90,91 @@ def test_memory_kept_between_passes_does_not_hold_activations():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         streaming.encode(model.region_encoder, image(), GRID, None, 2)
     assert sum(kept) == 0
+
+
+def test_without_gradients_no_random_state_is_kept(monkeypatch: pytest.MonkeyPatch):
+    taken: list[int] = []
+    plain = streaming.Replay.capture
+    monkeypatch.setattr(streaming.Replay, "capture", lambda device: taken.append(1) or plain(device))
+    model = small_model()
+    targets = {"y": torch.ones(2, 1, GRID.height, GRID.width)}
+    with torch.no_grad():
+        model.statistics(image(), targets, lambda maps, targets: maps["a"].sum()[None])
+    assert not taken
+    streaming.encode(small_encoder().requires_grad_(False), image(), GRID, None, 4)
+    assert not taken
+    model.statistics(image(), targets, lambda maps, targets: maps["a"].sum()[None])
+    assert taken
+
+
+def test_no_map_of_the_pyramid_lives_while_regions_are_encoded_again():
+    model = small_model()
+    maps: list[weakref.ref[Tensor]] = []
+    living: list[int] = []
+
+    def loss() -> Tensor:
+        pyramid = model.features(image())
+        maps.extend(weakref.ref(each) for each in pyramid)
+        targets = {"y": torch.ones(2, 1, GRID.height, GRID.width)}
+        return model.reduce(image(), pyramid, targets, lambda maps, targets: maps["a"].square().sum()[None])
+
+    total = loss()
+    assert all(each() is not None for each in maps[:-1])
+    model.region_encoder.register_forward_pre_hook(
+        lambda module, regions: living.append(sum(each() is not None for each in maps))
+    )
+    total.backward()
+    assert living
+    assert max(living) == 0
+
+
+def test_sharded_parameters_are_refused_by_name():
+    class FSDPModule:  # fully_shard puts its class of this name among the bases of a module
+        pass
+
+    model = small_model()
+    model.decoder.__class__ = type("Sharded", (FSDPModule, type(model.decoder)), {})
+    with torch.no_grad():
+        model(image())
+    with pytest.raises(ModelError, match="FSDP2"):
+        model.statistics(image(), {}, lambda maps, targets: maps["a"].sum()[None])
+
+
+def test_a_gradient_of_two_processes_is_that_of_one(tmp_path: Path):
+    torch.multiprocessing.spawn(ddp_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    model = small_model()
+    ddp_loss(model, image()).backward()
+    for rank in range(2):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert got
+        for name, p in model.named_parameters():
+            if name in got:
+                assert relative(got[name], p.grad) <= 1e-5, name
+
+
+def ddp_loss(model: XT, batch: Tensor) -> Tensor:
+    targets = {"y": torch.ones(len(batch), 1, GRID.height, GRID.width)}
+    return model.statistics(batch, targets, lambda maps, targets: maps["a"].square().sum()[None] / 1000).sum() / len(
+        batch
+    )
+
+
+class DDPLoss(nn.Module):
+    """DistributedDataParallel wraps a forward, as Lightning's training step does."""
+
+    def __init__(self, model: XT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return ddp_loss(self.model, batch)
+
+
+def ddp_rank(rank: int, store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    wrapped = nn.parallel.DistributedDataParallel(DDPLoss(small_model()), find_unused_parameters=True)
+    wrapped(image()[rank : rank + 1]).backward()
+    grads = {name: p.grad for name, p in wrapped.module.model.named_parameters() if p.grad is not None}
+    torch.save(grads, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()

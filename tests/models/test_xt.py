@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -10,8 +12,10 @@ from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
+from xt.models.context_block import sincos_positions
 from xt.models.decoders.pooled import ClassToken, Pooled
-from xt.models.xt import XT, sincos_positions
+from xt.models.decoders.unet import UNet
+from xt.models.xt import XT
 
 
 def sample(height: int = 150, width: int = 201) -> tuple[Tensor, Tensor]:
@@ -128,3 +132,39 @@ def test_positions_follow_the_formula():
 def test_wrong_channels_are_said_with_both_numbers():
     with pytest.raises(ModelError, match=r"\(B, 2, H, W\), got \(1, 3, 8, 8\)"):
         small_model()(torch.zeros(1, 3, 8, 8))
+
+
+class GlobalUNet(UNet):
+    """Adds to each map the mean of the whole image's, as pyramid pooling does."""
+
+    def prepare(self, pyramid: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [each + each.mean((-2, -1), keepdim=True) for each in pyramid]
+
+
+def test_what_is_global_in_a_decoder_is_done_before_tiling():
+    torch.manual_seed(0)
+    encoder = small_encoder()
+    model = XT(
+        encoder, MeanContext(16), GlobalUNet(decoder_inputs(encoder), (8, 12, 16, 20), 2), {"a": 1, "b": 2}, 3, 64
+    )
+    x, valid = sample()
+    y = torch.rand(2, 1, 150, 201)
+    got = model.statistics(x, {"y": y}, sums, valid)
+    got.sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    whole = model(x, valid)  # with gradients, the whole image is decoded at once
+    want = sums(whole, {"y": y})
+    want.sum().backward()
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-3)
+    assert all(
+        (p.grad - grads[n]).norm() <= 1e-5 * p.grad.norm() + 1e-6 for n, p in model.named_parameters() if n in grads
+    )
+    with torch.no_grad():
+        tiles = model(x, valid)
+        plain = UNet.prepare
+        GlobalUNet.prepare, kept = plain, GlobalUNet.prepare
+        other = model(x, valid)
+        GlobalUNet.prepare = kept
+    torch.testing.assert_close(tiles["a"], whole["a"].detach(), rtol=1e-4, atol=1e-5)
+    assert (other["a"] - tiles["a"]).abs().max() > 1e-3

@@ -6,17 +6,18 @@ through. What is kept between the passes is the feature pyramid (and, in backwar
 activations of more than one chunk. The gradient is that of plain autograd up to the order of additions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from xt.errors import ModelError
 from xt.geometry.grid import RegionGrid, Window
 from xt.models.progress import Listener, current, told
 from xt.models.region.base import RegionEncoder
+from xt.models.replay import Replay
 from xt.models.tokenization import crop_padded
 
 Exists = Sequence[tuple[bool, ...]]
@@ -47,8 +48,10 @@ def encode(
         if exists is None or exists[item][region]
     ]
     chunks = [places[start : start + region_batch] for start in range(0, len(places), region_batch)]
-    parameters = [p for p in encoder.parameters() if p.requires_grad]
-    run = _EncodeRun(encoder, grid, chunks, complete=len(places) == image.shape[0] * grid.num_regions)
+    parameters = _trained([encoder])
+    records = torch.is_grad_enabled() and (bool(parameters) or image.requires_grad)
+    complete = len(places) == image.shape[0] * grid.num_regions
+    run = _EncodeRun(encoder, grid, chunks, complete, records)
     return list(_Encode.apply(run, parameters, image, *parameters))
 
 
@@ -72,8 +75,9 @@ def reduce_tiles(
     Returns:
         ``(K,)`` float32.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    run = _ReduceRun(fn, list(tiles), list(strides), len(parameters))
+    parameters = _trained(modules)
+    records = torch.is_grad_enabled() and (bool(parameters) or any(each.requires_grad for each in tensors))
+    run = _ReduceRun(fn, list(tiles), list(strides), len(parameters), records)
     total: Tensor = _Reduce.apply(run, *parameters, *tensors)
     return total
 
@@ -86,34 +90,19 @@ def cut_all(tensors: Sequence[Tensor], strides: Sequence[int], window: Window) -
     ]
 
 
-@dataclass
-class _Replay:
-    """The random and autocast state of one chunk, so that a second run equals the first."""
+def _trained(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """Parameters that get a gradient.
 
-    device: torch.device
-    cpu: Tensor
-    cuda: Tensor | None
-    autocast: bool
-    dtype: torch.dtype
-
-    @classmethod
-    def capture(cls, device: torch.device) -> "_Replay":
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        kind = device.type
-        return cls(device, torch.get_rng_state(), cuda, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-
-    @contextmanager
-    def restored(self) -> Iterator[None]:
-        devices = [self.device] if self.cuda is not None else []
-        with (
-            torch.random.fork_rng(devices, device_type="cuda"),
-            torch.autocast(self.device.type, self.dtype, enabled=self.autocast),
-            torch.enable_grad(),
-        ):
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None:
-                torch.cuda.set_rng_state(self.cuda, self.device)
-            yield
+    Raises:
+        ModelError: If they are sharded: the gradient is pushed to them by hand, which FSDP would not see.
+    """
+    for each in (part for module in modules for part in module.modules()):
+        if torch.is_grad_enabled() and any(base.__name__ == "FSDPModule" for base in type(each).__mro__):
+            raise ModelError(
+                "parameters sharded by FSDP2 (fully_shard) would get no gradient from streaming; train with DDP "
+                "(trainer.strategy ddp), which needs no sharding at the sizes of these encoders"
+            )
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 @dataclass
@@ -122,8 +111,9 @@ class _EncodeRun:
     grid: RegionGrid
     chunks: list[list[tuple[int, int]]]
     complete: bool
+    records: bool
     listener: Listener | None = field(default_factory=current)
-    replays: list[_Replay] = field(default_factory=list)
+    replays: list[Replay] = field(default_factory=list)
 
     def cut(self, image: Tensor, chunk: list[tuple[int, int]]) -> Tensor:
         return torch.cat([crop_padded(image[i : i + 1], self.grid.window(r)) for i, r in chunk])
@@ -153,7 +143,8 @@ class _Encode(torch.autograd.Function):
         strides = run.encoder.strides
         pyramid: list[Tensor] = []
         for chunk in told(run.chunks, "encode regions", run.listener, len):
-            run.replays.append(_Replay.capture(image.device))
+            if run.records:
+                run.replays.append(Replay.capture(image.device))
             maps = run.encoder(run.cut(image, chunk))
             if not pyramid:
                 pyramid = [run.allocate(image.shape[0], each, i) for i, each in enumerate(maps)]
@@ -225,8 +216,9 @@ class _ReduceRun:
     tiles: list[tuple[Window, Window]]
     strides: list[int]
     num_parameters: int
+    records: bool
     listener: Listener | None = field(default_factory=current)
-    replays: list[_Replay] = field(default_factory=list)
+    replays: list[Replay] = field(default_factory=list)
 
     def cut(self, tensors: Sequence[Tensor], outer: Window) -> list[Tensor]:
         return cut_all(tensors, self.strides, outer)
@@ -235,11 +227,13 @@ class _ReduceRun:
 class _Reduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, run: _ReduceRun, *inputs: Tensor) -> Tensor:
-        ctx.run, ctx.inputs = run, inputs  # type: ignore[attr-defined]
+        ctx.run = run  # type: ignore[attr-defined]
+        ctx.save_for_backward(*inputs)  # unlike an attribute, freed before the regions are encoded again
         tensors = inputs[run.num_parameters :]
         parts = []
         for inner, outer in told(run.tiles, "decode tiles", run.listener):
-            run.replays.append(_Replay.capture(tensors[0].device))
+            if run.records:
+                run.replays.append(Replay.capture(tensors[0].device))
             parts.append(run.fn(inner, run.cut(tensors, outer)).float())
         return torch.stack(parts).sum(0)
 
@@ -247,7 +241,7 @@ class _Reduce(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         run: _ReduceRun = ctx.run  # type: ignore[attr-defined]
-        inputs: tuple[Tensor, ...] = ctx.inputs  # type: ignore[attr-defined]
+        inputs: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
         parameters, tensors = inputs[: run.num_parameters], inputs[run.num_parameters :]
         needs = ctx.needs_input_grad[1 + run.num_parameters :]  # type: ignore[attr-defined]
         full = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needs, strict=True)]

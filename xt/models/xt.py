@@ -5,7 +5,6 @@ pixel left out, and dense maps decoded tile by tile.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,64 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.errors import ModelError
-from xt.geometry import order
 from xt.geometry.grid import RegionGrid, TokenLayout, Window
 from xt.models import streaming
 from xt.models.context.base import ContextEncoder
+from xt.models.context_block import ContextBlock
 from xt.models.decoders.base import Decoder, DenseDecoder, PooledDecoder
 from xt.models.region.base import RegionEncoder
-from xt.models.tokenization import crop_padded, cut, existing, stitch, to_map, to_tokens
+from xt.models.tokenization import crop_padded, cut, existing, stitch, to_map
 
 Maps = dict[str, Tensor]
-
-
-def sincos_positions(layout: TokenLayout, dim: int) -> Tensor:
-    """Fixed 2-D sine-cosine position of each token that has a place: ``(L, dim)`` float32.
-
-    The first half of the channels is for the column, the second for the row; each is a block of sines, then one of
-    cosines, with frequencies ``10000^(−k / (dim / 4))``.
-    """
-    place = torch.tensor(order.positions(layout), dtype=torch.float32)
-    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    angles = [place[:, axis, None] * omega.float() for axis in (1, 0)]
-    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
-
-
-class ContextBlock(nn.Module):
-    """Projects the last features to tokens, adds positions, mixes all regions, and projects back if asked.
-
-    Args:
-        channels: Channels of the features.
-        encoder: The context encoder.
-        class_token: Append a learned token without a place.
-        project_back: Return to ``channels``.
-    """
-
-    def __init__(self, channels: int, encoder: ContextEncoder, class_token: bool, project_back: bool) -> None:
-        super().__init__()
-        if encoder.dim % 4:
-            raise ModelError(f"context_dim {encoder.dim} must be a multiple of 4 for 2-D positions")
-        if class_token and not encoder.last_sees:
-            raise ModelError(
-                f"context {type(encoder).__name__}: the class token, which comes last, sees no other; take decoder "
-                "Pooled, or a context that reaches it (Mamba: depth 2 or more, since its first layer runs backward)"
-            )
-        self.input_proj = nn.Linear(channels, encoder.dim)
-        self.encoder = encoder
-        self.output_proj = nn.Linear(encoder.dim, channels) if project_back else None
-        self.class_token = nn.Parameter(torch.empty(1, 1, encoder.dim)) if class_token else None
-        if self.class_token is not None:
-            nn.init.normal_(self.class_token, std=1e-6)
-
-    def forward(self, features: Tensor, layout: TokenLayout) -> Tensor:
-        """Mix a map ``(B, channels, h, w)`` into tokens ``(B, L, channels or dim)``."""
-        tokens = self.input_proj(to_tokens(features, layout))
-        tokens = tokens + sincos_positions(layout, self.encoder.dim).to(tokens)
-        if self.class_token is not None:
-            layout = replace(layout, num_extra=1)
-            tokens = torch.cat([tokens, self.class_token.to(tokens).expand(tokens.shape[0], -1, -1)], dim=1)
-        mixed: Tensor = self.encoder(tokens, layout)
-        return mixed if self.output_proj is None else self.output_proj(mixed)
 
 
 class XT(nn.Module):
@@ -151,7 +101,8 @@ class XT(nn.Module):
         if isinstance(self.decoder, PooledDecoder):
             tokens = self._per_layout(pyramid[-1], grid, flags, self._pool)
             return {name: head(tokens) for name, head in self.heads.items()}
-        pyramid = self._mix(pyramid, grid, flags)
+        assert isinstance(self.decoder, DenseDecoder)
+        pyramid = list(self.decoder.prepare(self._mix(pyramid, grid, flags)))
         if torch.is_grad_enabled():
             whole = Window(0, 0, image.shape[-2], image.shape[-1])
             outer = Window(0, 0, grid.padded_height, grid.padded_width)
@@ -218,16 +169,27 @@ class XT(nn.Module):
         self, image: Tensor, pyramid: Sequence[Tensor], targets: Maps, fn: Callable[[Maps, Maps], Tensor]
     ) -> Tensor:
         """Do what :meth:`statistics` does, from the maps that :meth:`features` gave."""
-        if not self.dense:
+        decoder = self.decoder
+        if not isinstance(decoder, DenseDecoder):
             raise ModelError("statistics over tiles needs a dense decoder; a pooled one gives one vector per image")
         grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size)
+        tensors = [image, *decoder.prepare(pyramid)]
 
-        def tile(inner: Window, tensors: Sequence[Tensor]) -> Tensor:
-            maps = self._decode(inner, self._outer(inner, grid), tensors)
+        def tile(inner: Window, parts: Sequence[Tensor]) -> Tensor:
+            maps = self._decode(inner, self._outer(inner, grid), parts)
             return fn(maps, {name: target[(..., *inner.slices)] for name, target in targets.items()})
 
         strides = (1, *self.region_encoder.strides)
-        return streaming.reduce_tiles(tile, self._tiles(grid), [image, *pyramid], strides, [self.decoder, self.heads])
+        return streaming.reduce_tiles(tile, self._tiles(grid), tensors, strides, [self.decoder, self.heads])
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone; biases and norms, of one axis, are not among them."""
+        named: dict[str, RegionEncoder | ContextEncoder] = {
+            "region_encoder": self.region_encoder,
+            "context.encoder": self.context.encoder,
+        }
+        found = {f"{path}.{name}" for path, part in named.items() for name in part.no_weight_decay()}
+        return found | ({"context.class_token"} if self.context.class_token is not None else set())
 
     def spec(self) -> dict[str, Any]:
         """Names and numbers from which :func:`xt.models.factory.build_from_spec` builds the same model."""

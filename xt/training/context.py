@@ -12,8 +12,8 @@ from xt.geometry.grid import RegionGrid
 from xt.losses.tokens import TokenLoss
 from xt.models.checkpoint import encoder_sha256, load_model
 from xt.models.context.base import ContextEncoder
+from xt.models.context_block import ContextBlock
 from xt.models.metadata import ModelMetadata
-from xt.models.xt import ContextBlock
 from xt.training.task import TrainingTask
 
 

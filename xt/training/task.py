@@ -1,6 +1,5 @@
 """What every task shares: optimiser, schedule, non-finite losses, metadata."""
 
-import math
 from abc import abstractmethod
 from typing import Any
 
@@ -13,6 +12,8 @@ from xt.errors import ConfigError, ModelError, TrainingError, at_least, nearest
 from xt.models.checkpoint import PARTS, load_parts
 from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata, Task
+from xt.models.xt import XT
+from xt.training.optimizer import optimization, parameter_groups
 
 
 class TrainingTask(LightningModule):
@@ -28,6 +29,7 @@ class TrainingTask(LightningModule):
     """
 
     kind: Task
+    model: XT
     monitor: str
     """Logged metric by which the best model is chosen; higher is better."""
 
@@ -133,6 +135,8 @@ class TrainingTask(LightningModule):
             TrainingError: If it is not finite.
         """
         losses = self.losses(batch)
+        for name, value in self.model.context.encoder.losses().items():
+            losses |= {name: value, "loss": losses["loss"] + value}
         if not torch.isfinite(losses["loss"]):
             parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
             raise TrainingError(
@@ -144,18 +148,6 @@ class TrainingTask(LightningModule):
         return losses["loss"]
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and a cosine to 0; biases and norms are not decayed."""
-        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
-        rest = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        total = max(int(self.trainer.estimated_stepping_batches), 1)
-
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / (self.warmup_steps + 1)
-            done = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """AdamW with warm-up and a cosine to 0; biases, norms and what the model names are not decayed."""
+        groups = parameter_groups(self, self.model, self.weight_decay)
+        return optimization(groups, self.lr, self.warmup_steps, max(int(self.trainer.estimated_stepping_batches), 1))

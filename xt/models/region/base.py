@@ -28,3 +28,7 @@ class RegionEncoder(nn.Module, Configurable, ABC):
     @abstractmethod
     def forward(self, regions: Tensor) -> list[Tensor]:
         """Encode ``(N, C, R, R)`` into maps ``(N, channels[i], R / strides[i], R / strides[i])``."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters, relative to this module, that weight decay must leave alone, as in context encoders."""
+        return set()

@@ -23,6 +23,8 @@ PRESETS = {
     "swinv2_l": "swinv2_large_window12to16_192to256.ms_in22k_ft_in1k",
 }
 """The region encoders of the paper, by short name."""
+UNDECAYED = re.compile(r"\b(cpb_mlp|logit_scale|relative_position_bias_table|pos_embed|cls_token|rel_pos)\b")
+"""Parameters that timm's models name in their own ``no_weight_decay``, which ``features_only`` hides."""
 
 
 class TimmFeatures(RegionEncoder):
@@ -101,6 +103,10 @@ class TimmFeatures(RegionEncoder):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
+
+    def no_weight_decay(self) -> set[str]:
+        """Tables and scales of positions and attention, as in timm."""
+        return {name for name, _ in self.named_parameters() if UNDECAYED.search(name)}
 
     def spec(self) -> dict[str, Any]:
         """Names and numbers without the source of the weights: a saved model brings its own."""

@@ -1,0 +1,91 @@
+"""What weight decay changes, and losses that a context encoder adds."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xt.models.context.identity import Identity
+from xt.models.context.mamba import Mamba
+from xt.models.decoders.pooled import ClassToken
+from xt.models.decoders.unet import UNet
+from xt.models.factory import ModelConfig
+from xt.models.region.timm_features import TimmFeatures
+from xt.training.classification import ImageClassification
+from xt.training.optimizer import optimization, parameter_groups
+from xt.training.segmentation import SemanticSegmentation
+
+SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2]}
+
+
+def swin_mamba() -> ImageClassification:
+    encoder = TimmFeatures("swinv2_t", 2, 64, model_args=SWIN, norm=True)
+    return ImageClassification(ModelConfig(encoder, lambda dim: Mamba(dim, depth=2), ClassToken, 16), 3)
+
+
+def test_norms_biases_and_what_models_name_are_not_decayed():
+    task = swin_mamba()
+    decayed, rest = parameter_groups(task, task.model, 0.1)
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in task.model.named_parameters()}
+    spared, kept = ({names[id(p)] for p in group["params"]} for group in (rest, decayed))
+    assert spared | kept == set(names.values())
+    assert not spared & kept
+    for part in ("A_log", ".D", "logit_scale", "cpb_mlp", "class_token", "norm", "bias"):
+        found = [name for name in names.values() if part in name]
+        assert found, part
+        assert set(found) <= spared, part
+    assert {"context.input_proj.weight", "heads.label.weight"} <= kept
+    assert any(name.endswith("qkv.weight") for name in kept)
+    assert all(dict(task.model.named_parameters())[name].ndim > 1 for name in kept)
+
+
+def test_decay_shrinks_the_first_group_alone():
+    task = swin_mamba()
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    groups = parameter_groups(task, task.model, 0.5)
+    made = optimization(groups, 0.1, 0, 10)
+    for p in task.parameters():
+        p.grad = torch.zeros_like(p)
+    made["optimizer"].step()
+    shrunk = {name for name, p in task.model.named_parameters() if not torch.equal(p, before[name])}
+    names = {id(p): name for name, p in task.model.named_parameters()}
+    assert shrunk == {names[id(p)] for p in groups[0]["params"] if before[names[id(p)]].any()}
+
+
+def test_the_rate_rises_then_falls_along_a_cosine():
+    task = swin_mamba()
+    made = optimization(parameter_groups(task, task.model, 0.0), 1.0, 4, 12)
+    rates = []
+    for _ in range(13):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[12] == pytest.approx(0.0)
+
+
+class Balancing(Identity):
+    """An encoder with a loss of its own."""
+
+    def losses(self) -> dict[str, Tensor]:
+        return {"balance": torch.tensor(0.75)}
+
+
+def test_losses_of_the_context_are_added_and_logged(monkeypatch: pytest.MonkeyPatch):
+    model = ModelConfig(
+        TimmFeatures("convnext_atto", 2, 64, model_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}),
+        Balancing, lambda inputs: UNet(inputs, [8, 8, 8], 4), 16,
+    )  # fmt: skip
+    task = SemanticSegmentation(model, 2)
+    batch: dict[str, Any] = {
+        "image": torch.randn(1, 2, 64, 64), "valid": torch.ones(1, 1, 64, 64, dtype=torch.bool),
+        "mask": torch.zeros(1, 64, 64, dtype=torch.long), "name": ["a"],
+    }  # fmt: skip
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(SemanticSegmentation, "log", lambda self, name, value, **more: logged.update({name: value}))
+    alone = task.losses(batch)["loss"]
+    assert task.training_step(batch, 0).item() == pytest.approx(alone.item() + 0.75, rel=1e-6)
+    assert logged["train/balance"] == 0.75

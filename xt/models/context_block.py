@@ -1,0 +1,61 @@
+"""Between the features and the context encoder: tokens, positions, a class token."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from xt.errors import ModelError
+from xt.geometry import order
+from xt.geometry.grid import TokenLayout
+from xt.models.context.base import ContextEncoder
+from xt.models.tokenization import to_tokens
+
+
+def sincos_positions(layout: TokenLayout, dim: int) -> Tensor:
+    """Fixed 2-D sine-cosine position of each token that has a place: ``(L, dim)`` float32.
+
+    The first half of the channels is for the column, the second for the row; each is a block of sines, then one of
+    cosines, with frequencies ``10000^(−k / (dim / 4))``.
+    """
+    place = torch.tensor(order.positions(layout), dtype=torch.float32)
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    angles = [place[:, axis, None] * omega.float() for axis in (1, 0)]
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+
+
+class ContextBlock(nn.Module):
+    """Projects the last features to tokens, adds positions, mixes all regions, and projects back if asked.
+
+    Args:
+        channels: Channels of the features.
+        encoder: The context encoder.
+        class_token: Append a learned token without a place.
+        project_back: Return to ``channels``.
+    """
+
+    def __init__(self, channels: int, encoder: ContextEncoder, class_token: bool, project_back: bool) -> None:
+        super().__init__()
+        if encoder.dim % 4:
+            raise ModelError(f"context_dim {encoder.dim} must be a multiple of 4 for 2-D positions")
+        if class_token and not encoder.last_sees:
+            raise ModelError(
+                f"context {type(encoder).__name__}: the class token, which comes last, sees no other; take decoder "
+                "Pooled, or a context that reaches it (Mamba: depth 2 or more, since its first layer runs backward)"
+            )
+        self.input_proj = nn.Linear(channels, encoder.dim)
+        self.encoder = encoder
+        self.output_proj = nn.Linear(encoder.dim, channels) if project_back else None
+        self.class_token = nn.Parameter(torch.empty(1, 1, encoder.dim)) if class_token else None
+        if self.class_token is not None:
+            nn.init.normal_(self.class_token, std=1e-6)
+
+    def forward(self, features: Tensor, layout: TokenLayout) -> Tensor:
+        """Mix a map ``(B, channels, h, w)`` into tokens ``(B, L, channels or dim)``."""
+        tokens = self.input_proj(to_tokens(features, layout))
+        tokens = tokens + sincos_positions(layout, self.encoder.dim).to(tokens)
+        if self.class_token is not None:
+            layout = replace(layout, num_extra=1)
+            tokens = torch.cat([tokens, self.class_token.to(tokens).expand(tokens.shape[0], -1, -1)], dim=1)
+        mixed: Tensor = self.encoder(tokens, layout)
+        return mixed if self.output_proj is None else self.output_proj(mixed)

@@ -1,0 +1,40 @@
+"""The state under which a chunk was computed, so that it can be computed again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Replay:
+    """The random and autocast state of one chunk, so that a second run equals the first."""
+
+    device: torch.device
+    cpu: Tensor
+    cuda: Tensor | None
+    autocast: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def capture(cls, device: torch.device) -> "Replay":
+        """Take the state of now."""
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        kind = device.type
+        return cls(device, torch.get_rng_state(), cuda, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Set the state, recording gradients, and take it back afterwards."""
+        devices = [self.device] if self.cuda is not None else []
+        with (
+            torch.random.fork_rng(devices, device_type="cuda"),
+            torch.autocast(self.device.type, self.dtype, enabled=self.autocast),
+            torch.enable_grad(),
+        ):
+            torch.set_rng_state(self.cpu)
+            if self.cuda is not None:
+                torch.cuda.set_rng_state(self.cuda, self.device)
+            yield
