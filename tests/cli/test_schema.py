@@ -119,7 +119,6 @@ def test_a_config_that_is_not_there_names_a_near_one(tmp_path: Path, monkeypatch
         (["--model.lr"], "--model.lr has no value"),
         (["--model.model.context", "Mambo"], "'Mambo' is unknown; did you mean 'Mamba'"),
         (["--data=XView3Dta"], "'XView3Dta' is unknown; did you mean 'XView3Data'"),
-        (["--plugins", "[mine]"], "in the config instead"),
     ],
 )
 def test_overrides_without_a_value_or_with_an_unknown_class(overrides: list[str], message: str):

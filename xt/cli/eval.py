@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
-HELP = """usage: xt eval RUN [--split validation|test] [--json] [--data.KEY VALUE …]
+from xt.cli.modules import take
+
+HELP = """usage: xt eval RUN [--split validation|test] [--json] [--plugins MODULE] [--data.KEY VALUE …]
 
 Measure the best model of a run on its validation data (default) or test data.
 
   RUN                 run folder of xt train
+  --plugins MODULE    import a module that registers classes, beside those of the run's config
   --data.KEY VALUE    override a key of the data, such as --data.root DIR"""
 
 
@@ -18,7 +21,7 @@ def run_argv(argv: list[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
         print(HELP)
         return EXIT_OK if argv else EXIT_USAGE
-    rest = [each for each in argv[1:] if each != "--json"]
+    rest, modules = take([each for each in argv[1:] if each != "--json"])
     split = "validation"
     if "--split" in rest:
         place = rest.index("--split")
@@ -28,7 +31,7 @@ def run_argv(argv: list[str]) -> int:
         raise ConfigError(f"--split {split!r}: choose validation or test")
     from xt.training.cli import evaluate
 
-    results = evaluate(Path(argv[0]), rest, split)
+    results = evaluate(Path(argv[0]), rest, split, modules)
     if "--json" in argv:
         print(json.dumps(results))
     else:

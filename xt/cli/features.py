@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from xt.cli import device
+from xt.cli import device, modules
 from xt.cli.predict import numbers
 
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bands", type=numbers, metavar="1,2", help="bands of the image, 1-based")
     parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
     parser.add_argument("--device", default=None, help=device.HELP)
+    modules.add_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two images are named {twice[0]}; give them different output folders")
-    model, metadata = load_on(args.device, args.model)
+    model, metadata = load_on(args.device, args.model, args.plugins)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

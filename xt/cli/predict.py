@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xt.cli import device
+from xt.cli import device, modules
 
 if TYPE_CHECKING:
     from xt.inference.predict import Summary
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how tiles meet")
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="when a tile cannot be read")
     parser.add_argument("--device", default=None, help=device.HELP)
+    modules.add_argument(parser)
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each image")
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     count, dtype, _ = result_type(metadata)
     creation = _creation(args.co)
     check_creation(creation, dtype, count)
-    model, metadata = load_on(args.device, args.model)
+    model, metadata = load_on(args.device, args.model, args.plugins)
     options = PredictOptions(
         args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, creation,

@@ -32,18 +32,19 @@ PARTS = {"region_encoder": "region_encoders", "context": "context_encoders", "de
 SUPPLIED = ("self", "dim", "inputs")
 
 
-def check_config(path: Path, overrides: list[str]) -> None:
+def check_config(path: Path, overrides: list[str], more_plugins: bool = False) -> None:
     """Check a config's keys and those of the overrides.
 
     Args:
         path: YAML file.
         overrides: ``--key.sub value`` or ``--key.sub=value``.
+        more_plugins: Modules beside those of the config register classes, whose names are not known here.
 
     Raises:
         ConfigError: If a key or class name is unknown; the message gives the file, the key and the nearest valid one.
     """
     values = strict_yaml.load(path)
-    open_names = bool(values.get("plugins"))
+    open_names = more_plugins or bool(values.get("plugins"))
     _known(str(path), "", values, TOP)
     _known(str(path), "trainer", values.get("trainer"), _trainer_keys())
     for key, kind in (("model", "tasks"), ("data", "data_modules")):
@@ -87,8 +88,6 @@ def _class_name(where: str, name: str, kind: str, open_names: bool) -> None:
 
 def _override(path: list[str], given: str, values: dict[str, Any], open_names: bool) -> None:
     shown = "--" + ".".join(path)
-    if path == ["plugins"]:
-        raise ConfigError("--plugins: name the modules in the config instead: plugins: [MODULE]")
     keys = [key for key in path if key != "init_args"]
     allowed: tuple[str, ...] = (*TOP, "fresh", "config", "print_config")
     kinds = {"model": "tasks", "data": "data_modules"}

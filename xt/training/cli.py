@@ -1,6 +1,7 @@
 """``xt train`` and ``xt eval``: what becomes of a run folder, and the calls of the trainer."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from xt.training.stopping import StopRequest
 from xt.training.task import TrainingTask
 
 
-def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
+def train(config: Path, overrides: list[str], fresh: bool = False, modules: Sequence[str] = ()) -> Path:
     """Train, or go on with a run that was cut off or whose end was moved.
 
     Args:
         config: YAML file.
         overrides: ``--key.sub value`` …
         fresh: Remove what the run folder holds and start anew.
+        modules: Register classes, beside those that the config names.
 
     Returns:
         The run folder.
@@ -39,7 +41,7 @@ def train(config: Path, overrides: list[str], fresh: bool = False) -> Path:
         XTError: If the config, the data or the run folder is not right.
         Stopped: On Ctrl-C or SIGTERM; the state is saved.
     """
-    cli = parse(config, overrides)
+    cli = parse(config, overrides, modules)
     return_large_blocks(cli.datamodule.image_size)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)
     keep = [config, cli.datamodule.root]
@@ -98,7 +100,7 @@ def _check_data(cli: CLI) -> None:
     cli.model.check_data()
 
 
-def evaluate(run: Path, overrides: list[str], split: str) -> dict[str, float]:
+def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str] = ()) -> dict[str, float]:
     """Measure a run's best model on ``validation`` or ``test`` data; ``RUN/SPLIT.json`` keeps the scores.
 
     Raises:
@@ -108,8 +110,8 @@ def evaluate(run: Path, overrides: list[str], split: str) -> dict[str, float]:
     if not config.is_file():
         what = "has no config.yaml" if run.is_dir() else "is no folder" if run.exists() else "does not exist"
         raise CheckpointError(f"{run} {what}; give a run folder of xt train, such as one in runs/")
+    cli = parse(config, overrides, modules)
     model, metadata = load_model(find_model(run))
-    cli = parse(config, overrides)
     task = cli.model
     assert isinstance(task, TrainingTask)
     load_weights(task.model, model.state_dict(), str(run))

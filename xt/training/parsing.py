@@ -1,8 +1,10 @@
 """From a config and overrides to trainer, task and data by LightningCLI; what does not fit is told in one line."""
 
+import json
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +67,19 @@ class CLI(LightningCLI):
         return trainer
 
 
-def parse(config: Path, overrides: list[str]) -> CLI:
+def parse(config: Path, overrides: list[str], modules: Sequence[str] = ()) -> CLI:
     """Build trainer, task and data.
 
     Args:
         config: YAML file.
         overrides: ``--key.sub value`` …
+        modules: Register classes, beside those that the config names.
 
     Raises:
         XTError: If the config or a part of it is not right.
     """
-    plugins.load_modules(_modules(config))
+    modules = list(dict.fromkeys([*load_plugins(config), *modules]))
+    plugins.load_modules(modules)
     for kind in plugins.BUILTINS:
         for name in plugins.names(kind):
             plugins.resolve(kind, name)
@@ -91,7 +95,7 @@ def parse(config: Path, overrides: list[str]) -> CLI:
             subclass_mode_data=True,
             save_config_callback=None,
             run=False,
-            args=["--config", str(config), *overrides],
+            args=["--config", str(config), f"--plugins={json.dumps(modules)}", *overrides],
             seed_everything_default=1,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"exit_on_error": False},
@@ -102,10 +106,16 @@ def parse(config: Path, overrides: list[str]) -> CLI:
     return cli
 
 
-def _modules(config: Path) -> list[str]:
+def load_plugins(config: Path) -> list[str]:
+    """Import the modules that a config names, and return their names.
+
+    Raises:
+        ConfigError: If they are no list of names, or one cannot be found.
+    """
     modules = strict_yaml.load(config).get("plugins") or []
     if not isinstance(modules, list) or not all(isinstance(each, str) for each in modules):
         raise ConfigError(f"{config}: plugins must be a list of module names, such as [my_context], got {modules!r}")
+    plugins.load_modules(modules)
     return modules
 
 
