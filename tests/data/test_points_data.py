@@ -124,7 +124,7 @@ def test_what_is_not_said_is_unknown(root: Path):
     assert np.isnan(table.is_vessel).all()
     assert np.isnan(table.is_fishing).all()
     assert sorted(table.vessel_length_m[~np.isnan(table.vessel_length_m)].tolist()) == [40, 50, 60, 70, 80]
-    assert set(table.confidence) == {""}
+    assert set(table.confidence) == {"HIGH"}
     assert build(root, form(root, "pixels")).objects.confidence.tolist() == ["HIGH"] * 6
     assert np.isnan(build(root, form(root, "map of scenes")).objects.is_fishing).all()
     assert sorted(build(root, form(root, "geojson")).objects.is_vessel.tolist()) == [0, 0, 0, 1, 1, 1]

@@ -186,6 +186,9 @@ def test_context_learns_a_far_rule_from_tokens_and_the_control_cannot(tmp_path: 
         context = f"{{class_path: {name}, init_args: {init_args}}}"
         run = tmp_path / name
         assert main([*context_argv(tmp_path, model, context), "--run_dir", str(run)]) == 0
+        assert main(["eval", str(run)]) == 0
+        measured = json.loads((run / "validation.json").read_text())
+        assert measured["val/fishing_f1"] == pytest.approx(best(run, "val/fishing_f1"), abs=1e-6)
         assert main(["eval", str(run), "--split", "test"]) == 0
         scores = json.loads((run / "test.json").read_text())
         f1[name] = scores["test/fishing_f1"]
@@ -199,6 +202,41 @@ def test_context_learns_a_far_rule_from_tokens_and_the_control_cannot(tmp_path: 
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     image = scene(tmp_path / "a.tif")
     assert main(["predict", str(image), "-m", str(tmp_path / "FullAttention"), "-o", str(tmp_path / "p.tif")]) == 0
+
+
+def best(run: Path, name: str) -> float:
+    """The highest value of a score in a run."""
+    with (run / "metrics.csv").open() as file:
+        return max(float(row["value"]) for row in csv.DictReader(file) if row["name"] == name)
+
+
+def test_the_head_that_reads_tokens_is_kept_and_asked_for(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+):
+    planted(tmp_path / "tokens", model)
+    run = tmp_path / "run"
+    argv = [
+        *context_argv(tmp_path, model, "Identity"),
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.check_val_every_n_epoch",
+        "1",
+    ]
+    assert main([*argv, "--run_dir", str(run)]) == 0
+    head, config = run / "model" / "training.safetensors", run / "model" / "config.json"
+    assert main(["eval", str(run)]) == 0
+    content = head.read_bytes()
+    head.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert main(["eval", str(run)]) == 2
+    assert "training.safetensors is damaged" in capsys.readouterr().err
+    assert main(["predict", str(scene(tmp_path / "a.tif")), "-m", str(run), "-o", str(tmp_path / "o.tif")]) == 0
+    head.unlink()
+    values = json.loads(config.read_text())
+    del values["training_sha256"]
+    config.write_text(json.dumps(values))
+    assert main(["eval", str(run)]) == 2
+    assert "has no training.safetensors" in capsys.readouterr().err
+    assert main([*argv, "--run_dir", str(run), "--fresh"]) == 0
 
 
 def test_tokens_of_another_model_are_refused(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]):

@@ -29,7 +29,8 @@ def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False
     Where an object lies is told by the columns ``row`` and ``column`` (pixels; also ``detect_scene_row`` and
     ``detect_scene_column``), by ``x`` and ``y`` (on the map of the scene), or by points as geometry (brought to the CRS
     of the scene, if both are known). Which scene it lies in is told by a column ``scene_id``; without one, an object on
-    the map belongs to every scene that it lies in. All attributes of :class:`~xt.data.labels.LabelTable` are optional.
+    the map belongs to every scene that it lies in. All attributes of :class:`~xt.data.labels.LabelTable` are optional;
+    without a confidence an object is sure (HIGH).
 
     Args:
         path: CSV, GeoJSON or GeoPackage; or a folder that holds ``SCENE`` in one of these for each scene with objects.
@@ -64,6 +65,8 @@ def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad:
         raise LabelError(f"{path}: pixels of which scene? give a column scene_id, or a file for each scene in a folder")
     num, parsed = parse_rows(path, header, rows, columns, ATTRIBUTES | ({} if scene else SCENE), drop_bad)
     table = as_table(num, parsed)
+    # The metric asks for objects that somebody was sure of; a table that does not speak of it means that.
+    table = replace(table, confidence=np.where(table.confidence == "", "HIGH", table.confidence))
     if scene is not None or (alone and "scene_id" not in header):
         table = replace(table, scene_id=np.full(num, scene or next(iter(scenes))))
     return _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from xt.models.xt import XT
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+BESIDE = "training.safetensors"
+"""What was trained beside the model and serves training and evaluation alone."""
 PARTS = ("region_encoder", "context", "decoder", "heads")
 """Of a model, by the names that ``init_parts`` takes."""
 
@@ -29,26 +31,31 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_model(folder: Path, model: XT, metadata: ModelMetadata) -> None:
+def save_model(
+    folder: Path, model: XT, metadata: ModelMetadata, beside: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """Write a model folder; a kill at any moment leaves the old one or the new one.
 
     Args:
         folder: Is replaced if it is there.
         model: Its weights are written as they are.
         metadata: What inference needs beside the weights.
+        beside: Weights that training and evaluation need beside the model's, by name.
 
     Raises:
         OutputError: If the folder cannot be written, or holds files that are not a model's.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    states = {WEIGHTS: model.state_dict()} | ({BESIDE: dict(beside)} if beside else {})
     with replacing_folder(folder) as partial:
         try:
-            save_file(state, partial / WEIGHTS)
+            for name, state in states.items():
+                save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, partial / name)
         except SafetensorError as error:
             raise OutputError(f"{folder} cannot be written: {error}; the old model is kept") from error
         config = {
             "format": FORMAT,
             "sha256": file_sha256(partial / WEIGHTS),
+            **({"training_sha256": file_sha256(partial / BESIDE)} if beside else {}),
             "model": model.spec(),
             "metadata": metadata.to_dict(),
         }
@@ -69,14 +76,29 @@ def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
     """
     folder = find_model(Path(path))
     config = _read_config(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}; export the model again")
-    if file_sha256(weights) != config["sha256"]:
-        raise CheckpointError(f"{weights} is damaged: its SHA-256 is not the one in {CONFIG}; copy it again")
+    state = _read_weights(folder / WEIGHTS, config["sha256"])
     model = build_from_spec(config["model"])
-    load_weights(model, load_file(weights), str(weights))
+    load_weights(model, state, str(folder / WEIGHTS))
     return model.eval(), ModelMetadata.from_dict(config["metadata"])
+
+
+def load_beside(path: Path | str) -> dict[str, torch.Tensor] | None:
+    """Read what was trained beside a model, by name; None if nothing was.
+
+    Raises:
+        CheckpointError: If it is missing or corrupt.
+    """
+    folder = find_model(Path(path))
+    digest = _read_config(folder).get("training_sha256")
+    return None if digest is None else _read_weights(folder / BESIDE, digest)
+
+
+def _read_weights(path: Path, digest: str) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}; export the model again")
+    if file_sha256(path) != digest:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; copy it again")
+    return load_file(path)
 
 
 def read_metadata(path: Path | str) -> ModelMetadata:

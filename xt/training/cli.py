@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from xt.errors import CheckpointError, ConfigError, OutputError
 from xt.files import locked, replacing
-from xt.models.checkpoint import find_model, load_model, load_weights
+from xt.models.checkpoint import find_model, load_beside, load_model, load_weights
 from xt.training import ownership
 from xt.training.binding import check_same, is_complete
 from xt.training.checkpoints import clean, find_checkpoint
@@ -115,6 +115,7 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
     task = cli.model
     assert isinstance(task, TrainingTask)
     load_weights(task.model, model.state_dict(), str(run))
+    task.load_beside(load_beside(run), str(run))
     if metadata.thresholds:
         task.set_thresholds(metadata.thresholds)
     verb = cli.trainer.validate if split == "validation" else cli.trainer.test

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xt.data.tokens import TokenData
-from xt.errors import ConfigError, ModelError
+from xt.errors import CheckpointError, ConfigError, ModelError
 from xt.geometry.grid import RegionGrid
 from xt.losses.tokens import TokenLoss
 from xt.models.checkpoint import encoder_sha256, load_model
@@ -74,6 +74,16 @@ class ContextTraining(TrainingTask):
     def metadata(self) -> ModelMetadata:
         """What the model had before."""
         return self._metadata
+
+    def load_beside(self, state: dict[str, Tensor] | None, source: str) -> None:
+        """Take back the head that reads the tokens.
+
+        Raises:
+            CheckpointError: If the model was saved without it, or it does not fit.
+        """
+        if state is None:
+            raise CheckpointError(f"{source} has no training.safetensors, which reads its tokens; train it again")
+        super().load_beside(state, source)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The token loss of a batch of scenes."""

@@ -10,7 +10,7 @@ from xt import plugins
 from xt.errors import OutputError
 
 _FILES = "config.yaml|metrics.csv|done|(validation|test).json|(last|previous).ckpt(.sha256)?".replace(".", r"\.")
-_MODEL = r"/(model\.safetensors|config\.json)"
+_MODEL = r"/((model|training)\.safetensors|config\.json)"
 _TREE = re.compile(
     rf"config\.yaml|metrics\.csv|done|(validation|test)\.json|checkpoints(/(last|previous)\.ckpt(\.sha256)?)?|(\.model\.previous|model)({_MODEL})?"
     r"|tensorboard(/(events\.out\.tfevents\.[^/]+|hparams\.yaml))?"

@@ -86,13 +86,13 @@ class RunFolder(Callback):
         value = trainer.callback_metrics.get(module.monitor)
         if value is not None and math.isfinite(value) and (self.best is None or float(value) > self.best):
             self.best = float(value)
-            save_model(self.folder / "model", module.model, module.metadata())
+            save_model(self.folder / "model", module.model, module.metadata(), module.beside())
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the model if validation never did, and mark the run as complete."""
         assert isinstance(module, TrainingTask)
         if self.best is None:
-            save_model(self.folder / "model", module.model, module.metadata())
+            save_model(self.folder / "model", module.model, module.metadata(), module.beside())
         facts = {"steps": trainer.global_step, "max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
         with replacing(self.folder / DONE) as partial:
             partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from xt.data.base import DataModule
-from xt.errors import ConfigError, ModelError, TrainingError, at_least, nearest
+from xt.errors import CheckpointError, ConfigError, ModelError, TrainingError, at_least, nearest
 from xt.models.checkpoint import PARTS, load_parts
 from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata, Task
@@ -112,6 +112,26 @@ class TrainingTask(LightningModule):
             thresholds=self.thresholds(),
             **self.more_metadata(),
         )
+
+    def beside(self) -> dict[str, Tensor]:
+        """Weights that are trained beside the model and saved with it, by name."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("model.")}
+
+    def load_beside(self, state: dict[str, Tensor] | None, source: str) -> None:
+        """Take back what :meth:`beside` gave; None, from a model saved without it, leaves what is there.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        if state is None:
+            return
+        own = self.beside()
+        if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in state.items()}:
+            raise CheckpointError(
+                f"{source}: what was trained beside the model ({', '.join(sorted(state))}) is not what the config has "
+                f"({', '.join(sorted(own)) or 'nothing'}); evaluate with the config it was trained with"
+            )
+        self.load_state_dict(state, strict=False)
 
     def thresholds(self) -> dict[str, float]:
         """Decision thresholds tuned on validation, if the task has any."""
