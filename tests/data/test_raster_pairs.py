@@ -291,3 +291,11 @@ def test_sizes_that_differ_are_said(tmp_path: Path):
     pairs(tmp_path, a=(noise(2, 9, 9), np.zeros((9, 8), np.uint8)), v=painted(9, 9, 1))
     with pytest.raises(InputError, match=r"9 × 9 px, its mask has 9 × 8"):
         RasterPairsData(str(tmp_path), **BUILD).setup("fit")
+
+
+def test_a_class_with_the_number_that_is_ignored_is_refused():
+    names = [f"c{index}" for index in range(256)]
+    RasterPairsData("x", names[:255], ["b"], "v")
+    with pytest.raises(ConfigError, match=r"ignore_index 255 is the number of class 'c255'"):
+        RasterPairsData("x", names, ["b"], "v")
+    RasterPairsData("x", names, ["b"], "v", ignore_index=-1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xt import files
-from xt.errors import CheckpointError, OutputError, PluginError
+from xt.errors import CheckpointError, ModelError, OutputError, PluginError
 from xt.files import previous
 from xt.models import checkpoint
 from xt.models.checkpoint import load_model, save_model
@@ -129,3 +129,30 @@ def test_missing_model_says_what_to_give(tmp_path: Path, make: object):
     make(tmp_path / "run")
     with pytest.raises(CheckpointError, match="give a run folder"):
         load_model(tmp_path / "run")
+
+
+def change(tmp_path: Path, **values: object) -> None:
+    """Save a model and change its description; None takes a key out."""
+    save_model(tmp_path / "model", build(), METADATA)
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["model"] = {key: value for key, value in (config["model"] | values).items() if value is not None}
+    for key in ("nodata", "gsd", "thresholds", "center_activation", "coarse_bands", "mlm:name"):
+        config["metadata"].pop(key, None)
+    path.write_text(json.dumps(config))
+
+
+def test_a_model_of_a_version_that_wrote_less_is_read(tmp_path: Path):
+    change(tmp_path, region_batch=None, decode_size=None, streaming=None)
+    model, metadata = load_model(tmp_path)
+    assert (model.region_batch, model.decode_size, model.streaming) == (4, 512, True)
+    assert (metadata.nodata, metadata.thresholds, metadata.name) == (None, {}, "xt")
+
+
+def test_unknown_keys_and_missing_parts_are_refused(tmp_path: Path):
+    change(tmp_path, region_bath=3)
+    with pytest.raises(ModelError, match="unknown key 'region_bath'; did you mean 'region_batch'"):
+        load_model(tmp_path)
+    change(tmp_path, decoder=None)
+    with pytest.raises(ModelError, match="has no decoder"):
+        load_model(tmp_path)

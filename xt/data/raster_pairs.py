@@ -83,6 +83,11 @@ class RasterPairsData(DataModule):
         self.classes, self.bands = tuple(classes), tuple(bands)
         self.band_indexes = tuple(band_indexes) if band_indexes else None
         self.image_folder, self.mask_folder = self.root / images, self.root / masks
+        if 0 <= ignore_index < len(classes):
+            raise ConfigError(
+                f"data.init_args.ignore_index {ignore_index} is the number of class {classes[ignore_index]!r}; take "
+                "one that no class has, such as -1, here and in the task"
+            )
         self.colors, self.ignore_index, self.nodata = colors, ignore_index, nodata
         self.crops_per_image, self.validation_tile, self.resolution = crops_per_image, validation_tile, resolution
         self.centred, self.gain = centred, gain

@@ -1,27 +1,19 @@
 """Builds models: from a config, and from the names and numbers in a saved model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 from xt import plugins
-from xt.errors import ModelError
+from xt.errors import ModelError, nearest
 from xt.models.context.base import ContextEncoder
 from xt.models.decoders.base import Decoder, DecoderInputs
 from xt.models.region.base import RegionEncoder
 from xt.models.xt import XT
 
-SPEC_KEYS = {
-    "region_encoder",
-    "context",
-    "context_dim",
-    "decoder",
-    "heads",
-    "region_batch",
-    "decode_size",
-    "streaming",
-}
+PARTS = ("region_encoder", "context", "decoder", "heads")
+"""What a model's description must have; all other keys are numbers of :class:`ModelConfig`, with its defaults."""
 
 
 @dataclass
@@ -61,17 +53,22 @@ def build_from_spec(spec: dict[str, Any]) -> XT:
     """Build a model from :meth:`XT.spec`. Only registered names are resolved; nothing else is imported.
 
     Raises:
-        ModelError: If keys are missing or unknown.
+        ModelError: If a part is missing or a key is unknown. Other keys that an older version did not write take their
+            defaults.
         PluginError: If a name or argument is unknown.
     """
-    if set(spec) != SPEC_KEYS:
-        wrong = sorted(set(spec) ^ SPEC_KEYS)
-        raise ModelError(f"model description has missing or unknown keys: {', '.join(wrong)}; export the model again")
+    known = {*PARTS, *(field.name for field in fields(ModelConfig))}
+    for key in spec:
+        if key not in known:
+            raise ModelError(f"model description has an unknown key {key!r}{nearest(key, known)}; update xt")
+    missing = [key for key in PARTS if key not in spec]
+    if missing:
+        raise ModelError(f"model description has no {', '.join(missing)}; export the model again")
     config = ModelConfig(
         region_encoder=plugins.build("region_encoders", spec["region_encoder"]),
         context=partial(_build, "context_encoders", spec["context"], "dim"),
         decoder=partial(_build, "decoders", spec["decoder"], "inputs"),
-        **{key: spec[key] for key in ("context_dim", "region_batch", "decode_size", "streaming")},
+        **{key: value for key, value in spec.items() if key not in PARTS},
     )
     return config.build(dict(spec["heads"]))
 

@@ -114,14 +114,14 @@ class ModelMetadata:
                 bands=tuple(str(band["name"]) for band in image["bands"]),
                 mean=tuple(float(scale["mean"]) for scale in scaling),
                 std=tuple(float(scale["stddev"]) for scale in scaling),
-                nodata=None if data["nodata"] is None else float(data["nodata"]),
+                nodata=None if data.get("nodata") is None else float(data["nodata"]),
                 classes=tuple(str(item["name"]) for item in output["classification:classes"]),
                 image_size=int(image["input"]["shape"][-1]),
-                resolution=None if data["gsd"] is None else float(data["gsd"]),
-                thresholds={str(key): float(value) for key, value in data["thresholds"].items()},
+                resolution=None if data.get("gsd") is None else float(data["gsd"]),
+                thresholds={str(key): float(value) for key, value in data.get("thresholds", {}).items()},
                 # Models saved before there was a choice are linear.
                 center_activation=data.get("center_activation", "linear"),
-                name=str(data["mlm:name"]),
+                name=str(data.get("mlm:name", "xt")),
                 coarse=None if data.get("coarse_bands") is None else tuple(map(str, data["coarse_bands"])),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
