@@ -35,7 +35,15 @@ def strips(maps: dict[str, np.ndarray], strip: int) -> tuple[object, list[tuple[
 @pytest.mark.parametrize("strip", [16, 17, 32, 33, 200])
 def test_strips_find_what_the_whole_finds(strip: int):
     objects = [(row, 6 * (row % 11), 1 + row % 7, 1 + row % 3) for row in range(0, 170, 9)]
-    objects += [(30, 70, 36, 3), (14, 80, 4, 4), (15, 86, 1, 5), (16, 92, 2, 3), (31, 80, 2, 2), (48, 80, 3, 3)]
+    objects += [
+        (30, 70, 36, 3),
+        (14, 80, 4, 4),
+        (15, 86, 1, 5),
+        (16, 92, 2, 3),
+        (31, 80, 2, 2),
+        (48, 80, 3, 3),
+        (3, 86, 10, 2),
+    ]
     maps = painted(179, 100, objects)
     whole = find_candidates(maps, "s")
     found, asked = strips(maps, strip)
