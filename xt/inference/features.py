@@ -61,19 +61,14 @@ def encode_image(
         exists = [False] * grid.num_regions
         for start in range(0, grid.num_regions, model.region_batch):
             chunk = range(start, min(start + model.region_batch, grid.num_regions))
-            kept, pixels = [], []
-            for region in chunk:
-                image, valid = _region(source, grid, region)
-                if valid:
-                    exists[region] = True
-                    kept.append(region)
-                    pixels.append(image)
-            if kept:
-                maps = _last_maps(model, np.stack(pixels))
-                for region, each in zip(kept, maps, strict=True):
-                    window = grid.window(region)
-                    row, col, side = window.row // stride, window.col // stride, window.height // stride
-                    tokens[:, row : row + side, col : col + side] = each
+            read = {region: source.read(grid.window(region)) for region in chunk}
+            kept = {region: pixels for region, (pixels, valid) in read.items() if valid.any()}
+            maps = _last_maps(model, np.stack(list(kept.values()))) if kept else ()
+            for region, each in zip(kept, maps, strict=True):
+                exists[region] = True
+                window = grid.window(region)
+                row, col, side = window.row // stride, window.col // stride, window.height // stride
+                tokens[:, row : row + side, col : col + side] = each
             progress(chunk.stop, grid.num_regions)
         tokens.flush()
         del tokens
@@ -81,14 +76,6 @@ def encode_image(
         facts = TokenFacts(**{**facts.__dict__, "exists": tuple(exists)})
         description.write_text(facts.to_json(), encoding="utf-8")
     return facts
-
-
-def _region(source: Source, grid: RegionGrid, region: int) -> tuple[Pixels, bool]:
-    inside = grid.clipped(region)
-    values, valid = source.read(inside)
-    image = np.zeros((values.shape[0], grid.region_size, grid.region_size), np.float32)
-    image[:, : inside.height, : inside.width] = values
-    return image, bool(valid.any())
 
 
 def _last_maps(model: XT, pixels: Pixels) -> npt.NDArray[np.float16]:
