@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasters
 from rasterio.transform import Affine
 
 from xt.data.geotiff import inspect, open_raster
@@ -16,17 +17,8 @@ ONE = InputSpec(("a",), (0.0,), (1.0,))
 
 
 def write(path: Path, array: np.ndarray | None = None, **options: object) -> Path:
-    array = np.arange(2000, dtype=np.float32).reshape(1, 40, 50) if array is None else array
-    profile = {
-        "driver": "GTiff",
-        "count": array.shape[0],
-        "height": array.shape[1],
-        "width": array.shape[2],
-        "dtype": array.dtype.name,
-    }
-    with rasterio.open(path, "w", **profile | options) as out:
-        out.write(array)
-    return path
+    ramp = np.arange(2000, dtype=np.float32).reshape(1, 40, 50)
+    return rasters.write(path, ramp if array is None else array, **options)
 
 
 @pytest.mark.parametrize("suffix", [".tfw", ".TFW", ".tifw", ".TIFW", ".wld", ".WLD"])

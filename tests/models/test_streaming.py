@@ -5,6 +5,8 @@ import pytest
 import torch
 from parts import small_encoder, small_model
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from xt.errors import ModelError
 from xt.geometry.grid import RegionGrid
@@ -128,16 +130,23 @@ def test_no_map_of_the_pyramid_lives_while_regions_are_encoded_again():
     assert max(living) == 0
 
 
-def test_sharded_parameters_are_refused_by_name():
-    class FSDPModule:  # fully_shard puts its class of this name among the bases of a module
-        pass
-
-    model = small_model()
-    model.decoder.__class__ = type("Sharded", (FSDPModule, type(model.decoder)), {})
-    with torch.no_grad():
-        model(image())
-    with pytest.raises(ModelError, match="FSDP2"):
-        model.statistics(image(), {}, lambda maps, targets: maps["a"].sum()[None])
+def test_sharded_parameters_are_refused_by_name(tmp_path: Path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = small_model()
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ModelError, match="sharded by FSDP2"):
+            model.statistics(image(), {}, lambda maps, targets: maps["a"].sum()[None])
+        with pytest.raises(ModelError, match="sharded by FSDP2"):
+            model(image())
+        with torch.no_grad():
+            torch.testing.assert_close(model(image())["a"], small_model()(image())["a"].detach(), rtol=1e-4, atol=1e-5)
+        parts = small_model()
+        fully_shard(parts.decoder, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ModelError, match="sharded by FSDP2"):
+            parts.statistics(image(), {}, lambda maps, targets: maps["a"].sum()[None])
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_gradient_of_two_processes_is_that_of_one(tmp_path: Path):

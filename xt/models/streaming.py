@@ -90,18 +90,24 @@ def cut_all(tensors: Sequence[Tensor], strides: Sequence[int], window: Window) -
     ]
 
 
-def _trained(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """Parameters that get a gradient.
+def refuse_sharded(module: nn.Module) -> None:
+    """Refuse to train parameters that FSDP2 shards: streaming pushes their gradients by hand, which FSDP does not see.
+
+    Seen is what the module and its parts are sharded by, not a module around it.
 
     Raises:
-        ModelError: If they are sharded: the gradient is pushed to them by hand, which FSDP would not see.
+        ModelError: If any is sharded.
     """
-    for each in (part for module in modules for part in module.modules()):
-        if torch.is_grad_enabled() and any(base.__name__ == "FSDPModule" for base in type(each).__mro__):
-            raise ModelError(
-                "parameters sharded by FSDP2 (fully_shard) would get no gradient from streaming; train with DDP "
-                "(trainer.strategy ddp), which needs no sharding at the sizes of these encoders"
-            )
+    types = {type(each) for each in (*module.modules(), *module.parameters())}
+    if {"FSDPModule", "DTensor"} & {base.__name__ for each in types for base in each.__mro__}:
+        raise ModelError(
+            "parameters sharded by FSDP2 (fully_shard) would get no gradient from streaming; keep them whole, as "
+            "DistributedDataParallel does"
+        )
+
+
+def _trained(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """Parameters that get a gradient."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 

@@ -94,7 +94,7 @@ class XT(nn.Module):
             Head name → raw maps ``(B, n, H, W)`` float32 for a dense decoder, ``(B, n)`` for a pooled one.
 
         Raises:
-            ModelError: If the image has another number of channels than the model.
+            ModelError: If the image has another number of channels than the model, or sharded parameters are trained.
         """
         grid, flags = self._grid(image, valid)
         pyramid = self._encode(image, grid, flags)
@@ -213,6 +213,8 @@ class XT(nn.Module):
     def _grid(self, image: Tensor, valid: Tensor | None) -> tuple[RegionGrid, list[tuple[bool, ...]] | None]:
         if image.ndim != 4 or image.shape[1] != self.in_chans:
             raise ModelError(f"the model takes images (B, {self.in_chans}, H, W), got {tuple(image.shape)}")
+        if torch.is_grad_enabled():
+            streaming.refuse_sharded(self)
         grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size)
         if valid is None:
             return grid, None
