@@ -47,4 +47,5 @@ def test_configs_say_where_they_come_from():
         assert "Source:" in head
         assert "Command: xt train" in head
         assert "Hardware and time:" in head
-        assert yaml.safe_load(path.read_text())["model"]["class_path"] in plugins.names("tasks")
+        task = yaml.safe_load(path.read_text())["model"]["task"]
+        assert (task if isinstance(task, str) else task["class_path"]) in plugins.names("tasks")

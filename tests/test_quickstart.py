@@ -38,7 +38,7 @@ def test_quickstart(tmp_path: Path):
 
     other = quickstart(out, *small, "--model.lr", "0.5")
     assert other.returncode == 2
-    assert "was trained with another model.init_args.lr" in other.stderr
+    assert "was trained with another model.lr" in other.stderr
 
 
 def test_unknown_option_is_refused(tmp_path: Path):

@@ -41,10 +41,10 @@ BUILTINS: dict[str, dict[str, str]] = {
         "SegmentationLoss": "xt.losses.segmentation:SegmentationLoss",
     },
     "tasks": {
-        "ContextTraining": "xt.training.context:ContextTraining",
-        "ImageClassification": "xt.training.classification:ImageClassification",
-        "PointDetection": "xt.training.detection:PointDetection",
-        "SemanticSegmentation": "xt.training.segmentation:SemanticSegmentation",
+        "ImageClassification": "xt.tasks.classification:ImageClassification",
+        "PointDetection": "xt.tasks.detection:PointDetection",
+        "SemanticSegmentation": "xt.tasks.segmentation:SemanticSegmentation",
+        "TokenDetection": "xt.tasks.tokens:TokenDetection",
     },
     "data_modules": {
         "INaturalistData": "xt.data.inaturalist:INaturalistData",

@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "my_mean_context.py").write_text(MODULE)
     assert main(["synth", "xview3", str(tmp_path / "data"), "--scenes", "3", "--size", "130"]) == 0
     values = yaml.safe_load((ROOT / "configs/xview3_demo.yaml").read_text())
-    model = values["model"]["init_args"]["model"]
+    model = values["model"]["model"]
     model["context"] = {"class_path": "MeanContext"}
     model["region_encoder"]["init_args"]["model_args"] = {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
     model["decoder"]["init_args"]["filters"] = [8, 8, 8, 8]

@@ -46,7 +46,7 @@ def test_own_points_from_training_to_points(
     (block,) = re.findall(r"```yaml\n(.*?)```", DOC, re.S)
     values |= yaml.safe_load(block)
     values["trainer"] |= {"max_epochs": 30, "check_val_every_n_epoch": 15, "enable_progress_bar": False}
-    values["model"]["init_args"]["warmup_steps"] = 10
+    values["model"]["warmup_steps"] = 10
     values["data"]["init_args"]["image_size"] = 128
     Path("harbours.yaml").write_text(yaml.safe_dump(values))
     commands = [line.split() for line in DOC.splitlines() if line.startswith("    xt ")]

@@ -36,11 +36,11 @@ def test_cells_from_labels_are_those_from_pixels():
     torch.manual_seed(0)
     loss, mixed = TokenLoss(4, 32), torch.randn(1, 4, 8, 6)
     given = {name: torch.from_numpy(each)[None] for name, each in cells.items()} | {"seen": torch.ones(1, 1, 8, 6)}
-    torch.testing.assert_close(loss(mixed, pixels), loss.of_cells(loss.head(mixed), given))
+    torch.testing.assert_close(loss.statistics(mixed, pixels), loss.of_cells(mixed, given))
 
 
 def test_facts_and_values_are_read_strictly(tmp_path: Path):
-    facts = TokenFacts("a", 70, 40, 32, 16, 3, (True, False) * 3, "0" * 64)
+    facts = TokenFacts("a", 70, 40, 32, 16, 3, (True, False) * 3, "0" * 64, {})
     assert facts.shape == (3, 6, 4)
     (tmp_path / "a.json").write_text(facts.to_json())
     assert read_facts(tmp_path / "a.json") == facts
@@ -59,7 +59,7 @@ def test_facts_and_values_are_read_strictly(tmp_path: Path):
 
 def test_flips_move_tokens_cells_and_regions_together(tmp_path: Path):
     rng = np.random.default_rng(0)
-    facts = TokenFacts("a", 192, 128, 64, 32, 1, tuple(map(bool, rng.integers(0, 2, 6))), "0" * 64)
+    facts = TokenFacts("a", 192, 128, 64, 32, 1, tuple(map(bool, rng.integers(0, 2, 6))), "0" * 64, {})
     cell = np.arange(24, dtype=np.float16).reshape(1, 6, 4)
     np.save(tmp_path / "a.npy", cell)
     table = points()

@@ -37,8 +37,9 @@ def save(folder: Path, task: str, num_bands: int, image_size: int = 128) -> Path
     classes = () if task == "point-detection" else ("a", "b", "c")
     bands = tuple(f"b{i}" for i in range(num_bands))
     metadata = ModelMetadata(
-        task, bands, (0.0,) * num_bands, (100.0,) * num_bands, classes=classes, image_size=image_size
-    )
+        task, bands, (0.0,) * num_bands, (100.0,) * num_bands, classes=classes, image_size=image_size,
+        settings={"center_activation": "linear"} if task == "point-detection" else {},
+    )  # fmt: skip
     model = build_from_spec(spec)
     if task == "point-detection":
         torch.nn.init.constant_(model.heads["center"].bias, 0.3)

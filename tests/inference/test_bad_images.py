@@ -11,8 +11,10 @@ from small_inputs import HEADS, noise, raster, save
 
 from xt.cli.main import main
 from xt.errors import InputError
-from xt.inference import predict as predict_module
+from xt.inference import tiles
 from xt.models.metadata import ModelMetadata
+from xt.tasks.base import Product
+from xt.tasks.registry import task_of
 
 
 @pytest.mark.parametrize("overlap", ["0", "48"])
@@ -20,18 +22,18 @@ def test_a_tile_that_cannot_be_read_does_not_fade_its_neighbours(
     tmp_path: Path, overlap: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(
-        predict_module,
+        tiles,
         "run_model",
         lambda m, image, v: {n: torch.full((1, 1, *image.shape[2:]), 0.3) for n in HEADS["point-detection"]},
     )
-    plain = predict_module.Source.read
+    plain = tiles.Source.read
 
     def read(self: object, window: object, *more: object) -> object:
         if window.row == 0 and window.col == 0:
             raise InputError("a bad tile")
         return plain(self, window, *more)
 
-    monkeypatch.setattr(predict_module.Source, "read", read)
+    monkeypatch.setattr(tiles.Source, "read", read)
     image = raster(tmp_path / "a.tif", noise(1, 256, 256))
     model = save(tmp_path / "model", "point-detection", 1, 128)
     argv = ["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--overlap", overlap]
@@ -52,7 +54,7 @@ def test_an_image_without_a_readable_tile_fails(
     def read(*arguments: object) -> object:
         raise InputError("a bad tile")
 
-    monkeypatch.setattr(predict_module.Source, "read", read)
+    monkeypatch.setattr(tiles.Source, "read", read)
     image = raster(tmp_path / "a.tif", noise(1, 256, 256))
     model = save(tmp_path / "model", "semantic-segmentation", 1, 128)
     argv = ["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--on-bad-tile", "nodata"]
@@ -65,13 +67,13 @@ def test_an_image_without_a_readable_tile_fails(
 def test_a_model_that_gives_nan_fails_by_name(
     tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    plain = predict_module.run_model
+    plain = tiles.run_model
 
     def broken(*arguments: object) -> object:
         maps = plain(*arguments)
         return {name: values + float("nan") for name, values in maps.items()}
 
-    monkeypatch.setattr(predict_module, "run_model", broken)
+    monkeypatch.setattr(tiles, "run_model", broken)
     image = raster(tmp_path / "a.tif", noise(1, 100, 100))
     model = save(tmp_path / "model", task, 1)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3
@@ -82,7 +84,7 @@ def test_a_model_that_gives_nan_fails_by_name(
 @pytest.mark.parametrize(("num", "dtype"), [(255, "uint8"), (256, "uint16")])
 def test_no_class_has_the_number_of_nodata(num: int, dtype: str):
     metadata = ModelMetadata("semantic-segmentation", ("b",), (0.0,), (1.0,), classes=tuple(map(str, range(num))))
-    assert predict_module.result_type(metadata) == (1, dtype, float(np.iinfo(dtype).max))
+    assert task_of(metadata).product == Product(("class",), dtype, float(np.iinfo(dtype).max))
     assert num - 1 < np.iinfo(dtype).max
 
 

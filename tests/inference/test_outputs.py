@@ -17,7 +17,9 @@ from xt.cli.main import main
 from xt.errors import OutputError
 from xt.files import locked
 from xt.inference import predict as predict_module
+from xt.inference import tiles
 from xt.models import checkpoint
+from xt.tasks.classification import ImageClassification
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -56,8 +58,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "link.tif").symlink_to("a.tif")
     (tmp_path / "linked").symlink_to("b")
     os.link(tmp_path / "a.tif", tmp_path / "hard.tif")
-    save(tmp_path / "run" / "model", "semantic-segmentation", 1)
+    for run, task in RUNS.items():
+        save(tmp_path / run / "model", task, 1)
     return tmp_path
+
+
+RUNS = {"run": "semantic-segmentation", "detect": "point-detection", "classify": "classification"}
 
 
 @pytest.mark.usefixtures("no_model")
@@ -68,14 +74,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("a.tif", "a.tif"), ("a.tif", "./a.tif"), ("a.tif", "b/../a.tif"), ("a.tif", "link.tif"), ("link.tif", "a.tif"),
         ("a.tif", "hard.tif"), ("hard.tif", "a.tif"), ("b/c.tif", "linked/c.tif"), ("b/c.tif", "b"), ("a.tif", "."),
         ("data.gpkg", "data.tif"), ("scene", "scene/b0.tif"), ("a.tif b/c.tif", "b"), ("a.tif b/c.tif", "linked"),
-        ("a.tif scene", "."), ("a.tif", "run/model/config.tif"),
+        ("a.tif scene", "."), ("a.tif", "classify/model/config.tif"),
     ],
 )  # fmt: skip
 def test_output_that_is_an_input_is_refused(
     place: Path, images: str, output: str, overwrite: list[str], capsys: pytest.CaptureFixture[str]
 ):
     before = contents(place)
-    for model in ("run", "run/model"):
+    run = {"data.gpkg": "detect", "a.tif": "classify" if "config" in output else "run"}.get(images, "run")
+    for model in (run, f"{run}/model"):
         argv = [*images.split(), "-m", model, "-o", output, *overwrite]
         assert "would replace the input" in refused(capsys, *argv)
     assert contents(place) == before
@@ -94,7 +101,7 @@ def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypa
         (place / "o.tif").write_text("mine")
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
-    monkeypatch.setattr(predict_module, "run_model", lambda *args: pytest.fail("the work has begun"))
+    monkeypatch.setattr(tiles, "run_model", lambda *args: pytest.fail("the work has begun"))
     model, metadata = checkpoint.load_model(place / "run")
     with pytest.raises(OutputError, match=reason):
         predict_module.predict_image(model, metadata, place / "a.tif", place / "o.tif", predict_module.PredictOptions())
@@ -141,9 +148,11 @@ def test_failure_at_any_stage_leaves_all_old_files(
         full() if target == out else plain(source, target)
 
     target = {
-        "pixels": (predict_module, "run_model", full),
+        "pixels": (tiles, "run_model", full),
         "changed": (predict_module.Source, "_state", iter_states()),
-        "siblings": (predict_module, "write_geopackage" if task == "point-detection" else "_write_class", full),
+        "siblings": (predict_module, "write_geopackage", full)
+        if task == "point-detection"
+        else (ImageClassification, "describe", full),
         "publication": (files.os, "replace", refuse),
     }[stage]
     monkeypatch.setattr(*target)
@@ -170,13 +179,13 @@ def test_geotiff_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_file_that_appears_meanwhile_is_kept(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    plain = predict_module.run_model
+    plain = tiles.run_model
 
     def run(*args: object) -> object:
         (place / "o.tif").write_text("mine")
         return plain(*args)
 
-    monkeypatch.setattr(predict_module, "run_model", run)
+    monkeypatch.setattr(tiles, "run_model", run)
     assert "o.tif exists" in refused(capsys, "a.tif", "-m", "run", "-o", "o.tif")
     assert (place / "o.tif").read_text() == "mine"
 
@@ -188,16 +197,16 @@ def test_results_stay_whole_when_q_tif_and_q_tiff_are_written_at_once(tmp_path: 
     code = """
 import subprocess, sys
 from xt.cli.main import main
-from xt.inference import predict
+from xt.inference import tiles
 argv = ["predict", *sys.argv[1:], "-o"]
-plain, calls = predict.run_model, []
+plain, calls = tiles.run_model, []
 def run(*args):
     calls.append(1)
     if len(calls) == 5:
         code = subprocess.run([sys.executable, "-m", "xt.cli.main", *argv, "q.tiff"]).returncode
         print("second", code)
     return plain(*args)
-predict.run_model = run
+tiles.run_model = run
 print("first", main([*argv, "q.tif"]))
 """
     argv = [sys.executable, "-c", code, str(image), "-m", str(model)]
@@ -227,8 +236,8 @@ def test_next_run_removes_what_a_killed_one_left(place: Path):
     code = """
 import os, sys
 from xt.cli.main import main
-from xt.inference import predict
-predict.run_model = lambda *args: os._exit(9)
+from xt.inference import tiles
+tiles.run_model = lambda *args: os._exit(9)
 main(sys.argv[1:])
 """
     argv = ["predict", "a.tif", "-m", "run", "-o", "o.tif"]

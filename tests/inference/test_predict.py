@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from small_inputs import HEADS, noise, raster, save
 
 from xt.cli.main import main
-from xt.inference import predict as predict_module
+from xt.inference import tiles
 from xt.models.checkpoint import load_model
 
 REAL = [
@@ -97,7 +97,7 @@ def test_tiles_equal_the_whole_image_without_context(tmp_path: Path):
 def test_blending_leaves_a_constant_as_it_is(tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     ones = {name: 0.3 for name in HEADS["point-detection"]}
     monkeypatch.setattr(
-        predict_module,
+        tiles,
         "run_model",
         lambda m, image, v: {n: torch.full((1, 1, *image.shape[2:]), x) for n, x in ones.items()},
     )
@@ -120,7 +120,7 @@ def blob(monkeypatch: pytest.MonkeyPatch, row: int, col: int) -> None:
         peak = torch.nn.functional.avg_pool2d(spot, 5, 1, 2) * 25 / 1000
         return {"center": peak, "vessel": peak * 20 - 1, "fishing": peak - 9, "length": peak * 0 + 0.5}
 
-    monkeypatch.setattr(predict_module, "run_model", run)
+    monkeypatch.setattr(tiles, "run_model", run)
 
 
 @pytest.mark.parametrize("kind", ["affine", "gcps", "none"])
@@ -190,7 +190,7 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
     out = tmp_path / "out" / "o.tif"
     out.parent.mkdir()
     out.write_bytes(b"old")
-    plain = predict_module.run_model
+    plain = tiles.run_model
     calls: list[int] = []
 
     def stop(*args: object) -> object:
@@ -199,7 +199,7 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
             raise KeyboardInterrupt
         return plain(*args)
 
-    monkeypatch.setattr(predict_module, "run_model", stop)
+    monkeypatch.setattr(tiles, "run_model", stop)
     assert main(["predict", str(image), "-m", str(model), "-o", str(out), "--overwrite"]) == 130
     assert out.read_bytes() == b"old"
     assert [p.name for p in out.parent.iterdir()] == ["o.tif"]
@@ -211,13 +211,13 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
 def test_changed_input_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     image = raster(tmp_path / "a.tif", noise(1, 100, 100))
     model = save(tmp_path / "model", "semantic-segmentation", 1)
-    plain = predict_module.run_model
+    plain = tiles.run_model
 
     def touch(*args: object) -> object:
         os.utime(image, (1, 1))
         return plain(*args)
 
-    monkeypatch.setattr(predict_module, "run_model", touch)
+    monkeypatch.setattr(tiles, "run_model", touch)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3
     assert "has changed while it was read" in capsys.readouterr().err
     assert not (tmp_path / "o.tif").exists()
@@ -228,7 +228,7 @@ def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.Mo
 
     model, _ = load_model(save(tmp_path / "model", "semantic-segmentation", 1))
     x, valid = torch.randn(1, 1, 128, 128), torch.ones(1, 1, 128, 128, dtype=torch.bool)
-    want = predict_module.run_model(model, x, valid)["mask"]
+    want = tiles.run_model(model, x, valid)["mask"]
     plain = model.region_encoder.forward
 
     def limited(regions: torch.Tensor) -> list[torch.Tensor]:
@@ -237,5 +237,5 @@ def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.Mo
         return plain(regions)
 
     monkeypatch.setattr(model.region_encoder, "forward", limited)
-    torch.testing.assert_close(predict_module.run_model(model, x, valid)["mask"], want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tiles.run_model(model, x, valid)["mask"], want, atol=1e-5, rtol=1e-5)
     assert model.region_batch == 1

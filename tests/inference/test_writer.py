@@ -6,11 +6,12 @@ import rasterio
 
 from xt.inference.creation import check_creation
 from xt.inference.writer import BandWriter
+from xt.tasks.base import Product
 
 
 def writer(path: Path, height: int, block: int) -> BandWriter:
     settings = check_creation({"BLOCKXSIZE": "64", "BLOCKYSIZE": str(block)}, "uint8", 1)
-    return BandWriter(path, path, {"height": height, "width": 64}, 1, "uint8", 255, ("class",), settings)
+    return BandWriter(path, path, {"height": height, "width": 64}, Product(("class",), "uint8", 255), settings)
 
 
 @pytest.mark.parametrize(("block", "written"), [(64, [192, 448, 640]), (512, [0, 0, 640]), (256, [0, 256, 640])])

@@ -26,7 +26,8 @@ def segmentation_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     g = torch.Generator().manual_seed(0)
     maps = {"mask": torch.randn(2, 3, 24, 30, generator=g).requires_grad_()}
     mask = torch.tensor([0, 1, 2, 255])[torch.randint(4, (2, 24, 30), generator=g)]
-    return maps, {"mask": mask, "valid": torch.rand(2, 1, 24, 30, generator=g) > 0.2}
+    valid = (torch.rand(2, 1, 24, 30, generator=g) > 0.2) & (mask != 255)[:, None]
+    return maps, {"mask": mask, "valid": valid}
 
 
 CASES = [
@@ -45,13 +46,13 @@ def tiled(loss: TileLoss, maps: dict[str, Tensor], targets: dict[str, Tensor]) -
                 {k: v[..., rows, cols] for k, v in targets.items()},
             )
             total = part if total is None else total + part
-    return loss.total(total)
+    return loss.total(total, 2)
 
 
 @pytest.mark.parametrize(("loss", "case"), CASES)
 def test_tiles_give_the_whole_images_loss_and_gradient(loss: TileLoss, case):
     maps, targets = case()
-    whole = loss.total(loss.statistics(maps, targets))
+    whole = loss.total(loss.statistics(maps, targets), 2)
     want = torch.autograd.grad(whole["loss"], list(maps.values()))
     parts = tiled(loss, maps, targets)
     got = torch.autograd.grad(parts["loss"], list(maps.values()))
@@ -77,7 +78,7 @@ def length_loss(maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
 
 def assert_parts(loss: TileLoss, want: dict[str, Tensor], weights: dict[str, float]):
     maps, targets = detection_case()
-    got = loss.total(loss.statistics(maps, targets))
+    got = loss.total(loss.statistics(maps, targets), 2)
     for name, value in want.items():
         torch.testing.assert_close(got[name].double(), value, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got["loss"], sum(weights[name] * got[name] for name in weights))
@@ -117,7 +118,7 @@ def test_the_center_s_loss_falls_towards_the_object():
     targets |= {"center": torch.tensor([[[[255, 200, 0]]]]), "valid": torch.ones(1, 1, 1, 3, dtype=torch.bool)}
     loss = DetectionLoss()
     at, near, far = torch.autograd.grad(
-        loss.total(loss.statistics(maps, targets))["center"], maps["center"]
+        loss.total(loss.statistics(maps, targets), 2)["center"], maps["center"]
     )[0].flatten()  # fmt: skip
     assert at < 0 < near < far / 100
 
@@ -125,7 +126,7 @@ def test_the_center_s_loss_falls_towards_the_object():
 def test_segmentation_equals_torch():
     maps, targets = segmentation_case()
     loss = SegmentationLoss(class_weights=[1.0, 2.0, 0.5])
-    got = loss.total(loss.statistics(maps, targets))
+    got = loss.total(loss.statistics(maps, targets), 2)
     mask = targets["mask"].masked_fill(~targets["valid"][:, 0], 255)
     want = F.cross_entropy(maps["mask"], mask, weight=torch.tensor([1.0, 2.0, 0.5]), ignore_index=255)
     torch.testing.assert_close(got["cross_entropy"], want)
@@ -140,7 +141,7 @@ def test_segmentation_equals_torch():
 def test_nothing_to_score_gives_a_finite_loss_and_no_gradient(loss: TileLoss, case):
     maps, targets = case()
     targets["valid"] = torch.zeros_like(targets["valid"])
-    result = loss.total(loss.statistics(maps, targets))["loss"]
+    result = loss.total(loss.statistics(maps, targets), 2)["loss"]
     assert result.isfinite()
     for grad in torch.autograd.grad(result, list(maps.values())):
         assert grad.abs().max() == 0

@@ -35,13 +35,13 @@ def test_equals_its_definition_cell_by_cell():
             weights += weight
     asked = torch.stack([fishing[0, 0], fishing[1, 1]])
     want = total / weights + F.binary_cross_entropy_with_logits(asked, torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(loss(mixed, targets), 2.0 * want)
+    torch.testing.assert_close(loss.total(loss.statistics(mixed, targets)), 2.0 * want)
 
 
 def test_without_a_valid_pixel_there_is_no_loss_and_no_gradient():
     loss = TokenLoss(5, STRIDE)
     mixed, targets = case()
     mixed.requires_grad_()
-    value = loss(mixed, targets | {"valid": torch.zeros_like(targets["valid"])})
+    value = loss.total(loss.statistics(mixed, targets | {"valid": torch.zeros_like(targets["valid"])}))
     assert value == 0
     assert torch.autograd.grad(value, mixed)[0].abs().max() == 0

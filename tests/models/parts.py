@@ -27,7 +27,7 @@ class MeanContext(ContextEncoder):
 
 def small_encoder(region_size: int = 64, in_chans: int = 2) -> TimmFeatures:
     return TimmFeatures(
-        "convnext_atto", in_chans, region_size, model_args={"dims": (8, 16, 24, 32), "depths": (1,) * 4}
+        in_chans, "convnext_atto", region_size, model_args={"dims": (8, 16, 24, 32), "depths": (1,) * 4}
     )
 
 

@@ -37,7 +37,7 @@ def test_logits_equal_those_of_the_release(shared_data: Path, streaming: bool):
     with safe_open(path, "pt") as file:
         assert file.metadata()["context"] == "hyper"
     sizes = {"embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "window_size": 16}
-    encoder = TimmFeatures("swinv2_t", 3, 256, model_args=sizes)
+    encoder = TimmFeatures(3, "swinv2_t", 256, model_args=sizes)
     model = XT(
         encoder,
         Hyper(256, depth=2, causal=True),

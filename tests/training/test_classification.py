@@ -45,11 +45,10 @@ def config(folder: Path, root: Path, context: dict[str, object], decoder: str) -
         "decoder": {"class_path": decoder},
         "region_batch": 64,
     }
-    task = {"num_classes": 3, "lr": 0.003, "warmup_steps": 5, "model": model}
     values = {
         "seed_everything": 1,
         "trainer": {"accelerator": "cpu", "max_epochs": 16, "check_val_every_n_epoch": 8, "enable_progress_bar": False},
-        "model": {"class_path": "ImageClassification", "init_args": task},
+        "model": {"task": "ImageClassification", "lr": 0.003, "weight_decay": 0.05, "warmup_steps": 5, "model": model},
         "data": {"class_path": "ImageFolderData", "init_args": {"root": str(root), "image_size": SIZE, "scale": 0.6}},
     }
     path = folder / "colors.yaml"

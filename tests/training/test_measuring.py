@@ -16,12 +16,13 @@ from xt.models.context.identity import Identity
 from xt.models.decoders.unet import UNet
 from xt.models.factory import ModelConfig
 from xt.models.region.timm_features import TimmFeatures
-from xt.training import detection, run_folder
-from xt.training.detection import PointDetection
+from xt.tasks import detection
+from xt.tasks.detection import PointDetection
+from xt.training import run_folder
 from xt.training.run_folder import RunFolder
 from xt.training.stopping import StopRequest
 
-ENCODER = {"name": "convnext_atto", "in_chans": 2, "region_size": 64,
+ENCODER = {"name": "convnext_atto", "region_size": 64,
            "model_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}}  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def config(tmp_path: Path) -> Path:
     values = {
         "seed_everything": 1,
         "trainer": {"accelerator": "cpu", "max_epochs": 3, "enable_progress_bar": False},
-        "model": {"class_path": "PointDetection", "init_args": {"model": parts}},
+        "model": {"task": "PointDetection", "model": parts},
         "data": {"class_path": "XView3Data", "init_args": {"root": str(tmp_path / "data"), "image_size": 64}},
     }
     path = tmp_path / "small.yaml"
@@ -50,7 +51,7 @@ def test_a_first_score_that_is_no_number_does_not_stay_the_best(
 ):
     scores = iter([float("nan"), 0.25, 0.5])
     plain, saved = run_folder.save_model, []
-    monkeypatch.setattr(detection, "shown", lambda result: {"aggregate": next(scores)})
+    monkeypatch.setattr(PointDetection, "scores", lambda self, data, tune: {"aggregate": next(scores)})
     monkeypatch.setattr(run_folder, "save_model", lambda *given: saved.append(given[0].name) or plain(*given))
     assert main(["train", str(config), "--run_dir", str(tmp_path / "run")]) == 0
     assert saved == ["model", "model"]
@@ -66,7 +67,7 @@ def test_evaluation_decides_with_the_thresholds_of_the_model(
     values["metadata"]["thresholds"] |= {"center": 123.0}
     path.write_text(json.dumps(values))
     decided: list[float] = []
-    monkeypatch.setattr(detection, "tune", lambda *given: pytest.fail("tuned on the data that is measured"))
+    monkeypatch.setattr(detection.points, "tune", lambda *given: pytest.fail("tuned on the data that is measured"))
     plain = detection.Candidates.decide
     monkeypatch.setattr(
         detection.Candidates, "decide", lambda self, chosen: decided.append(chosen.center) or plain(self, chosen)
@@ -78,19 +79,19 @@ def test_evaluation_decides_with_the_thresholds_of_the_model(
 
 def test_what_has_no_data_holds_no_candidate(monkeypatch: pytest.MonkeyPatch):
     model = ModelConfig(
-        TimmFeatures("convnext_atto", 2, 64, model_args=ENCODER["model_args"]), Identity,
+        lambda in_chans: TimmFeatures(in_chans, "convnext_atto", 64, model_args=ENCODER["model_args"]), Identity,
         lambda inputs: UNet(inputs, [8, 8, 8], 4), 16,
-    )  # fmt: skip
-    task = PointDetection(model)
-    task.loss.center_activation = "linear"
+    ).build(2, PointDetection().heads)  # fmt: skip
+    task = PointDetection()
+    task.center_activation = "linear"
     maps = {name: torch.zeros(1, 1, 64, 64) for name in ("center", "vessel", "fishing", "length")}
     maps["center"][..., 10:13, 10:13] = maps["center"][..., 40:43, 40:43] = 0.9
-    monkeypatch.setattr(task.model, "forward", lambda image, valid: maps)
+    monkeypatch.setattr(model, "forward", lambda image, valid: maps)
     valid = torch.ones(1, 1, 64, 64, dtype=torch.bool)
     valid[..., 30:, :] = False
     batch: dict[str, Any] = {"image": torch.zeros(1, 2, 64, 64), "valid": valid, "name": ["a"], "scene_id": ["s"],
                              "origin": [(100, 0)], "points": [LabelTable.build(0)]}  # fmt: skip
-    task.validation_step(batch, 0)
+    task.measure(model, batch)
     (found,) = task._found
     np.testing.assert_allclose(found.table.row, [111], atol=1e-6)
 

@@ -6,22 +6,46 @@ import pytest
 import torch
 from torch import Tensor
 
+from xt.data.base import DataModule
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
 from xt.models.decoders.pooled import ClassToken
 from xt.models.decoders.unet import UNet
 from xt.models.factory import ModelConfig
 from xt.models.region.timm_features import TimmFeatures
-from xt.training.classification import ImageClassification
+from xt.tasks.base import Task
+from xt.tasks.classification import ImageClassification
+from xt.tasks.segmentation import SemanticSegmentation
+from xt.training.module import TrainingModule
 from xt.training.optimizer import optimization, parameter_groups
-from xt.training.segmentation import SemanticSegmentation
 
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2]}
 
 
-def swin_mamba() -> ImageClassification:
-    encoder = TimmFeatures("swinv2_t", 2, 64, model_args=SWIN, norm=True)
-    return ImageClassification(ModelConfig(encoder, lambda dim: Mamba(dim, depth=2), ClassToken, 16), 3)
+class Images(DataModule):
+    """Two bands, three classes."""
+
+    bands, mean, std, classes = ("a", "b"), (0.0, 0.0), (1.0, 1.0), ("x", "y", "z")
+
+    def __init__(self, gives: str) -> None:
+        super().__init__()
+        self.gives = gives
+
+    def dataset(self, split: str) -> Any:
+        raise NotImplementedError
+
+
+def module(task: Task, parts: ModelConfig) -> TrainingModule:
+    made = TrainingModule(task, parts)
+    made.build(Images(task.takes))
+    return made
+
+
+def swin_mamba() -> TrainingModule:
+    def encoder(in_chans: int) -> TimmFeatures:
+        return TimmFeatures(in_chans, "swinv2_t", 64, model_args=SWIN, norm=True)
+
+    return module(ImageClassification(), ModelConfig(encoder, lambda dim: Mamba(dim, depth=2), ClassToken, 16))
 
 
 def test_norms_biases_and_what_models_name_are_not_decayed():
@@ -76,16 +100,16 @@ class Balancing(Identity):
 
 def test_losses_of_the_context_are_added_and_logged(monkeypatch: pytest.MonkeyPatch):
     model = ModelConfig(
-        TimmFeatures("convnext_atto", 2, 64, model_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}),
+        lambda n: TimmFeatures(n, "convnext_atto", 64, model_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}),
         Balancing, lambda inputs: UNet(inputs, [8, 8, 8], 4), 16,
     )  # fmt: skip
-    task = SemanticSegmentation(model, 2)
+    made = module(SemanticSegmentation(), model)
     batch: dict[str, Any] = {
         "image": torch.randn(1, 2, 64, 64), "valid": torch.ones(1, 1, 64, 64, dtype=torch.bool),
         "mask": torch.zeros(1, 64, 64, dtype=torch.long), "name": ["a"],
     }  # fmt: skip
     logged: dict[str, float] = {}
-    monkeypatch.setattr(SemanticSegmentation, "log", lambda self, name, value, **more: logged.update({name: value}))
-    alone = task.losses(batch)["loss"]
-    assert task.training_step(batch, 0).item() == pytest.approx(alone.item() + 0.75, rel=1e-6)
+    monkeypatch.setattr(TrainingModule, "log", lambda self, name, value, **more: logged.update({name: value}))
+    alone = made.task.losses(made.model, batch)["loss"]
+    assert made.training_step(batch, 0).item() == pytest.approx(alone.item() + 0.75, rel=1e-6)
     assert logged["train/balance"] == 0.75

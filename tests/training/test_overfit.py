@@ -14,11 +14,13 @@ from xt.models.context.mamba import Mamba
 from xt.models.decoders.pooled import ClassToken
 from xt.models.decoders.unet import UNet
 from xt.models.factory import ModelConfig
+from xt.models.metadata import ModelMetadata
 from xt.models.region.timm_features import TimmFeatures
-from xt.training.classification import ImageClassification
-from xt.training.detection import PointDetection
-from xt.training.segmentation import SemanticSegmentation
-from xt.training.task import TrainingTask
+from xt.models.xt import XT
+from xt.tasks.base import Task
+from xt.tasks.classification import ImageClassification
+from xt.tasks.detection import PointDetection
+from xt.tasks.segmentation import SemanticSegmentation
 
 SIZE, REGION = 128, 64
 BACKBONES = {
@@ -30,21 +32,36 @@ BACKBONES = {
 def parts(backbone: str, dense: bool) -> ModelConfig:
     torch.manual_seed(0)
     name, arguments = BACKBONES[backbone]
-    encoder = TimmFeatures(name, 2, REGION, model_args=arguments, norm=True)
     decoder = (lambda inputs: UNet(inputs, [16, 24, 32, 48], 4)) if dense else ClassToken
+
+    def encoder(in_chans: int) -> TimmFeatures:
+        return TimmFeatures(in_chans, name, REGION, model_args=arguments, norm=True)
+
     return ModelConfig(encoder, lambda dim: Mamba(dim, depth=2), decoder, 32, region_batch=16, streaming=False)
 
 
-def overfit(task: TrainingTask, batch: dict[str, Any], steps: int, lr: float = 4e-3) -> dict[str, float]:
+def start(task: Task, config: ModelConfig, classes: int = 0) -> XT:
+    """Build a model for a task, as training does."""
+    names = tuple(map(str, range(classes)))
+    task.prepare(ModelMetadata(task.kind, ("a", "b"), (0.0, 0.0), (1.0, 1.0), classes=names))
+    model = config.build(2, task.heads)
+    for name, bias in task.biases().items():
+        torch.nn.init.constant_(model.heads[name].bias, bias)
+    task.attach(model)
+    return model
+
+
+def overfit(task: Task, model: XT, batch: dict[str, Any], steps: int, lr: float = 4e-3) -> dict[str, float]:
     """Train on one batch; return the last losses."""
-    optimizer = torch.optim.AdamW(task.parameters(), lr=lr)
+    both = torch.nn.ModuleList([model, task])
+    optimizer = torch.optim.AdamW(both.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     losses: dict[str, Tensor] = {}
     for _ in range(steps):
-        losses = task.losses(batch)
+        losses = task.losses(model, batch)
         optimizer.zero_grad()
         losses["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(task.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 5.0)
         optimizer.step()
         schedule.step()
     return {name: value.item() for name, value in losses.items()}
@@ -69,24 +86,27 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_detection(crops: dict[str, Any], backbone: str):
-    losses = overfit(PointDetection(parts(backbone, dense=True)), crops, 110)
+    task = PointDetection()
+    losses = overfit(task, start(task, parts(backbone, dense=True)), crops, 110)
     assert losses["center"] < 0.35
     assert losses["vessel"] < 0.35
     assert losses["fishing"] < 0.05
 
 
 def test_detection_with_the_paper_s_loss(crops: dict[str, Any]):
-    task = PointDetection(parts("convnext", dense=True), PaperDetectionLoss())
-    start = {name: value.item() for name, value in task.losses(crops).items()}
-    losses = overfit(task, crops, 250)
-    assert losses["vessel"] < 0.5 * start["vessel"]
-    assert losses["center"] < 0.5 * start["center"]
+    task = PointDetection(PaperDetectionLoss())
+    model = start(task, parts("convnext", dense=True))
+    before = {name: value.item() for name, value in task.losses(model, crops).items()}
+    losses = overfit(task, model, crops, 250)
+    assert losses["vessel"] < 0.5 * before["vessel"]
+    assert losses["center"] < 0.5 * before["center"]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_segmentation(crops: dict[str, Any], backbone: str):
     batch = crops | {"mask": (crops["targets"]["vessel"][:, 0] == 1).long()}
-    losses = overfit(SemanticSegmentation(parts(backbone, dense=True), num_classes=2), batch, 40)
+    task = SemanticSegmentation()
+    losses = overfit(task, start(task, parts(backbone, dense=True), 2), batch, 40)
     assert losses["cross_entropy"] < 0.02
     assert losses["dice"] < 0.15
 
@@ -94,17 +114,17 @@ def test_segmentation(crops: dict[str, Any], backbone: str):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_classification(crops: dict[str, Any], backbone: str):
     batch = crops | {"label": torch.tensor([0, 1, 2, 3])}
-    task = ImageClassification(parts(backbone, dense=False), num_classes=4, label_smoothing=0.0)
-    assert overfit(task, batch, 40)["loss"] < 0.05
+    task = ImageClassification(label_smoothing=0.0)
+    assert overfit(task, start(task, parts(backbone, dense=False), 4), batch, 40)["loss"] < 0.05
 
 
 @pytest.mark.parametrize("loss", [DetectionLoss(), PaperDetectionLoss()], ids=lambda loss: type(loss).__name__)
 def test_heads_start_at_the_priors(loss: PointLoss):
-    task = PointDetection(parts("convnext", dense=True), loss)
+    model = start(PointDetection(loss), parts("convnext", dense=True))
     for name in loss.priors:
-        torch.nn.init.zeros_(task.model.heads[name].weight)
+        torch.nn.init.zeros_(model.heads[name].weight)
     with torch.no_grad():
-        maps = task.model(torch.zeros(1, 2, REGION, REGION))
+        maps = model(torch.zeros(1, 2, REGION, REGION))
     for name, prior in loss.priors.items():
         said = 100 * maps[name] if name == "length" else maps[name].sigmoid()
         torch.testing.assert_close(said, torch.full_like(said, prior))

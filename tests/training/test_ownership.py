@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "mine"
     for name in WRITTEN:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("model: {class_path: xt.training.detection.PointDetection}\n")
+        (folder / name).write_text("model: {task: {class_path: xt.tasks.detection.PointDetection}}\n")
     return folder
 
 
@@ -82,7 +82,7 @@ def test_home_current_folder_and_what_holds_data_are_refused(run: Path, monkeypa
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-@pytest.mark.parametrize("content", [None, "name: other\n", "model: {class_path: torch.nn.Linear}\n", ": [\n"])
+@pytest.mark.parametrize("content", [None, "name: other\n", "model: {task: {class_path: torch.nn.Linear}}\n", ": [\n"])
 def test_a_folder_that_is_no_run_is_neither_cleared_nor_filled(tmp_path: Path, content: str | None, fresh: bool):
     (tmp_path / "a.txt").write_text("mine")
     if content:

@@ -1,4 +1,4 @@
-"""Encode once, train the context on tokens, then tune all parts: ``xt features``, ``ContextTraining``, ``init_from``."""
+"""Encode once, train the context on tokens, then tune all parts: ``xt features``, ``TokenDetection``, ``init_from``."""
 
 import csv
 import json
@@ -17,12 +17,11 @@ from xt.inference import features
 from xt.models.checkpoint import encoder_sha256, load_model, save_model
 from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
-from xt.training.detection import HEADS
+from xt.tasks.detection import PointDetection
 
 ROOT = Path(__file__).parents[2]
 ENCODER = {
     "name": "convnext_atto",
-    "in_chans": 2,
     "region_size": 64,
     "model_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
     "norm": True,
@@ -43,7 +42,9 @@ def model_folder(folder: Path, seed: int = 0) -> Path:
     metadata = ModelMetadata(
         "point-detection", ("VV_dB", "VH_dB"), (-16.4, -26.3), (5.0, 5.0), nodata=-32768.0, image_size=128
     )
-    save_model(folder, build_from_spec(PARTS | {"heads": HEADS}), metadata)
+    encoder = {"class_path": "TimmFeatures", "init_args": ENCODER | {"in_chans": 2}}
+    heads = PointDetection().heads
+    save_model(folder, build_from_spec(PARTS | {"region_encoder": encoder, "heads": heads}), metadata)
     return folder
 
 
@@ -131,7 +132,8 @@ def test_a_kill_leaves_no_half_file(tmp_path: Path, model: Path, monkeypatch: py
 
 def planted(folder: Path, model: Path) -> None:
     """Tokens of 256-px scenes: in half of them one far cell has a mark, and then the vessels there fish."""
-    digest = encoder_sha256(*load_model(model))
+    loaded, metadata = load_model(model)
+    digest = encoder_sha256(loaded, metadata)
     for split, num in (("train", 48), ("validation", 16), ("test", 16)):
         (folder / split).mkdir(parents=True)
         rows = []
@@ -142,7 +144,7 @@ def planted(folder: Path, model: Path) -> None:
             if fishing:
                 tokens[:8, rng.integers(8), rng.integers(4)] = 3
             name = f"{split[0]}{index}"
-            facts = TokenFacts(name, 256, 256, 64, 32, 16, (True,) * 16, digest)
+            facts = TokenFacts(name, 256, 256, 64, 32, 16, (True,) * 16, digest, metadata.to_dict())
             np.save(folder / split / f"{name}.npy", tokens)
             (folder / split / f"{name}.json").write_text(facts.to_json())
             for row in rng.choice(8, 3, replace=False):
@@ -157,16 +159,10 @@ def context_argv(folder: Path, model: Path, context: str) -> list[str]:
     """The shipped config, for tiny tokens."""
     tokens = str(folder / "tokens")
     argv = ["train", str(ROOT / "configs/xview3_demo_context.yaml"), "--model.init_from", str(model)]
-    argv += [
-        "--model.context",
-        context,
-        "--model.context_dim",
-        "32",
-        "--model.lr",
-        "0.004",
-        "--model.warmup_steps",
-        "5",
-    ]
+    encoder = json.dumps({"class_path": "TimmFeatures", "init_args": ENCODER})
+    argv += ["--model.model.region_encoder", encoder, "--model.model.context", context]
+    argv += ["--model.model.decoder", json.dumps(PARTS["decoder"])]
+    argv += ["--model.model.context_dim", "32", "--model.lr", "0.004", "--model.warmup_steps", "5"]
     argv += ["--data.root", tokens, "--data.labels", tokens, "--data.batch_size", "16"]
     return [
         *argv,
@@ -235,7 +231,7 @@ def test_the_head_that_reads_tokens_is_kept_and_asked_for(
     del values["training_sha256"]
     config.write_text(json.dumps(values))
     assert main(["eval", str(run)]) == 2
-    assert "has no training.safetensors" in capsys.readouterr().err
+    assert "beside the model (nothing) is not what the config has (token_loss.head.bias" in capsys.readouterr().err
     assert main([*argv, "--run_dir", str(run), "--fresh"]) == 0
 
 
@@ -255,7 +251,7 @@ def test_training_starts_from_the_parts_of_a_saved_model(
     values = {
         "seed_everything": 1,
         "trainer": {"accelerator": "cpu", "max_steps": 1, "enable_progress_bar": False},
-        "model": {"class_path": "PointDetection", "init_args": {"model": parts, "lr": 1e-12, "init_from": str(model)}},
+        "model": {"task": "PointDetection", "model": parts, "lr": 1e-12, "init_from": str(model)},
         "data": {"class_path": "XView3Data", "init_args": {"root": str(tmp_path / "data"), "image_size": 128}},
     }  # fmt: skip
     path = tmp_path / "tune.yaml"

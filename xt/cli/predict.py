@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     outputs = _outputs(args.images, args.output)
     folder = next(iter(outputs.values())).parent
     model_folder = args.model / "model"
-    refuse_inputs(outputs.values(), [*args.images, model_folder if model_folder.is_dir() else args.model])
+    inputs = [*args.images, model_folder if model_folder.is_dir() else args.model]
+    refuse_inputs(outputs.values(), inputs)
     new = folder == args.output and not folder.exists()
     check_folder(folder.parent if new else folder)
     code = EXIT_OK
@@ -54,20 +55,23 @@ def run(args: argparse.Namespace) -> int:
     if not outputs:
         return code
 
+    from xt import plugins
     from xt.cli.device import load_on
     from xt.cli.progress import progress
     from xt.inference.creation import check_creation
-    from xt.inference.predict import PredictOptions, predict_image, result_type
+    from xt.inference.predict import PredictOptions, predict_image
     from xt.models.checkpoint import read_metadata
+    from xt.tasks.registry import task_of
 
-    metadata = read_metadata(args.model)
+    plugins.load_modules(args.plugins)
+    task = task_of(read_metadata(args.model))
+    refuse_inputs([file for out in outputs.values() for file in output_files(out, task)], inputs)
     if not new:
-        code = max(code, _leave_out_existing(outputs, lambda out: output_files(out, metadata.task), args))
+        code = max(code, _leave_out_existing(outputs, lambda out: output_files(out, task), args))
         if not outputs:
             return code
-    count, dtype, _ = result_type(metadata)
     creation = _creation(args.co)
-    check_creation(creation, dtype, count)
+    check_creation(creation, task.product.dtype, len(task.product.names))
     model, metadata = load_on(args.device, args.model, args.plugins)
     options = PredictOptions(
         args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",

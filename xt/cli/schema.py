@@ -6,6 +6,7 @@ What needs values or types is left to LightningCLI; here a misspelt key or class
 import ast
 import functools
 import importlib.util
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,18 @@ TOP = (
     "lr_scheduler",
 )
 CLASS = ("class_path", "init_args", "dict_kwargs")
-LOSS = "losses"
-PARTS = {"region_encoder": "region_encoders", "context": "context_encoders", "decoder": "decoders"}
-SUPPLIED = ("self", "dim", "inputs")
+CLASSES = {
+    "data": "data_modules",
+    "model.task": "tasks",
+    "model.task.loss": "losses",
+    "model.model.region_encoder": "region_encoders",
+    "model.model.context": "context_encoders",
+    "model.model.decoder": "decoders",
+}
+"""Where a class is named, ``init_args`` left out of the path → its kind."""
+REQUIRED = ("model.task", "data")
+SUPPLIED = ("self", "in_chans", "dim", "inputs")
+"""What the data and the model give to its parts."""
 
 
 def check_config(path: Path, overrides: list[str], more_plugins: bool = False) -> None:
@@ -44,79 +54,106 @@ def check_config(path: Path, overrides: list[str], more_plugins: bool = False) -
         ConfigError: If a key or class name is unknown; the message gives the file, the key and the nearest valid one.
     """
     values = strict_yaml.load(path)
-    open_names = more_plugins or bool(values.get("plugins"))
-    _known(str(path), "", values, TOP)
-    _known(str(path), "trainer", values.get("trainer"), _trainer_keys())
-    for key, kind in (("model", "tasks"), ("data", "data_modules")):
-        if not values.get(key):
-            raise ConfigError(f"{path}: no {key}:; give one of {', '.join(plugins.names(kind))}, see configs/")
-        _class(str(path), key, values[key], kind, open_names)
+    checker = _Checker(values, more_plugins or bool(values.get("plugins")))
+    checker.check(str(path), values)
+    for place in REQUIRED:
+        if not checker.said(place.split(".")):
+            known = ", ".join(plugins.names(CLASSES[place]))
+            raise ConfigError(f"{path}: no {place}:; give one of {known}, see configs/")
     for each, after in pairwise([*overrides, "--"]):
         if each.startswith("--"):
             name, equals, value = each.partition("=")
             if not equals and after.startswith("--"):
                 raise ConfigError(f"{name} has no value; write {name} VALUE")
-            _override(name[2:].split("."), value if equals else after, values, open_names)
+            given: Any = value if equals else after
+            for key in reversed(name[2:].split(".")):
+                given = {key: given}
+            checker.check(name, given, override=True)
 
 
-def _class(where: str, key: str, value: Any, kind: str, open_names: bool) -> None:
-    if isinstance(value, str):
-        value = {"class_path": value}
-    if not isinstance(value, dict):
-        return
-    _known(where, key, value, CLASS)
-    name = value.get("class_path")
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}: {key} has no class_path; known: {', '.join(plugins.names(kind))}")
-    _class_name(f"{where}: {key}.class_path", name, kind, open_names)
-    arguments = value.get("init_args")
-    if name in plugins.BUILTINS[kind]:
-        _known(where, f"{key}.init_args", arguments, _parameters(plugins.BUILTINS[kind][name]))
-    if kind == "tasks" and isinstance(arguments, dict):
-        _class(where, f"{key}.init_args.loss", arguments.get("loss"), LOSS, open_names)
-    if kind == "tasks" and isinstance(arguments, dict) and isinstance(arguments.get("model"), dict):
-        model = arguments["model"]
-        _known(where, f"{key}.init_args.model", model, _fields("xt.models.factory:ModelConfig"))
-        for part, part_kind in PARTS.items():
-            _class(where, f"{key}.init_args.model.{part}", model.get(part), part_kind, open_names)
+class _Checker:
+    def __init__(self, config: dict[str, Any], open_names: bool) -> None:
+        self.config, self.open_names = config, open_names
 
+    def said(self, path: Sequence[str]) -> Any:
+        """What the config says at a place."""
+        value: Any = self.config
+        for key in path:
+            if isinstance(value, dict) and key not in value and isinstance(value.get("init_args"), dict):
+                value = value["init_args"]
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
-def _class_name(where: str, name: str, kind: str, open_names: bool) -> None:
-    if "." not in name and not open_names and name not in plugins.names(kind):
-        raise ConfigError(f"{where} {name!r} is unknown{nearest(name, plugins.names(kind))}")
+    def check(
+        self, where: str, value: Any, path: tuple[str, ...] = (), shown: str = "", override: bool = False
+    ) -> None:
+        """Check a value and what is below it.
 
-
-def _override(path: list[str], given: str, values: dict[str, Any], open_names: bool) -> None:
-    shown = "--" + ".".join(path)
-    keys = [key for key in path if key != "init_args"]
-    allowed: tuple[str, ...] = (*TOP, "fresh", "config", "print_config")
-    kinds = {"model": "tasks", "data": "data_modules"}
-    value: Any = values
-    for depth, key in enumerate(keys):
-        if key not in allowed and key not in CLASS:
-            raise ConfigError(f"{shown}: unknown key {key!r}{nearest(key, allowed)}")
-        value = value.get(key) if isinstance(value, dict) else None
-        kind = kinds.get(key) if depth == 0 else PARTS.get(key) if depth == 2 else None
-        if keys[: depth + 1] == ["model", "loss"]:
-            kind = LOSS
-        if kind is not None and keys[depth + 1 :] in ([], ["class_path"]) and given.isidentifier():
-            _class_name(shown, given, kind, open_names)
-        if key == "trainer":
-            allowed = _trainer_keys()
-        elif kind is not None and isinstance(value, dict) and value.get("class_path") in plugins.BUILTINS[kind]:
-            allowed = _parameters(plugins.BUILTINS[kind][value["class_path"]])
-            value = value.get("init_args")
-        elif depth == 1 and keys[0] == "model" and key == "model":
-            allowed = _fields("xt.models.factory:ModelConfig")
-        else:
+        Args:
+            where: File or override, for messages.
+            value: What is given.
+            path: Keys that lead to it, without ``init_args``.
+            shown: The same, with them.
+            override: Arguments may stand beside ``class_path``.
+        """
+        place = ".".join(path)
+        allowed = _keys(place)
+        if override and not path:
+            allowed = (*TOP, "fresh", "config", "print_config")
+        if place in CLASSES:
+            value, allowed = self._class(where, value, path, shown, override)
+            shown += ".init_args"
+        if allowed is None or not isinstance(value, dict):
             return
+        for key, below in value.items():
+            full = f"{shown}.{key}".lstrip(".")
+            if key not in allowed:
+                named = key if override else full
+                raise ConfigError(f"{where}: unknown key {named!r}{nearest(str(key), allowed)}")
+            self.check(where, below, (*path, key), full, override)
+
+    def _class(
+        self, where: str, value: Any, path: tuple[str, ...], shown: str, override: bool
+    ) -> tuple[Any, tuple[str, ...] | None]:
+        """Check the name of a class; return what is given to it, and what it takes if that is known."""
+        kind = CLASSES[".".join(path)]
+        if isinstance(value, str):
+            value = {"class_path": value} if value.isidentifier() or not override else None
+        if not isinstance(value, dict):
+            return None, None
+        known = plugins.names(kind)
+        name = value.get("class_path")
+        if name is None and not override:
+            _known(where, shown, value, CLASS)
+            raise ConfigError(f"{where}: {shown} has no class_path; known: {', '.join(known)}")
+        if isinstance(name, str) and "." not in name and not self.open_names and name not in known:
+            what = where if override else f"{where}: {shown}.class_path"
+            raise ConfigError(f"{what} {name!r} is unknown{nearest(name, known)}")
+        if not override:
+            _known(where, shown, value, CLASS)
+        before = self.said(path)
+        name = name or (before.get("class_path") if isinstance(before, dict) else before)
+        given = {key: each for key, each in value.items() if key not in CLASS}
+        given |= value.get("init_args") or {}
+        target = plugins.BUILTINS[kind].get(str(name))
+        return given, None if target is None else _parameters(target)
 
 
-def _known(where: str, key: str, value: Any, allowed: tuple[str, ...]) -> None:
-    for each in value if isinstance(value, dict) else ():
+def _keys(place: str) -> tuple[str, ...] | None:
+    """What may stand at a place where no class is named; None where anything may."""
+    if place == "trainer":
+        return _trainer_keys()
+    if place == "model":
+        return _parameters("xt.training.module:TrainingModule")
+    if place == "model.model":
+        return _fields("xt.models.factory:ModelConfig")
+    return TOP if place == "" else None
+
+
+def _known(where: str, key: str, value: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    for each in value:
         if each not in allowed:
-            full = f"{key}.{each}" if key else str(each)
-            raise ConfigError(f"{where}: unknown key {full!r}{nearest(str(each), allowed)}")
+            raise ConfigError(f"{where}: unknown key {f'{key}.{each}'!r}{nearest(str(each), allowed)}")
 
 
 @functools.cache

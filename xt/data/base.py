@@ -37,7 +37,10 @@ class DataModule(LightningDataModule):
         std: Per band, in the raster's unit.
         nodata: Nodata value of the rasters, or None.
         coarse: Bands that may be coarser or missing (:class:`~xt.data.source.InputSpec`).
+        gives: What is known of its images: ``points``, ``mask``, ``label``, or ``tokens`` instead of images.
         classes: Class names, or empty.
+        ignore_index: Mask value that is no class and is not scored.
+        described: Of tokens, the metadata of the model that made them.
         resolution: Metres per pixel, or None.
         shoreline: Scene → contours, if the data have any; for scores close to the shore.
         datasets: Split (``train``, ``validation``, ``test``) → what its samples are read from, after :meth:`setup`.
@@ -48,6 +51,7 @@ class DataModule(LightningDataModule):
         ConfigError: If a size is too small; names its key.
     """
 
+    gives: ClassVar[str]
     unbound: ClassVar[tuple[str, ...]] = ("root", "num_workers")
 
     bands: tuple[str, ...]
@@ -56,6 +60,8 @@ class DataModule(LightningDataModule):
     nodata: float | None = None
     coarse: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    ignore_index: int = -1
+    described: dict[str, Any] | None = None
     resolution: float | None = None
     shoreline: Mapping[str, Sequence[Contour]] | None = None
 

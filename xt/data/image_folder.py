@@ -33,6 +33,8 @@ class ImageFolderData(DataModule):
         scale: Smallest share of an image's area that a training crop covers.
     """
 
+    gives = "label"
+
     bands = ("red", "green", "blue")
 
     def __init__(

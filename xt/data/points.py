@@ -42,6 +42,8 @@ class PointsData(DataModule):
         resolution: Metres per pixel, if known.
     """
 
+    gives = "points"
+
     def __init__(
         self,
         root: str,

@@ -50,6 +50,8 @@ class RasterPairsData(DataModule):
         resolution: Metres per pixel, if known.
     """
 
+    gives = "mask"
+
     def __init__(
         self,
         root: str,
@@ -86,7 +88,7 @@ class RasterPairsData(DataModule):
         if 0 <= ignore_index < len(classes):
             raise ConfigError(
                 f"data.init_args.ignore_index {ignore_index} is the number of class {classes[ignore_index]!r}; take "
-                "one that no class has, such as -1, here and in the task"
+                "one that no class has, such as -1"
             )
         self.colors, self.ignore_index, self.nodata = colors, ignore_index, nodata
         self.crops_per_image, self.validation_tile, self.resolution = crops_per_image, validation_tile, resolution

@@ -35,6 +35,7 @@ class TokenFacts:
         channels: Of a token.
         exists: One flag per region; the tokens of others are 0.
         encoder: SHA-256 of the region encoder and of what it is fed with.
+        model: Metadata of the model, as :meth:`ModelMetadata.to_dict` gives them.
     """
 
     scene: str
@@ -45,6 +46,7 @@ class TokenFacts:
     channels: int
     exists: tuple[bool, ...]
     encoder: str
+    model: dict[str, Any]
 
     @property
     def grid(self) -> RegionGrid:
@@ -109,6 +111,7 @@ class TokenData(DataModule):
         flip: Flip the map of tokens up and down and left and right at random in training.
     """
 
+    gives = "tokens"
     unbound = ("root", "labels", "num_workers")
 
     def __init__(
@@ -139,6 +142,10 @@ class TokenData(DataModule):
         scenes = [(path.with_suffix(".npy"), read_facts(path)) for path in paths]
         for path, facts in scenes:
             open_tokens(path, facts)
+        if self.described is None:
+            self.described = scenes[0][1].model
+            (image,) = self.described["mlm:input"]
+            self.bands = tuple(band["name"] for band in image["bands"])
         return SceneTokens(scenes, labels, self.seed, self.flip and split == "train")
 
 

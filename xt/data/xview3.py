@@ -50,6 +50,7 @@ class XView3Data(DataModule):
         statistics: ``default`` brings the sea to 0; ``paper`` is ``(dB + 40) / 15``.
     """
 
+    gives = "points"
     nodata = NODATA
     resolution = RESOLUTION_M
 

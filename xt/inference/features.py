@@ -54,8 +54,9 @@ def encode_image(
     grid = RegionGrid(source.height, source.width, encoder.region_size)
     stride, channels = encoder.strides[-1], encoder.channels[-1]
     facts = TokenFacts(
-        source.name, grid.height, grid.width, grid.region_size, stride, channels, (False,) * grid.num_regions, digest
-    )
+        source.name, grid.height, grid.width, grid.region_size, stride, channels, (False,) * grid.num_regions, digest,
+        metadata.to_dict(),
+    )  # fmt: skip
     with locked(files[1]), replacing_all(files) as (values, description):
         tokens = np.lib.format.open_memmap(values, mode="w+", dtype=np.float16, shape=facts.shape)
         exists = [False] * grid.num_regions

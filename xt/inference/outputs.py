@@ -5,22 +5,24 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xt.errors import OutputError
 
-SIBLINGS = {"point-detection": (".csv", ".gpkg"), "semantic-segmentation": (), "classification": (".json",)}
+if TYPE_CHECKING:
+    from xt.tasks.base import Task
 
 
-def output_files(out: Path, task: str) -> list[Path]:
+def output_files(out: Path, task: "Task") -> list[Path]:
     """Return what a prediction of a task writes, in the order of publication: the GeoTIFF ``out`` comes last."""
-    return [*(out.with_suffix(suffix) for suffix in SIBLINGS[task]), out]
+    return [*(out.with_suffix(suffix) for suffix in task.files), out]
 
 
 def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Refuse outputs that are an input, by whatever name or link; ``--overwrite`` does not help.
 
     Args:
-        outs: GeoTIFFs to write; what any task writes beside them counts too.
+        outs: All files to write.
         inputs: Files, and folders with files.
 
     Raises:
@@ -30,11 +32,10 @@ def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
     for given in inputs:
         for path in [given, *_members(given)]:
             known |= dict.fromkeys(_identities(path), path)
-    for out in outs:
-        for path in [out, *(out.with_suffix(suffix) for suffixes in SIBLINGS.values() for suffix in suffixes)]:
-            for identity in _identities(path):
-                if identity in known:
-                    raise OutputError(f"{path} would replace the input {known[identity]}; choose another output")
+    for path in outs:
+        for identity in _identities(path):
+            if identity in known:
+                raise OutputError(f"{path} would replace the input {known[identity]}; choose another output")
 
 
 def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0) -> None:

@@ -13,6 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from xt.data.geotiff import CACHE_BYTES
 from xt.errors import OutputError
+from xt.tasks.base import Product
 
 
 class BandWriter:
@@ -24,10 +25,7 @@ class BandWriter:
         path: Final name, for messages.
         partial: File to write.
         profile: Grid of the output.
-        count: Bands.
-        dtype: Sample type.
-        nodata: Value of invalid pixels.
-        names: Descriptions of the bands.
+        product: Bands, their type and nodata.
         settings: Of :func:`rasterio.open`: driver and creation options.
     """
 
@@ -36,22 +34,21 @@ class BandWriter:
         path: Path,
         partial: Path,
         profile: dict[str, Any],
-        count: int,
-        dtype: str,
-        nodata: float,
-        names: tuple[str, ...],
+        product: Product,
         settings: dict[str, Any],
     ) -> None:
         self.path, self.partial = path, partial
         self.height = profile["height"]
-        settings = settings | profile | {"count": count, "dtype": dtype, "nodata": nodata}
+        settings = settings | profile | {
+            "count": len(product.names), "dtype": product.dtype, "nodata": product.nodata,
+        }  # fmt: skip
         with self._explained(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             self._env = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES)
             with self._env:
                 self._out = rasterio.open(self.partial, "w", **settings)
         self._block: int = self._out.block_shapes[0][0]
-        for index, name in enumerate(names, start=1):
+        for index, name in enumerate(product.names, start=1):
             self._out.set_band_description(index, name)
         self._pending: list[npt.NDArray[Any]] = []
         self._rows, self._written = 0, 0

@@ -11,7 +11,8 @@ class TileLoss(nn.Module, Configurable, ABC):
     """A loss that is a function of sums over pixels.
 
     The sums are additive over tiles, so an image of any size can be decoded tile by tile and thrown away, and the
-    loss (dice included, which is no mean over tiles) and its gradient still equal those of the whole image.
+    loss (dice included, which is no mean over tiles) and its gradient still equal those of the whole image. They are
+    additive over the images of a batch and over processes, too, with the same result.
     """
 
     @abstractmethod
@@ -27,5 +28,10 @@ class TileLoss(nn.Module, Configurable, ABC):
         """
 
     @abstractmethod
-    def total(self, statistics: Tensor) -> dict[str, Tensor]:
-        """Losses from the sums over all tiles: ``{"loss": scalar, component: scalar, ...}``."""
+    def total(self, statistics: Tensor, images: int) -> dict[str, Tensor]:
+        """Losses from the sums over all tiles: ``{"loss": scalar, component: scalar, ...}``.
+
+        Args:
+            statistics: Sums over all tiles of a batch, in data-parallel training those of all processes.
+            images: Images that the sums are of.
+        """

@@ -88,7 +88,7 @@ class DetectionLoss(PointLoss):
         parts += self._center(maps["center"].float(), targets["center"].float() / CENTER_SCALE, targets["valid"])
         return torch.stack(parts + self._length(maps, targets))
 
-    def total(self, statistics: Tensor) -> Maps:
+    def total(self, statistics: Tensor, images: int) -> Maps:
         """Losses from the sums: ``loss``, ``vessel``, ``fishing``, ``center``, ``length``."""
         fishing, asked, center, peaks, relative, discs = statistics[6:]
         losses = {
@@ -145,16 +145,16 @@ class PaperDetectionLoss(PointLoss):
             parts += _flag_sums(maps[name].float(), targets[name], valid, self.gamma)
         error = CENTER_SCALE * maps["center"].float() - targets["center"].float()
         squared = error.square() * (error.abs() > self.center_margin) * valid
-        parts += [squared.sum() / valid.shape[0]]
+        parts += [squared.sum()]
         return torch.stack(parts + self._length(maps, targets))
 
-    def total(self, statistics: Tensor) -> Maps:
+    def total(self, statistics: Tensor, images: int) -> Maps:
         """Losses from the sums: ``loss``, ``vessel``, ``fishing``, ``center``, ``length``."""
         squared, relative, discs = statistics[12:]
         losses = {
             "vessel": _flag_loss(statistics[:6], self.focal_weight),
             "fishing": _flag_loss(statistics[6:12], self.focal_weight),
-            "center": self.center_weight * squared,
+            "center": self.center_weight * squared / images,
             "length": relative / discs.clamp(min=1),
         }
         return _weighted(losses, self.weights, statistics)

@@ -11,22 +11,23 @@ class SegmentationLoss(TileLoss):
     """Mean cross-entropy and the mean dice loss over classes.
 
     Args:
-        ignore_index: Mask value that is not scored.
         dice_weight: Of dice beside cross-entropy.
         class_weights: Of each class in cross-entropy; all 1 by default.
     """
 
-    def __init__(
-        self, ignore_index: int = 255, dice_weight: float = 1.0, class_weights: list[float] | None = None
-    ) -> None:
+    def __init__(self, dice_weight: float = 1.0, class_weights: list[float] | None = None) -> None:
         super().__init__()
-        self.ignore_index, self.dice_weight = ignore_index, dice_weight
-        self.class_weights = class_weights
+        self.dice_weight, self.class_weights = dice_weight, class_weights
 
     def statistics(self, maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-        """Sums over a tile: cross-entropy, its weight, then per class overlap, prediction and truth."""
+        """Sums over a tile: cross-entropy, its weight, then per class overlap, prediction and truth.
+
+        Args:
+            maps: ``mask`` ``(B, classes, h, w)``.
+            targets: ``mask`` ``(B, h, w)`` int64, and ``valid`` ``(B, 1, h, w)``: which of its pixels are scored.
+        """
         logits, mask = maps["mask"].float(), targets["mask"]
-        scored = (mask != self.ignore_index) & targets["valid"][:, 0]
+        scored = targets["valid"][:, 0]
         truth = mask.masked_fill(~scored, 0)
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         entropy = F.cross_entropy(logits, truth, weight=weights, reduction="none") * scored
@@ -36,7 +37,7 @@ class SegmentationLoss(TileLoss):
         sums = [(probability * one_hot), probability, one_hot.float()]
         return torch.cat([torch.stack([entropy.sum(), weight.sum()]), *(each.sum((0, 2, 3)) for each in sums)])
 
-    def total(self, statistics: Tensor) -> dict[str, Tensor]:
+    def total(self, statistics: Tensor, images: int) -> dict[str, Tensor]:
         """Losses from the sums: ``loss``, ``cross_entropy``, ``dice``."""
         entropy = statistics[0] / statistics[1].clamp(min=1e-6)
         both, predicted, true = statistics[2:].view(3, -1)

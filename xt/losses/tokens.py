@@ -5,6 +5,7 @@ far context decides, 270 steps of that left it at chance. A linear head on the m
 supervision does (arXiv 1409.5185). The head serves training alone and is not part of the saved model.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,8 +27,8 @@ class TokenLoss(nn.Module):
         self.stride, self.weight, self.positive_weight = stride, weight, positive_weight
         self.head = nn.Conv2d(channels, 2, 1)
 
-    def forward(self, mixed: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Compute the loss of mixed maps ``(B, channels, h, w)`` against detection targets ``(B, 1, H, W)``."""
+    def statistics(self, mixed: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Sums over mixed maps ``(B, channels, h, w)`` and detection targets ``(B, 1, H, W)``."""
         place = (targets["center"] == CENTER_SCALE) & (targets["vessel"] == 1) & targets["valid"]
         pixels = {
             "holds": place,
@@ -35,25 +36,29 @@ class TokenLoss(nn.Module):
             "fishing": place & (targets["fishing"] == 1),
             "seen": targets["valid"],
         }
-        return self.of_cells(
-            self.head(mixed).float(), {name: self._cells(each, mixed) for name, each in pixels.items()}
-        )
+        return self.of_cells(mixed, {name: self._cells(each, mixed) for name, each in pixels.items()})
 
-    def of_cells(self, logits: Tensor, cells: dict[str, Tensor]) -> Tensor:
-        """Compute the loss of the head's output ``(B, 2, h, w)``, vessel and fishing.
+    def of_cells(self, mixed: Tensor, cells: dict[str, Tensor]) -> Tensor:
+        """Sums over cells: both losses and their weights.
 
         Args:
-            logits: Of the cells.
+            mixed: ``(B, channels, h, w)``.
             cells: ``holds``, ``asked``, ``fishing``, ``seen``: ``(B, 1, h, w)`` of 0 and 1
                 (:func:`xt.data.targets.cell_targets`).
         """
+        logits = self.head(mixed).float()
         vessel, fishing = logits[:, :1], logits[:, 1:]
         bce = F.binary_cross_entropy_with_logits(vessel, cells["holds"], reduction="none")
         weight = cells["seen"] * (1 + (self.positive_weight - 1) * cells["holds"])
-        loss = (bce * weight).sum() / weight.sum().clamp(min=1)
         asked = cells["asked"] * cells["seen"]
-        bce = F.binary_cross_entropy_with_logits(fishing, cells["fishing"], reduction="none")
-        return self.weight * (loss + (bce * asked).sum() / asked.sum().clamp(min=1))
+        kind = F.binary_cross_entropy_with_logits(fishing, cells["fishing"], reduction="none")
+        return torch.stack([(bce * weight).sum(), weight.sum(), (kind * asked).sum(), asked.sum()])
+
+    def total(self, sums: Tensor) -> Tensor:
+        """The loss of the sums."""
+        vessel, cells, fishing, asked = sums
+        loss: Tensor = self.weight * (vessel / cells.clamp(min=1) + fishing / asked.clamp(min=1))
+        return loss
 
     def _cells(self, pixels: Tensor, like: Tensor) -> Tensor:
         bottom, right = (n * self.stride - m for n, m in zip(like.shape[-2:], pixels.shape[-2:], strict=True))

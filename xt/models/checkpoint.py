@@ -127,7 +127,9 @@ def find_model(path: Path) -> Path:
 
 def encoder_sha256(model: XT, metadata: ModelMetadata) -> str:
     """Return the SHA-256 of a model's region encoder and of how its input is made: what tokens depend on."""
-    fed = [model.region_encoder.spec(), metadata.bands, metadata.mean, metadata.std]
+    fed = [
+        model.region_encoder.spec(), metadata.bands, metadata.mean, metadata.std, metadata.nodata, metadata.coarse,
+    ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(fed, sort_keys=True).encode())
     for name, value in sorted(model.region_encoder.state_dict().items()):
         digest.update(name.encode())

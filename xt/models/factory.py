@@ -21,7 +21,7 @@ class ModelConfig:
     """The parts of a model, as a config names them.
 
     Attributes:
-        region_encoder: Encodes regions.
+        region_encoder: Encodes regions; ``in_chans`` is supplied.
         context: Mixes all regions; ``dim`` is supplied.
         decoder: Decodes; ``inputs`` is supplied.
         context_dim: Channels of a token.
@@ -33,7 +33,7 @@ class ModelConfig:
 
     unbound = ("region_batch", "decode_size", "streaming")
 
-    region_encoder: RegionEncoder
+    region_encoder: Callable[[int], RegionEncoder]
     context: Callable[[int], ContextEncoder]
     decoder: Callable[[DecoderInputs], Decoder]
     context_dim: int = 768
@@ -41,9 +41,9 @@ class ModelConfig:
     decode_size: int = 512
     streaming: bool = True
 
-    def build(self, heads: dict[str, int]) -> XT:
-        """Build the model with the heads that a task needs (name → channels)."""
-        encoder = self.region_encoder
+    def build(self, in_chans: int, heads: dict[str, int]) -> XT:
+        """Build the model for images of ``in_chans`` bands, with the heads that a task needs (name → channels)."""
+        encoder = self.region_encoder(in_chans)
         inputs = DecoderInputs(encoder.in_chans, encoder.channels, encoder.strides, self.context_dim)
         context, decoder = self.context(self.context_dim), self.decoder(inputs)
         return XT(encoder, context, decoder, heads, self.region_batch, self.decode_size, self.streaming)
@@ -64,13 +64,16 @@ def build_from_spec(spec: dict[str, Any]) -> XT:
     missing = [key for key in PARTS if key not in spec]
     if missing:
         raise ModelError(f"model description has no {', '.join(missing)}; export the model again")
+    in_chans = spec["region_encoder"].get("init_args", {}).get("in_chans")
+    if in_chans is None:
+        raise ModelError("model description has no in_chans of its region encoder; export the model again")
     config = ModelConfig(
-        region_encoder=plugins.build("region_encoders", spec["region_encoder"]),
+        region_encoder=partial(_build, "region_encoders", spec["region_encoder"], "in_chans"),
         context=partial(_build, "context_encoders", spec["context"], "dim"),
         decoder=partial(_build, "decoders", spec["decoder"], "inputs"),
         **{key: value for key, value in spec.items() if key not in PARTS},
     )
-    return config.build(dict(spec["heads"]))
+    return config.build(in_chans, dict(spec["heads"]))
 
 
 def _build(kind: str, spec: dict[str, Any], argument: str, value: Any) -> Any:

@@ -1,14 +1,10 @@
 """What travels with a model's weights: bands, statistics, classes, with the names of the STAC MLM extension."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from xt.data.source import InputSpec
-from xt.data.targets import CenterActivation
 from xt.errors import CheckpointError
-
-Task = Literal["point-detection", "semantic-segmentation", "classification"]
-TASKS: tuple[Task, ...] = ("point-detection", "semantic-segmentation", "classification")
 
 
 @dataclass(frozen=True)
@@ -16,7 +12,7 @@ class ModelMetadata:
     """Facts about a model that inference needs beside its weights.
 
     Attributes:
-        task: What the model does.
+        task: What the model does; a task of STAC MLM where it has one.
         bands: Names of the bands in the order of the channels.
         mean: Per band, in the unit of the raster; the input is ``(value − mean) / std``, invalid pixels are 0.
         std: Per band, in the unit of the raster.
@@ -25,13 +21,15 @@ class ModelMetadata:
         image_size: Side in pixels of the images the model was trained on.
         resolution: Metres per pixel on the ground, if known.
         thresholds: Decision threshold per head (detection), tuned on validation.
-        center_activation: What makes a value in 0..1 of the centre head's output (detection).
         name: A name for the model.
         coarse: Bands of scene folders that may be coarser or missing (:class:`~xt.data.source.InputSpec`); None for
             models saved before it was told.
+        task_class: Short name of the class in ``xt.tasks`` that the model was trained for; empty for models saved
+            before it was told.
+        settings: What this class must know beside classes and thresholds.
     """
 
-    task: Task
+    task: str
     bands: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -40,14 +38,13 @@ class ModelMetadata:
     image_size: int = 512
     resolution: float | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
-    center_activation: CenterActivation = "linear"
     name: str = "xt"
     coarse: tuple[str, ...] | None = None
+    task_class: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check lengths and the task's name."""
-        if self.task not in TASKS:
-            raise CheckpointError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}")
+        """Check lengths and numbers."""
         if not len(self.bands) == len(self.mean) == len(self.std):
             raise CheckpointError(
                 f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} stds: must be as many"
@@ -94,8 +91,9 @@ class ModelMetadata:
             "nodata": self.nodata,
             "gsd": self.resolution,
             "thresholds": self.thresholds,
-            "center_activation": self.center_activation,
             "coarse_bands": None if self.coarse is None else list(self.coarse),
+            "task_class": self.task_class,
+            "task_settings": self.settings,
         }
 
     @classmethod
@@ -110,7 +108,7 @@ class ModelMetadata:
             (output,) = data["mlm:output"]
             scaling = image["value_scaling"]
             return cls(
-                task=data["mlm:tasks"][0],
+                task=str(data["mlm:tasks"][0]),
                 bands=tuple(str(band["name"]) for band in image["bands"]),
                 mean=tuple(float(scale["mean"]) for scale in scaling),
                 std=tuple(float(scale["stddev"]) for scale in scaling),
@@ -119,12 +117,19 @@ class ModelMetadata:
                 image_size=int(image["input"]["shape"][-1]),
                 resolution=None if data.get("gsd") is None else float(data["gsd"]),
                 thresholds={str(key): float(value) for key, value in data.get("thresholds", {}).items()},
-                # Models saved before there was a choice are linear.
-                center_activation=data.get("center_activation", "linear"),
                 name=str(data.get("mlm:name", "xt")),
                 coarse=None if data.get("coarse_bands") is None else tuple(map(str, data["coarse_bands"])),
+                task_class=str(data.get("task_class", "")),
+                settings=dict(data["task_settings"]) if "task_settings" in data else _old_settings(data),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
                 f"model metadata is not valid ({type(error).__name__}: {error}); export the model again"
             ) from error
+
+
+def _old_settings(data: dict[str, Any]) -> dict[str, Any]:
+    """Of models that were saved before a task had settings; before there was a choice, the centre was linear."""
+    if data["mlm:tasks"] != ["point-detection"]:
+        return {}
+    return {"center_activation": str(data.get("center_activation", "linear"))}

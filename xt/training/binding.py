@@ -59,7 +59,7 @@ def _limit(value: int | None) -> float:
 def _bound(config: dict[str, Any], data: type[DataModule]) -> dict[str, Any]:
     kept = deepcopy({key: config.get(key) for key in ("model", "data", "seed_everything")})
     kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in BOUND_TRAINER}
-    for place, keys in ((("data", "init_args"), data.unbound), (("model", "init_args", "model"), ModelConfig.unbound)):
+    for place, keys in ((("data", "init_args"), data.unbound), (("model", "model"), ModelConfig.unbound)):
         values: Any = kept
         for key in place:
             values = values.get(key) if isinstance(values, dict) else None

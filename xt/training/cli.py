@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from xt.errors import CheckpointError, ConfigError, OutputError
 from xt.files import locked, replacing
-from xt.models.checkpoint import find_model, load_beside, load_model, load_weights
+from xt.models.checkpoint import find_model, load_beside, load_model
 from xt.training import ownership
 from xt.training.binding import check_same, is_complete
 from xt.training.checkpoints import clean, find_checkpoint
@@ -22,7 +22,6 @@ from xt.training.parsing import CLI, parse
 from xt.training.progress import showing
 from xt.training.run_folder import DONE, RunFolder
 from xt.training.stopping import StopRequest
-from xt.training.task import TrainingTask
 
 
 def train(config: Path, overrides: list[str], fresh: bool = False, modules: Sequence[str] = ()) -> Path:
@@ -66,9 +65,7 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
     if not fresh and is_complete(folder, trainer):
         print(f"{folder} is complete; raise --trainer.max_epochs or max_steps to go on, --fresh trains anew")
         return
-    _check_data(cli)  # before anything is written or removed
-    if checkpoint is None:
-        cli.model.start()
+    _begin(cli, checkpoint)  # before anything is written or removed
     if fresh:
         ownership.clear(folder)
     elif checkpoint or (folder / "metrics.csv").exists():
@@ -93,11 +90,11 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
     print(f"model: {folder / 'model'}")
 
 
-def _check_data(cli: CLI) -> None:
-    cli.trainer.datamodule, cli.model.trainer = cli.datamodule, cli.trainer  # type: ignore[attr-defined]
+def _begin(cli: CLI, checkpoint: Path | None) -> None:
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
-    cli.model.check_data()
+    cli.model.build(cli.datamodule)
+    cli.model.start(cli.datamodule, checkpoint)
 
 
 def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str] = ()) -> dict[str, float]:
@@ -112,15 +109,13 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
         raise CheckpointError(f"{run} {what}; give a run folder of xt train, such as one in runs/")
     cli = parse(config, overrides, modules)
     model, metadata = load_model(find_model(run))
-    task = cli.model
-    assert isinstance(task, TrainingTask)
-    load_weights(task.model, model.state_dict(), str(run))
-    task.load_beside(load_beside(run), str(run))
-    if metadata.thresholds:
-        task.set_thresholds(metadata.thresholds)
-    verb = cli.trainer.validate if split == "validation" else cli.trainer.test
+    verb, stage = (cli.trainer.validate, "validate") if split == "validation" else (cli.trainer.test, "test")
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup(stage)
+    cli.model.take(model, metadata, cli.datamodule)
+    cli.model.load_beside(load_beside(run), str(run))
     with showing(cli.trainer):
-        results = verb(task, datamodule=cli.datamodule, verbose=False)
+        results = verb(cli.model, datamodule=cli.datamodule, verbose=False)
     scores = {name: float(value) for name, value in results[0].items()}
     with replacing(run / f"{split}.json") as partial:
         partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")

@@ -90,7 +90,8 @@ def _is_run(folder: Path) -> bool:
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         return False
     model = values.get("model") if isinstance(values, dict) else None
-    return isinstance(model, dict) and model.get("class_path") in _tasks()
+    task = model.get("task") if isinstance(model, dict) else None
+    return isinstance(task, dict) and task.get("class_path") in _tasks()
 
 
 def _tasks() -> set[str]:

@@ -10,13 +10,14 @@ from typing import Any
 
 import jsonargparse
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from xt import plugins
 from xt.data.base import DataModule
 from xt.errors import ConfigError, XTError, at_least
 from xt.training import strict_yaml
+from xt.training.module import TrainingModule
 
 TRAINER_DEFAULTS = {
     "devices": 1,
@@ -89,9 +90,8 @@ def parse(config: Path, overrides: list[str], modules: Sequence[str] = ()) -> CL
         warnings.filterwarnings("ignore", noise)
     try:
         cli = CLI(
-            LightningModule,
+            TrainingModule,
             DataModule,
-            subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
             run=False,

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
 from xt.models.progress import listening
-from xt.training.task import TrainingTask
+from xt.training.module import TrainingModule
 
 
 @contextmanager
@@ -93,8 +93,8 @@ class StepLines(ProgressBar):
         total = self.trainer.estimated_stepping_batches
         parts = [f"step {step}/{total}" if total != float("inf") else f"step {step}"]
         values = self.trainer.callback_metrics
-        task = self.trainer.lightning_module
-        names = ["train/loss", *([task.monitor] if isinstance(task, TrainingTask) else [])]
+        module = self.trainer.lightning_module
+        names = ["train/loss", *([module.monitor] if isinstance(module, TrainingModule) else [])]
         parts += [f"{name.removeprefix('train/')} {float(values[name]):.4g}" for name in names if name in values]
         done = self.trainer.global_step - self._first_step
         if done and total != float("inf"):

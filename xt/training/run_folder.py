@@ -13,8 +13,8 @@ from xt.files import replacing
 from xt.models.checkpoint import save_model
 from xt.training.checkpoints import save_checkpoint
 from xt.training.metrics_file import MetricsFile
+from xt.training.module import TrainingModule
 from xt.training.stopping import StopRequest
-from xt.training.task import TrainingTask
 
 DONE = "done"
 
@@ -80,7 +80,7 @@ class RunFolder(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the model if it is the best so far."""
-        assert isinstance(module, TrainingTask)
+        assert isinstance(module, TrainingModule)
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         value = trainer.callback_metrics.get(module.monitor)
@@ -90,7 +90,7 @@ class RunFolder(Callback):
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the model if validation never did, and mark the run as complete."""
-        assert isinstance(module, TrainingTask)
+        assert isinstance(module, TrainingModule)
         if self.best is None:
             save_model(self.folder / "model", module.model, module.metadata(), module.beside())
         facts = {"steps": trainer.global_step, "max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}

@@ -13,7 +13,7 @@ SIZES = {"embed_dim": 16, "depths": (2, 1, 2, 1), "num_heads": (1, 2, 2, 4), "wi
 
 def make(norms: bool) -> TimmFeatures:
     torch.manual_seed(0)
-    encoder = TimmFeatures("swinv2_t", 2, 128, model_args=SIZES).eval()
+    encoder = TimmFeatures(2, "swinv2_t", 128, model_args=SIZES).eval()
     if norms:
         with torch.no_grad():
             for name, p in encoder.named_parameters():

@@ -26,7 +26,7 @@ SMALL = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1)}
 @pytest.mark.parametrize("in_chans", [2, 13])
 def test_declared_channels_and_strides_are_true(name: str, size: int, in_chans: int):
     with torch.device("meta"):
-        encoder = TimmFeatures(name, in_chans, size)
+        encoder = TimmFeatures(in_chans, name, size)
         maps = encoder(torch.empty(1, in_chans, size, size))
     assert list(encoder.strides) == sorted(set(encoder.strides))
     for each, channels, stride in zip(maps, encoder.channels, encoder.strides, strict=True):
@@ -35,13 +35,13 @@ def test_declared_channels_and_strides_are_true(name: str, size: int, in_chans: 
 
 def test_large_preset_has_windows_stretched_from_192_to_256():
     with torch.device("meta"):
-        encoder = TimmFeatures("swinv2_l", 2, 512)
+        encoder = TimmFeatures(2, "swinv2_l", 512)
     assert encoder.model.layers_0.blocks[0].attn.window_size == (16, 16)
     assert encoder.model.layers_0.blocks[0].attn.pretrained_window_size == (12, 12)
 
 
 def test_regions_do_not_influence_each_other_in_training():
-    encoder = TimmFeatures("resnet18", 2, 64).train()
+    encoder = TimmFeatures(2, "resnet18", 64).train()
     x = torch.randn(4, 2, 64, 64)
     torch.testing.assert_close(encoder(x)[-1][:1], encoder(x[:1])[-1], atol=1e-4, rtol=1e-4)
 
@@ -58,7 +58,7 @@ def test_regions_do_not_influence_each_other_in_training():
 )
 def test_errors_say_what_to_do(arguments: dict, message: str):
     with pytest.raises(ModelError, match=message):
-        TimmFeatures(**arguments)
+        TimmFeatures(3, **arguments)
 
 
 def test_hub_out_of_reach_names_both_other_ways(monkeypatch: pytest.MonkeyPatch):
@@ -71,7 +71,7 @@ def test_hub_out_of_reach_names_both_other_ways(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(timm_features.timm, "create_model", offline)
     with pytest.raises(ModelError, match=r"weights: FILE .* pretrained: false"):
-        TimmFeatures("convnext_atto", pretrained=True)
+        TimmFeatures(3, "convnext_atto", pretrained=True)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -80,7 +80,7 @@ def test_local_weights_are_loaded(tmp_path: Path, suffix: str):
     source = timm_features.timm.create_model("convnext_atto", in_chans=3, **SMALL)
     path = tmp_path / f"weights{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(source.state_dict(), path)
-    encoder = TimmFeatures("convnext_atto", 3, 64, weights=str(path), model_args=SMALL)
+    encoder = TimmFeatures(3, "convnext_atto", 64, weights=str(path), model_args=SMALL)
     assert torch.equal(encoder.model.stem_0.weight, source.stem[0].weight)
     assert encoder.spec()["init_args"]["weights"] is None
 
@@ -93,10 +93,10 @@ def test_pickle_with_more_than_tensors_is_refused(tmp_path: Path):
     path = tmp_path / "bad.pth"
     path.write_bytes(pickle.dumps({"x": Bad()}))
     with pytest.raises(ModelError, match=r"bad\.pth"):
-        TimmFeatures("convnext_atto", weights=str(path))
+        TimmFeatures(3, "convnext_atto", weights=str(path))
     torch.save({"x": Bad()}, path)
     with pytest.raises(ModelError, match=r"bad\.pth"):
-        TimmFeatures("convnext_atto", weights=str(path))
+        TimmFeatures(3, "convnext_atto", weights=str(path))
     assert not (tmp_path / "ran").exists()
 
 
@@ -104,7 +104,7 @@ def test_pickle_with_more_than_tensors_is_refused(tmp_path: Path):
 def test_no_data_has_no_gradient_beyond_that_of_data(name: str):
     def gradient(image: torch.Tensor) -> float:
         torch.manual_seed(0)
-        encoder = TimmFeatures(name, 2, 64, norm=True)
+        encoder = TimmFeatures(2, name, 64, norm=True)
         torch.manual_seed(1)
         loss = sum((each * torch.randn(each.shape)).mean() for each in encoder(image))
         return float(torch.stack([g.norm() for g in torch.autograd.grad(loss, list(encoder.parameters()))]).norm())
@@ -114,7 +114,7 @@ def test_no_data_has_no_gradient_beyond_that_of_data(name: str):
 
 def test_brightness_is_seen_and_not_its_sign_alone():
     torch.manual_seed(0)
-    encoder = TimmFeatures("convnext_atto", 2, 64, norm=True).eval()
+    encoder = TimmFeatures(2, "convnext_atto", 64, norm=True).eval()
     dim, dark, darker = (encoder(torch.full((1, 2, 64, 64), level))[-1] for level in (-0.3, -1.0, -2.0))
     assert (dim - dark).abs().mean() > 0.05
     assert (dark - darker).abs().mean() > 0.05
@@ -122,6 +122,6 @@ def test_brightness_is_seen_and_not_its_sign_alone():
 
 def test_norm_gives_maps_of_unit_scale():
     torch.manual_seed(0)
-    for each in TimmFeatures("convnext_atto", 2, 64, norm=True)(torch.randn(2, 2, 64, 64)):
+    for each in TimmFeatures(2, "convnext_atto", 64, norm=True)(torch.randn(2, 2, 64, 64)):
         assert each.mean(1).abs().max() < 1e-4
         torch.testing.assert_close(each.std(1, unbiased=False), torch.ones_like(each[:, 0]), atol=0.05, rtol=0)

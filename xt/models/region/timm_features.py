@@ -33,8 +33,8 @@ class TimmFeatures(RegionEncoder):
     Layers of batch normalisation stay in evaluation mode, because regions must not influence each other.
 
     Args:
-        name: A timm model name, or a preset: ``swinv2_t``, ``swinv2_s``, ``swinv2_b``, ``swinv2_l``.
         in_chans: Channels of the image.
+        name: A timm model name, or a preset: ``swinv2_t``, ``swinv2_s``, ``swinv2_b``, ``swinv2_l``.
         region_size: Side of a region in pixels; a multiple of the coarsest stride.
         pretrained: Take weights from the hub.
         weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only).
@@ -48,8 +48,8 @@ class TimmFeatures(RegionEncoder):
 
     def __init__(
         self,
+        in_chans: int,
         name: str,
-        in_chans: int = 3,
         region_size: int = 256,
         pretrained: bool = False,
         weights: str | None = None,

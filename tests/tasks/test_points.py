@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xt.metrics.points import MIN_CENTER, find_candidates, find_in_strips
+from xt.tasks.points import MIN_CENTER, find_candidates, find_in_strips
 
 NAMES = ("center", "vessel", "fishing", "length")
 

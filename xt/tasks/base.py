@@ -1,0 +1,189 @@
+"""The contract of a task: everything that differs between finding points, classes of pixels and classes of images.
+
+Training, prediction, evaluation and reports ask the task; none of them knows which heads a model has, what their
+values mean, or which scores count.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from xt.data.base import DataModule
+from xt.data.labels import LabelTable
+from xt.errors import ConfigError
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+from xt.plugins import Configurable
+
+Batch = dict[str, Any]
+Losses = dict[str, Tensor]
+Values = npt.NDArray[np.float32]
+Valid = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Product:
+    """The raster that a task publishes.
+
+    Attributes:
+        names: Of the bands.
+        dtype: Sample type.
+        nodata: Value of pixels without data; no value of the task's own.
+    """
+
+    names: tuple[str, ...]
+    dtype: str
+    nodata: float
+
+
+class Task(nn.Module, Configurable, ABC):
+    """What a model is trained for, and what becomes of its answers.
+
+    A task is built by a config, or with its defaults for a saved model, and then told by :meth:`prepare` what it works
+    on. It holds no model; whoever uses it passes one.
+
+    Attributes:
+        kind: Name of the task in a model's metadata.
+        takes: What its data must give (:attr:`~xt.data.base.DataModule.gives`).
+        monitor: Score by which the best model is chosen; higher is better.
+        shown: Scores that a progress bar shows.
+        files: Suffixes of what a prediction writes beside the raster.
+        classes: Names, in the order of the channels; empty if the task has none.
+    """
+
+    kind: ClassVar[str]
+    takes: ClassVar[str]
+    monitor: ClassVar[str]
+    shown: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def heads(self) -> dict[str, int]:
+        """Name → channels, once the task is prepared."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of :meth:`activate`; one for each of the heads' by default."""
+        return sum(self.heads.values())
+
+    def biases(self) -> dict[str, float]:
+        """Head → the bias that its last layer starts with."""
+        return {}
+
+    def prepare(self, metadata: ModelMetadata) -> None:
+        """Take over what a model is, or is to be, trained on: classes, thresholds, settings."""
+        self.classes = metadata.classes
+
+    def adopt(self, data: DataModule) -> None:
+        """Take over what training data say beside the metadata.
+
+        Raises:
+            ConfigError: If they do not give what the task learns from.
+        """
+        if data.gives != self.takes:
+            raise ConfigError(
+                f"data: {type(data).__name__} gives {data.gives}, {type(self).__name__} learns from {self.takes}; "
+                "choose others in data or model.task"
+            )
+
+    def attach(self, model: XT) -> None:
+        """Make what is trained beside a model."""
+
+    def check(self, model: XT, metadata: ModelMetadata, data: DataModule) -> None:
+        """Compare the data with the model before they are used together.
+
+        Raises:
+            ModelError: If they do not fit.
+        """
+
+    @abstractmethod
+    def losses(self, model: XT, batch: Batch) -> Losses:
+        """Losses of a batch; ``loss`` is minimised."""
+
+    @abstractmethod
+    def measure(self, model: XT, batch: Batch) -> None:
+        """Keep what the scores need of a batch."""
+
+    @abstractmethod
+    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+        """Scores of all batches measured since the last call, over all processes.
+
+        Args:
+            data: Of the batches.
+            tune: Choose decision thresholds by these data first.
+        """
+
+    def thresholds(self) -> dict[str, float]:
+        """Decision thresholds, if the task has any."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """What a saved model must tell of the task beside classes and thresholds; names and numbers."""
+        return {}
+
+    @property
+    @abstractmethod
+    def product(self) -> Product:
+        """The raster that is published."""
+
+    @abstractmethod
+    def activate(self, raw: Mapping[str, Tensor]) -> Values:
+        """Bring the raw answer for one image to values that may be averaged where tiles overlap.
+
+        Args:
+            raw: Head → ``(n, h, w)``, or ``(n,)`` of a pooled model.
+
+        Returns:
+            ``(channels, h, w)`` or ``(channels,)``.
+        """
+
+    @abstractmethod
+    def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
+        """Turn averaged values into the pixels of the product.
+
+        Args:
+            values: ``(channels, h, w)``.
+            valid: ``(h, w)``.
+
+        Returns:
+            ``(bands, h, w)`` of the product's type, nodata where nothing is valid.
+        """
+
+
+class ObjectTask(Task):
+    """A task that finds objects in the raster that it publishes."""
+
+    @abstractmethod
+    def find(self, read: Callable[[int, int], npt.NDArray[Any]], height: int, name: str) -> LabelTable:
+        """Find the objects of an image.
+
+        Args:
+            read: First row and the row behind the last → pixels of the product, ``(bands, h, width)``.
+            height: Rows in all.
+            name: Of the image.
+        """
+
+
+class ImageTask(Task):
+    """A task that has one answer for an image; that of a large one is the mean over its tiles."""
+
+    @abstractmethod
+    def describe(self, values: npt.NDArray[np.float64] | None) -> dict[str, Any]:
+        """What is written as JSON.
+
+        Args:
+            values: Mean over tiles of what :meth:`activate` gave; None if no tile has data.
+        """
+
+
+def painted(values: npt.NDArray[Any], valid: Valid, product: Product) -> npt.NDArray[Any]:
+    """Values in the type of a product, with its nodata where nothing is valid."""
+    result: npt.NDArray[Any] = np.where(valid, values, np.asarray(product.nodata).astype(product.dtype))
+    return result.astype(product.dtype)

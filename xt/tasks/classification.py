@@ -1,0 +1,84 @@
+"""Image classification."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from xt.data.base import DataModule
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+from xt.tasks.base import Batch, ImageTask, Losses, Product, Valid, Values, painted
+from xt.tasks.gather import num_images, summed
+from xt.tasks.segmentation import class_product
+
+
+class ImageClassification(ImageTask):
+    """Gives every image a class.
+
+    Publishes the number of the class, tile by tile, and the mean over all tiles as JSON.
+
+    Args:
+        label_smoothing: Of cross-entropy.
+    """
+
+    kind = "classification"
+    takes = "label"
+    monitor = "top1"
+    shown = ("top1",)
+    files = (".json",)
+
+    def __init__(self, label_smoothing: float = 0.1) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """One channel for each class."""
+        return {"label": len(self.classes)}
+
+    def prepare(self, metadata: ModelMetadata) -> None:
+        """Take the classes."""
+        super().prepare(metadata)
+        self.top1 = MulticlassAccuracy(len(self.classes), average="micro")
+
+    def losses(self, model: XT, batch: Batch) -> Losses:
+        """Cross-entropy of a batch."""
+        logits = model(batch["image"], batch["valid"])["label"].float()
+        sums = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing, reduction="sum")
+        return {"loss": summed(sums) / num_images(batch["image"])}
+
+    def measure(self, model: XT, batch: Batch) -> None:
+        """Count right and wrong images."""
+        self.top1.update(model(batch["image"], batch["valid"])["label"], batch["label"])
+
+    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+        """The accuracy."""
+        value = float(self.top1.compute())
+        self.top1.reset()
+        return {"top1": value}
+
+    @property
+    def product(self) -> Product:
+        """The class's number; nodata is no class."""
+        return class_product(len(self.classes))
+
+    def activate(self, raw: Mapping[str, Tensor]) -> Values:
+        """Probabilities."""
+        probabilities: Values = raw["label"].float().softmax(0).cpu().numpy()
+        return probabilities
+
+    def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
+        """The most likely class."""
+        return painted(values.argmax(0)[None], valid, self.product)
+
+    def describe(self, values: npt.NDArray[np.float64] | None) -> dict[str, Any]:
+        """The class and the scores of all; where no tile has data, the class is null."""
+        if values is None:
+            return {"class": None, "scores": {}}
+        scores = dict(zip(self.classes, values.tolist(), strict=True))
+        return {"class": self.classes[int(values.argmax())], "scores": scores}

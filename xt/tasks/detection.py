@@ -1,0 +1,131 @@
+"""Point detection with attributes: xView3."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from xt.data.base import DataModule
+from xt.data.labels import LabelTable
+from xt.data.targets import CenterActivation
+from xt.losses.detection import DetectionLoss, PointLoss
+from xt.losses.tokens import TokenLoss
+from xt.metrics.xview3 import score
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+from xt.tasks import points
+from xt.tasks.base import Batch, Losses, ObjectTask, Product, Valid, Values, painted
+from xt.tasks.gather import gathered, num_images, summed
+from xt.tasks.points import Candidates, Maps, Thresholds, find_candidates, find_in_strips, scaled
+
+MAPS = ("center", "vessel", "fishing", "length")
+
+
+class PointDetection(ObjectTask):
+    """Finds objects and tells vessel, fishing and length.
+
+    Publishes four maps, centre, vessel and fishing in 0..255 and length in metres, and a table of points.
+
+    Args:
+        loss: :class:`DetectionLoss` by default; ``PaperDetectionLoss`` is the published recipe.
+        token_weight: Of a loss by which the mixed tokens themselves say whether they hold a vessel and whether it
+            fishes; 0 for none. The context learns from it long before the decoder tells it anything.
+    """
+
+    kind = "point-detection"
+    takes = "points"
+    monitor = "aggregate"
+    shown = ("fishing_fscore",)
+    files = (".csv", ".gpkg")
+
+    def __init__(self, loss: PointLoss | None = None, token_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss, self.token_weight = loss or DetectionLoss(), token_weight
+        self.center_activation: CenterActivation = self.loss.center_activation
+        self.token_loss: TokenLoss | None = None
+        self._thresholds = Thresholds()
+        self._found: list[Candidates] = []
+        self._truth: list[LabelTable] = []
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """One channel for each map."""
+        return dict.fromkeys(MAPS, 1)
+
+    def biases(self) -> dict[str, float]:
+        """What the loss believes of a pixel before it has learnt anything."""
+        return self.loss.biases()
+
+    def prepare(self, metadata: ModelMetadata) -> None:
+        """Take a saved model's thresholds and how its centre is read."""
+        super().prepare(metadata)
+        self._thresholds = Thresholds.from_dict(metadata.thresholds)
+        self.center_activation = metadata.settings.get("center_activation", self.loss.center_activation)
+
+    def attach(self, model: XT) -> None:
+        """Make the head that reads the tokens."""
+        encoder = model.region_encoder
+        if self.token_weight:
+            self.token_loss = TokenLoss(encoder.channels[-1], encoder.strides[-1], self.token_weight)
+
+    def thresholds(self) -> dict[str, float]:
+        """Thresholds tuned at the last validation."""
+        return self._thresholds.to_dict()
+
+    def settings(self) -> dict[str, Any]:
+        """How the centre's head is read."""
+        return {"center_activation": self.center_activation}
+
+    def losses(self, model: XT, batch: Batch) -> Losses:
+        """Losses of a batch, decoded tile by tile; ``tokens`` is that of the last stage."""
+        targets = batch["targets"] | {"valid": batch["valid"]}
+        pyramid = model.features(batch["image"], batch["valid"])
+        sums = model.reduce(batch["image"], pyramid, targets, self.loss.statistics)
+        losses = self.loss.total(summed(sums), num_images(batch["image"]))
+        if self.token_loss is not None:
+            losses["tokens"] = self.token_loss.total(summed(self.token_loss.statistics(pyramid[-1], targets)))
+            losses["loss"] = losses["loss"] + losses["tokens"]
+        return losses
+
+    def measure(self, model: XT, batch: Batch) -> None:
+        """Collect the candidates of each tile."""
+        maps = model(batch["image"], batch["valid"])
+        for i in range(len(batch["name"])):
+            values = self.activate({name: each[i] for name, each in maps.items()})
+            # As in prediction: what has no data is 0, and holds no object.
+            known = dict(zip(MAPS, values * batch["valid"][i].cpu().numpy(), strict=True))
+            self._found.append(find_candidates(known, batch["scene_id"][i], batch["origin"][i]))
+            self._truth.append(batch["points"][i])
+
+    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+        """Scores of the xView3 metric."""
+        found, truth = Candidates.concatenate(gathered(self._found)), LabelTable.concatenate(gathered(self._truth))
+        self._found, self._truth = [], []
+        if tune:
+            self._thresholds = points.tune(found, truth)
+        result = score(found.decide(self._thresholds), truth, data.shoreline)
+        return {name: value for name, value in result.to_dict().items() if isinstance(value, float)}
+
+    @property
+    def product(self) -> Product:
+        """The maps."""
+        return Product(MAPS, "float32", float("nan"))
+
+    def activate(self, raw: Mapping[str, Tensor]) -> Values:
+        """Scale the maps: 0..255, and metres."""
+        maps = scaled({name: raw[name][0].float().cpu().numpy() for name in MAPS}, self.center_activation)
+        return np.stack([maps[name] for name in MAPS])
+
+    def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
+        """The maps, NaN where nothing is valid."""
+        return painted(values, valid, self.product)
+
+    def find(self, read: Callable[[int, int], npt.NDArray[Any]], height: int, name: str) -> LabelTable:
+        """Find the points that the thresholds accept."""
+
+        def maps(top: int, stop: int) -> Maps:
+            return dict(zip(MAPS, np.nan_to_num(read(top, stop)), strict=True))
+
+        return find_in_strips(maps, height, name).decide(self._thresholds)

@@ -1,0 +1,100 @@
+"""Semantic segmentation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
+
+from xt.data.base import DataModule
+from xt.losses.base import TileLoss
+from xt.losses.segmentation import SegmentationLoss
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
+from xt.tasks.gather import num_images, summed
+
+
+class SemanticSegmentation(Task):
+    """Gives every pixel a class.
+
+    Publishes the number of the class; classes and the mask value that is not scored are those of the data.
+
+    Args:
+        loss: Cross-entropy and dice by default.
+    """
+
+    kind = "semantic-segmentation"
+    takes = "mask"
+    monitor = "iou"
+    shown = ("iou",)
+
+    def __init__(self, loss: TileLoss | None = None) -> None:
+        super().__init__()
+        self.loss = loss or SegmentationLoss()
+        self.ignore_index = -1
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """One channel for each class."""
+        return {"mask": len(self.classes)}
+
+    def prepare(self, metadata: ModelMetadata) -> None:
+        """Take the classes."""
+        super().prepare(metadata)
+        self._metrics(len(self.classes))
+
+    def adopt(self, data: DataModule) -> None:
+        """Take the mask value that is neither learned nor scored."""
+        super().adopt(data)
+        self.ignore_index = data.ignore_index
+        self._metrics(len(data.classes))
+
+    def losses(self, model: XT, batch: Batch) -> Losses:
+        """Losses of a batch, decoded tile by tile."""
+        scored = batch["valid"] & (batch["mask"] != self.ignore_index)[:, None]
+        targets = {"mask": batch["mask"], "valid": scored}
+        sums = model.statistics(batch["image"], targets, self.loss.statistics, batch["valid"])
+        return self.loss.total(summed(sums), num_images(batch["image"]))
+
+    def measure(self, model: XT, batch: Batch) -> None:
+        """Count right and wrong pixels."""
+        predicted = model(batch["image"], batch["valid"])["mask"].argmax(1)
+        self.iou.update(predicted, batch["mask"])
+        self.f1.update(predicted, batch["mask"])
+
+    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+        """IoU and F1 of each class and the means; ``iou`` and ``f1`` leave the first class (background) out."""
+        found: dict[str, float] = {}
+        for metric, of in (("iou", self.iou), ("f1", self.f1)):
+            values = of.compute()
+            found |= {f"{metric}_{name}": float(value) for name, value in zip(data.classes, values, strict=True)}
+            found[metric] = float(values[1:].mean())
+            of.reset()
+        return found
+
+    @property
+    def product(self) -> Product:
+        """The class's number; nodata is no class."""
+        return class_product(len(self.classes))
+
+    def activate(self, raw: Mapping[str, Tensor]) -> Values:
+        """Probabilities."""
+        probabilities: Values = raw["mask"].float().softmax(0).cpu().numpy()
+        return probabilities
+
+    def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
+        """The most likely class."""
+        return painted(values.argmax(0)[None], valid, self.product)
+
+    def _metrics(self, num_classes: int) -> None:
+        self.iou = MulticlassJaccardIndex(num_classes, average="none", ignore_index=self.ignore_index)
+        self.f1 = MulticlassF1Score(num_classes, average="none", ignore_index=self.ignore_index)
+
+
+def class_product(num_classes: int) -> Product:
+    """A band of class numbers, whose nodata is the highest number of the smallest type that leaves it free."""
+    dtype = np.dtype("uint8" if num_classes <= np.iinfo(np.uint8).max else "uint16")
+    return Product(("class",), dtype.name, float(np.iinfo(dtype).max))
