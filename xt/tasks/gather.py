@@ -3,9 +3,10 @@
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 T = TypeVar("T")
 
@@ -38,5 +39,20 @@ def summed(sums: Tensor) -> Tensor:
     """
     if not is_distributed():
         return sums
-    total: Tensor = differentiable.all_reduce(sums)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(sums)
     return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        total = mine.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total

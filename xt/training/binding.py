@@ -13,7 +13,10 @@ from xt.errors import CheckpointError, ConfigError
 from xt.models.factory import ModelConfig
 from xt.training.run_folder import DONE
 
-BOUND_TRAINER = ("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches")
+BOUND_TRAINER = (
+    "accumulate_grad_batches", "devices", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches",
+    "num_nodes",
+)  # fmt: skip
 """Of the trainer's keys those that change what a step does; the others say how, where and for how long."""
 
 

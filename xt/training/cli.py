@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from xt.errors import CheckpointError, ConfigError, OutputError
+from xt.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from xt.files import locked, replacing
 from xt.models.checkpoint import find_model, load_beside, load_model
 from xt.training import ownership
@@ -44,6 +44,9 @@ def train(config: Path, overrides: list[str], fresh: bool = False, modules: Sequ
     return_large_blocks(cli.datamodule.image_size)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)
     keep = [config, cli.datamodule.root]
+    if not cli.trainer.is_global_zero:
+        _follow(cli, folder, fresh)
+        return folder
     ownership.check_own(folder, fresh, keep)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +78,20 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
     with replacing(saved) as partial:
         partial.write_text(text, encoding="utf-8")
     trainer.loggers = [*trainer.loggers, MetricsFile(folder), TensorBoardLogger(folder, name="", version="tensorboard")]
+    _run(cli, folder, checkpoint)
+    print(f"model: {folder / 'model'}")
+
+
+def _follow(cli: CLI, folder: Path, fresh: bool) -> None:
+    """What the other processes of a data-parallel training do; the first one has the run folder ready."""
+    checkpoint = None if fresh else find_checkpoint(folder)[0]
+    if fresh or not is_complete(folder, cli.trainer):
+        _begin(cli, checkpoint)
+        _run(cli, folder, checkpoint)
+
+
+def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
+    trainer: Trainer = cli.trainer
     seed = cli.config.seed_everything
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     with StopRequest() as stop:
@@ -84,10 +101,13 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
                 trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-        except RuntimeError:
+        except RuntimeError as error:
             stop.check()  # Ctrl-C reaches loader processes too, while they start
+            if trainer.world_size > 1 and "onnection" in str(error):
+                raise TrainingError(
+                    "another process of this training has ended; its own message stands above"
+                ) from error
             raise
-    print(f"model: {folder / 'model'}")
 
 
 def _begin(cli: CLI, checkpoint: Path | None) -> None:

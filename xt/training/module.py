@@ -165,7 +165,9 @@ class TrainingModule(LightningModule):
             )
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch["name"]))
-        return losses["loss"]
+        # Images without data reach no parameter of the context, but processes wait for a gradient of each.
+        nothing: Tensor = sum(0 * each.sum() for each in self.parameters() if each.requires_grad)  # type: ignore[assignment]
+        return losses["loss"] + nothing
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Keep what the scores need."""

@@ -12,6 +12,7 @@ import jsonargparse
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from xt import plugins
 from xt.data.base import DataModule
@@ -34,6 +35,9 @@ _NOISE = (
     ".*args parameter is intended.*",
     ".*LeafSpec.*",
     ".*deprecated in v4.*",
+    "It is recommended to use .*sync_dist",  # scores are formed over all processes
+    "Grad strides do not match bucket view strides",
+    "`broadcast_buffers` is deprecated",  # what takes its place is not in every supported torch
 )
 _FRAME = re.compile(
     r"\s*(- )?(Parser key|Does not validate|Subtypes:|Errors:|Given value|Problem with|Expected a <class 'NoneType'|$)"
@@ -54,16 +58,17 @@ class CLI(LightningCLI):
         """Build the trainer.
 
         Raises:
-            ConfigError: If a value of ``trainer:`` is refused, or it asks for more than one device.
+            ConfigError: If a value of ``trainer:`` is refused, or it asks for a strategy that shards the model.
         """
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise ConfigError(f"trainer: {_one_line(str(error))}") from error
-        if trainer.world_size > 1:
-            raise ConfigError(
-                f"trainer.devices: training runs on one device, {trainer.world_size} are asked for; take devices: 1"
-            )
+        if isinstance(trainer.strategy, DDPStrategy):
+            # Buffers never change, and validation may have a batch more in one process than in another.
+            trainer.strategy._ddp_kwargs["broadcast_buffers"] = False
+        elif not isinstance(trainer.strategy, SingleDeviceStrategy):
+            raise ConfigError("trainer.strategy: a model is trained whole in each process; take strategy: auto or ddp")
         at_least(1, "trainer", check_val_every_n_epoch=trainer.check_val_every_n_epoch)
         return trainer
 

@@ -54,7 +54,7 @@ class RunFolder(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take the signals back from Lightning, and drop metrics of steps that come again."""
         self.stop.listen()
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
             if isinstance(logger, MetricsFile):
                 logger.cut(trainer.global_step)
 
@@ -64,19 +64,21 @@ class RunFolder(Callback):
         # Lightning is one ahead after a resume in mid-epoch; loggers take their step from here.
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
         if batch_index % trainer.accumulate_grad_batches == 0:
-            asked = self.stop.received is not None
+            asked = self._asked(trainer)
             if step != self._saved_at and (asked or step % self.every == 0 or _closes(trainer, batch_index)):
-                save_checkpoint(self.folder, trainer.save_checkpoint)
+                self._save(trainer)
                 self._saved_at = step
-            self.stop.check()
-        part = batch_index % trainer.accumulate_grad_batches
-        drawn = f"{self.seed} {step}" + (f" {part}" if part else "")
+            if asked:
+                self.stop.stop()
+        part, rank = batch_index % trainer.accumulate_grad_batches, trainer.global_rank
+        drawn = f"{self.seed} {step}" + (f" {part}" if part else "") + (f" rank {rank}" if rank else "")
         digest = hashlib.sha256(drawn.encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
-    def on_validation_batch_start(self, *args: Any) -> None:
-        """Stop if that was asked for; the step before is taken again later."""
-        self.stop.check()
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Stop if that was asked for; the step before is taken again later. Several processes stop after it."""
+        if trainer.world_size == 1:
+            self.stop.check()
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the model if it is the best so far."""
@@ -86,16 +88,33 @@ class RunFolder(Callback):
         value = trainer.callback_metrics.get(module.monitor)
         if value is not None and math.isfinite(value) and (self.best is None or float(value) > self.best):
             self.best = float(value)
-            save_model(self.folder / "model", module.model, module.metadata(), module.beside())
+            self._save_model(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the model if validation never did, and mark the run as complete."""
         assert isinstance(module, TrainingModule)
         if self.best is None:
-            save_model(self.folder / "model", module.model, module.metadata(), module.beside())
+            self._save_model(trainer, module)
+        if not trainer.is_global_zero:
+            return
         facts = {"steps": trainer.global_step, "max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
         with replacing(self.folder / DONE) as partial:
             partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+    def _asked(self, trainer: Trainer) -> bool:
+        """Whether a signal has asked any of the processes to stop."""
+        asked = self.stop.received is not None
+        return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            save_checkpoint(self.folder, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.folder / "of the first process")  # takes part, writes nothing
+
+    def _save_model(self, trainer: Trainer, module: TrainingModule) -> None:
+        if trainer.is_global_zero:
+            save_model(self.folder / "model", module.model, module.metadata(), module.beside())
 
 
 def _closes(trainer: Trainer, batch_index: int) -> bool:

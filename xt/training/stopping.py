@@ -42,6 +42,14 @@ class StopRequest:
         if self.received is not None:
             raise Stopped(self.received)
 
+    def stop(self) -> None:
+        """Stop because this process, or another one of the training, was asked to.
+
+        Raises:
+            Stopped: With the signal that has arrived here, or else SIGTERM.
+        """
+        raise Stopped(self.received or signal.SIGTERM)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.check()
         self.received = number
