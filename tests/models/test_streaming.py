@@ -115,10 +115,10 @@ def test_no_map_of_the_pyramid_lives_while_regions_are_encoded_again():
     living: list[int] = []
 
     def loss() -> Tensor:
-        pyramid = model.features(image())
-        maps.extend(weakref.ref(each) for each in pyramid)
+        pyramid = model.mix(model.encode(image()))
+        maps.extend(weakref.ref(each) for each in pyramid.maps)
         targets = {"y": torch.ones(2, 1, GRID.height, GRID.width)}
-        return model.reduce(image(), pyramid, targets, lambda maps, targets: maps["a"].square().sum()[None])
+        return model.reduce(pyramid, targets, lambda maps, targets: maps["a"].square().sum()[None])
 
     total = loss()
     assert all(each() is not None for each in maps[:-1])

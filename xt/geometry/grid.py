@@ -61,6 +61,7 @@ class TokenLayout:
         exists: One flag per region in raster order, or None when all exist. A region without a valid pixel is
             neither encoded nor in the sequence.
         num_extra: Tokens without a place, appended last.
+        origin: Row and column of the first token in the whole scene, in tokens; a part of a scene has one of its own.
     """
 
     region_rows: int
@@ -68,6 +69,7 @@ class TokenLayout:
     side: int
     exists: tuple[bool, ...] | None = None
     num_extra: int = 0
+    origin: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         """Check sizes."""
@@ -75,6 +77,8 @@ class TokenLayout:
             raise GeometryError(f"token layout needs positive sizes, got {self}")
         if self.exists is not None and len(self.exists) != self.num_regions:
             raise GeometryError(f"exists has {len(self.exists)} flags for {self.num_regions} regions")
+        if min(self.origin) < 0:
+            raise GeometryError(f"a token layout's origin {self.origin} must be ≥ 0")
 
     @property
     def num_regions(self) -> int:
@@ -109,17 +113,20 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class RegionGrid:
-    """The regions of an image.
+    """The regions of an image, which may be a part of a larger scene.
 
     Attributes:
         height: Image rows, ≥ 1.
         width: Image columns, ≥ 1.
         region_size: Side of a region in pixels, ≥ 1.
+        origin: Row and column of the image's first pixel in the scene, ≥ 0. Windows count from the image, not from the
+            scene; a layout's tokens have the places that they have there.
     """
 
     height: int
     width: int
     region_size: int
+    origin: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         """Check sizes."""
@@ -127,6 +134,13 @@ class RegionGrid:
             raise GeometryError(
                 f"image of {self.height} × {self.width} px in regions of {self.region_size} px: all must be ≥ 1"
             )
+        if min(self.origin) < 0:
+            raise GeometryError(f"an image's origin {self.origin} in its scene must be ≥ 0")
+
+    @property
+    def whole(self) -> Window:
+        """The image without padding."""
+        return Window(0, 0, self.height, self.width)
 
     @property
     def rows(self) -> int:
@@ -178,10 +192,16 @@ class RegionGrid:
         """Return the layout of tokens at ``stride`` pixels per token.
 
         Raises:
-            GeometryError: If the region size does not divide by the stride.
+            GeometryError: If the region size or the origin does not divide by the stride.
         """
         if stride < 1 or self.region_size % stride:
             raise GeometryError(
                 f"region size {self.region_size} does not divide by stride {stride}; choose a multiple of {stride}"
             )
-        return TokenLayout(self.rows, self.cols, self.region_size // stride, exists)
+        row, col = self.origin
+        if row % stride or col % stride:
+            raise GeometryError(
+                f"origin {self.origin} does not divide by stride {stride}; choose multiples of {stride}"
+            )
+        origin = row // stride, col // stride
+        return TokenLayout(self.rows, self.cols, self.region_size // stride, exists, origin=origin)

@@ -21,6 +21,11 @@ def positions(layout: TokenLayout) -> Indices:
     return _frozen(np.stack([rows, cols], axis=1))
 
 
+def scene_positions(layout: TokenLayout) -> Indices:
+    """Row and column in the whole scene of each token that has a place: ``(num_tokens − num_extra, 2)``."""
+    return positions(layout) + np.asarray(layout.origin, dtype=np.int64)
+
+
 @lru_cache(maxsize=16)
 def map_indices(layout: TokenLayout) -> Indices:
     """Index on the flattened (height · width) map of each token that has a place, ascending."""

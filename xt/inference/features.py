@@ -82,6 +82,7 @@ def encode_image(
 def _last_maps(model: XT, pixels: Pixels) -> npt.NDArray[np.float16]:
     device = next(model.parameters()).device
     with torch.inference_mode():
-        last = model.region_encoder(torch.from_numpy(pixels).to(device))[-1]
+        # Each region is an image of its own: what is beside it does not change its tokens.
+        last = model.encode(torch.from_numpy(pixels).to(device)).maps[-1]
     halves: npt.NDArray[np.float16] = last.half().cpu().numpy()
     return halves

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import ContextEncoder
+from xt.models.context.base import ContextEncoder, Memory, RecurrentContextEncoder
 from xt.models.tokenization import to_tokens
 
 
 def sincos_positions(layout: TokenLayout, dim: int) -> Tensor:
-    """Fixed 2-D sine-cosine position of each token that has a place: ``(L, dim)`` float32.
+    """Fixed 2-D sine-cosine position in the scene of each token that has a place: ``(L, dim)`` float32.
 
     The first half of the channels is for the column, the second for the row; each is a block of sines, then one of
     cosines, with frequencies ``10000^(−k / (dim / 4))``.
     """
-    place = torch.tensor(order.positions(layout), dtype=torch.float32)
+    place = torch.tensor(order.scene_positions(layout), dtype=torch.float32)
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     angles = [place[:, axis, None] * omega.float() for axis in (1, 0)]
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
@@ -52,10 +52,27 @@ class ContextBlock(nn.Module):
 
     def forward(self, features: Tensor, layout: TokenLayout) -> Tensor:
         """Mix a map ``(B, channels, h, w)`` into tokens ``(B, L, channels or dim)``."""
+        return self._leave(self.encoder(*self._enter(features, layout)))
+
+    def step(self, features: Tensor, layout: TokenLayout, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """Mix one segment of a scene as :meth:`RecurrentContextEncoder.step` does; without a class token.
+
+        Raises:
+            ModelError: If the context encoder is not recurrent.
+        """
+        assert self.class_token is None
+        if not isinstance(self.encoder, RecurrentContextEncoder):
+            raise ModelError(f"context {type(self.encoder).__name__} has no step; it must see all regions at once")
+        tokens, memory = self.encoder.step(*self._enter(features, layout), memory)
+        return self._leave(tokens), memory
+
+    def _enter(self, features: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenLayout]:
         tokens = self.input_proj(to_tokens(features, layout))
         tokens = tokens + sincos_positions(layout, self.encoder.dim).to(tokens)
         if self.class_token is not None:
             layout = replace(layout, num_extra=1)
             tokens = torch.cat([tokens, self.class_token.to(tokens).expand(tokens.shape[0], -1, -1)], dim=1)
-        mixed: Tensor = self.encoder(tokens, layout)
-        return mixed if self.output_proj is None else self.output_proj(mixed)
+        return tokens, layout
+
+    def _leave(self, tokens: Tensor) -> Tensor:
+        return tokens if self.output_proj is None else self.output_proj(tokens)

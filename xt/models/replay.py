@@ -1,11 +1,11 @@
-"""The state under which a chunk was computed, so that it can be computed again."""
+"""What computing a chunk a second time takes: the state that it was computed under, and sums of gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -38,3 +38,16 @@ class Replay:
             if self.cuda is not None:
                 torch.cuda.set_rng_state(self.cuda, self.device)
             yield
+
+
+def trained(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """Parameters that get a gradient."""
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def accumulate(sums: list[Tensor | None], found: Sequence[Tensor | None]) -> None:
+    """Add the gradients of a chunk to those of earlier ones, in place; None adds nothing."""
+    for index, grad in enumerate(found):
+        if grad is not None:
+            total = sums[index]
+            sums[index] = grad if total is None else total.add_(grad)

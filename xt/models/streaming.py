@@ -1,12 +1,13 @@
-"""Encode regions and decode tiles a few at a time, with exact gradients, in memory that the image does not set.
+"""Encode regions a few at a time, with exact gradients, in memory that the image does not set.
 
-Both functions here work in two passes. Forward runs every chunk without recording it and keeps the results only;
-backward runs each chunk again, now recorded, with the random state it had, and pushes the gradient of its results
-through. What is kept between the passes is the feature pyramid (and, in backward, its gradient), never the
-activations of more than one chunk. The gradient is that of plain autograd up to the order of additions.
+Regions here, and tiles in :mod:`xt.models.tiles`, are worked on in two passes. Forward runs every chunk without
+recording it and keeps the results only; backward runs each chunk again, now recorded, with the random state it had,
+and pushes the gradient of its results through. What is kept between the passes is the feature pyramid (and, in
+backward, its gradient), never the activations of more than one chunk. The gradient is that of plain autograd up to the
+order of additions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,16 +15,14 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from xt.errors import ModelError
-from xt.geometry.grid import RegionGrid, Window
+from xt.geometry.grid import RegionGrid
 from xt.models.progress import Listener, current, told
 from xt.models.region.base import RegionEncoder
-from xt.models.replay import Replay
-from xt.models.tokenization import crop_padded
+from xt.models.replay import Replay, accumulate, trained
+from xt.models.tokenization import cells, crop_padded, cut, stitch
 
 Exists = Sequence[tuple[bool, ...]]
 """One flag per region for each image of a batch."""
-TileFunction = Callable[[Window, Sequence[Tensor]], Tensor]
-"""Maps a tile, given the tensors cut to it, to a vector of sums ``(K,)``."""
 
 
 def encode(
@@ -48,67 +47,38 @@ def encode(
         if exists is None or exists[item][region]
     ]
     chunks = [places[start : start + region_batch] for start in range(0, len(places), region_batch)]
-    parameters = _trained([encoder])
+    parameters = trained([encoder])
     records = torch.is_grad_enabled() and (bool(parameters) or image.requires_grad)
     complete = len(places) == image.shape[0] * grid.num_regions
     run = _EncodeRun(encoder, grid, chunks, complete, records)
     return list(_Encode.apply(run, parameters, image, *parameters))
 
 
-def reduce_tiles(
-    fn: TileFunction,
-    tiles: Sequence[tuple[Window, Window]],
-    tensors: Sequence[Tensor],
-    strides: Sequence[int],
-    modules: Sequence[nn.Module],
-) -> Tensor:
-    """Sum ``fn`` over tiles, each given the tensors cut to it.
-
-    Args:
-        fn: Called with a tile's inner window and the cut tensors; must be differentiable in both them and the
-            parameters of ``modules``.
-        tiles: Inner and outer window of each tile, in pixels; the outer one is cut from the tensors.
-        tensors: ``(B, C, H / stride, W / stride)``.
-        strides: Pixels per cell of each tensor.
-        modules: Everything whose parameters ``fn`` uses.
-
-    Returns:
-        ``(K,)`` float32.
-    """
-    parameters = _trained(modules)
-    records = torch.is_grad_enabled() and (bool(parameters) or any(each.requires_grad for each in tensors))
-    run = _ReduceRun(fn, list(tiles), list(strides), len(parameters), records)
-    total: Tensor = _Reduce.apply(run, *parameters, *tensors)
-    return total
-
-
-def cut_all(tensors: Sequence[Tensor], strides: Sequence[int], window: Window) -> list[Tensor]:
-    """Cut a window of pixels from tensors of several strides; the image (stride 1) is zero beyond its border."""
-    return [
-        crop_padded(tensor, window) if stride == 1 else tensor[(..., *_cells(window, stride))]
-        for tensor, stride in zip(tensors, strides, strict=True)
-    ]
+def encode_at_once(encoder: RegionEncoder, image: Tensor, grid: RegionGrid, exists: Exists | None) -> list[Tensor]:
+    """Do what :func:`encode` does with all regions in one batch and plain autograd."""
+    maps = encoder(cut(image, grid))
+    if exists is not None:
+        keep = torch.tensor([flag for each in exists for flag in each], device=image.device)
+        maps = [each * keep[:, None, None, None].to(each) for each in maps]
+    return [stitch(each, grid) for each in maps]
 
 
 def refuse_sharded(module: nn.Module) -> None:
     """Refuse to train parameters that FSDP2 shards: streaming pushes their gradients by hand, which FSDP does not see.
 
-    Seen is what the module and its parts are sharded by, not a module around it.
+    Without gradients they are fine. Seen is what the module and its parts are sharded by, not a module around it.
 
     Raises:
         ModelError: If any is sharded.
     """
+    if not torch.is_grad_enabled():
+        return
     types = {type(each) for each in (*module.modules(), *module.parameters())}
     if {"FSDPModule", "DTensor"} & {base.__name__ for each in types for base in each.__mro__}:
         raise ModelError(
             "parameters sharded by FSDP2 (fully_shard) would get no gradient from streaming; keep them whole, as "
             "DistributedDataParallel does"
         )
-
-
-def _trained(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """Parameters that get a gradient."""
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 @dataclass
@@ -125,8 +95,7 @@ class _EncodeRun:
         return torch.cat([crop_padded(image[i : i + 1], self.grid.window(r)) for i, r in chunk])
 
     def slices(self, region: int, stride: int) -> tuple[slice, slice]:
-        window = self.grid.window(region)
-        return _cells(window, stride)
+        return cells(self.grid.window(region), stride)
 
     def allocate(self, batch: int, like: Tensor, index: int) -> Tensor:
         stride = self.encoder.strides[index]
@@ -188,7 +157,7 @@ class _Encode(torch.autograd.Function):
             found = torch.autograd.grad(outputs, wanted, output_grads, allow_unused=True)
             if image_grad is not None and found[-1] is not None:
                 _scatter(image_grad, found[-1], chunk, run.grid)
-            _accumulate(sums, found[: len(parameters)])
+            accumulate(sums, found[: len(parameters)])
         return (None, None, image_grad, *sums)
 
 
@@ -200,82 +169,3 @@ def _scatter(image_grad: Tensor, region_grads: Tensor, chunk: list[tuple[int, in
     for row, (item, region) in enumerate(chunk):
         inside = grid.clipped(region)
         image_grad[(item, slice(None), *inside.slices)] += region_grads[row, :, : inside.height, : inside.width]
-
-
-def _accumulate(sums: list[Tensor | None], found: Sequence[Tensor | None]) -> None:
-    for index, grad in enumerate(found):
-        if grad is not None:
-            total = sums[index]
-            sums[index] = grad if total is None else total.add_(grad)
-
-
-def _cells(window: Window, stride: int) -> tuple[slice, slice]:
-    return (
-        slice(window.row // stride, window.row_stop // stride),
-        slice(window.col // stride, window.col_stop // stride),
-    )
-
-
-@dataclass
-class _ReduceRun:
-    fn: TileFunction
-    tiles: list[tuple[Window, Window]]
-    strides: list[int]
-    num_parameters: int
-    records: bool
-    listener: Listener | None = field(default_factory=current)
-    replays: list[Replay] = field(default_factory=list)
-
-    def cut(self, tensors: Sequence[Tensor], outer: Window) -> list[Tensor]:
-        return cut_all(tensors, self.strides, outer)
-
-
-class _Reduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, run: _ReduceRun, *inputs: Tensor) -> Tensor:
-        ctx.run = run  # type: ignore[attr-defined]
-        ctx.save_for_backward(*inputs)  # unlike an attribute, freed before the regions are encoded again
-        tensors = inputs[run.num_parameters :]
-        parts = []
-        for inner, outer in told(run.tiles, "decode tiles", run.listener):
-            if run.records:
-                run.replays.append(Replay.capture(tensors[0].device))
-            parts.append(run.fn(inner, run.cut(tensors, outer)).float())
-        return torch.stack(parts).sum(0)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        run: _ReduceRun = ctx.run  # type: ignore[attr-defined]
-        inputs: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
-        parameters, tensors = inputs[: run.num_parameters], inputs[run.num_parameters :]
-        needs = ctx.needs_input_grad[1 + run.num_parameters :]  # type: ignore[attr-defined]
-        full = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needs, strict=True)]
-        sums: list[Tensor | None] = [None] * len(parameters)
-        replays = iter(run.replays)
-        for inner, outer in told(run.tiles, "decode tiles, backward", run.listener):
-            replay = next(replays)
-            with replay.restored():
-                parts = [part.detach() for part in run.cut([t.detach() for t in tensors], outer)]
-                leaves = [part.requires_grad_(need) for part, need in zip(parts, needs, strict=True)]
-                total = run.fn(inner, leaves).float()
-            if not total.requires_grad:
-                continue
-            wanted = [*parameters, *(leaf for leaf in leaves if leaf.requires_grad)]
-            found = list(torch.autograd.grad(total, wanted, grad, allow_unused=True))
-            _accumulate(sums, found[: len(parameters)])
-            rest = iter(found[len(parameters) :])
-            for target, stride in zip(full, run.strides, strict=True):
-                part_grad = next(rest) if target is not None else None
-                if target is not None and part_grad is not None:
-                    _add_at(target, part_grad, outer, stride)
-        return (None, *sums, *full)
-
-
-def _add_at(target: Tensor, part: Tensor, outer: Window, stride: int) -> None:
-    if stride != 1:
-        target[(..., *_cells(outer, stride))] += part
-        return
-    inside = outer.clip(target.shape[-2], target.shape[-1])
-    top, left = inside.row - outer.row, inside.col - outer.col
-    target[(..., *inside.slices)] += part[..., top : top + inside.height, left : left + inside.width]

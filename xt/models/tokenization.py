@@ -1,6 +1,7 @@
 """Cut images into regions, stitch regions into maps, and turn maps into tokens and back."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,14 @@ def crop_padded(image: Tensor, window: Window) -> Tensor:
     return F.pad(crop, (left, right, top, bottom))
 
 
+def cells(window: Window, stride: int) -> tuple[slice, slice]:
+    """Rows and columns that a window of pixels, aligned to ``stride``, has on a map of that stride."""
+    return (
+        slice(window.row // stride, window.row_stop // stride),
+        slice(window.col // stride, window.col_stop // stride),
+    )
+
+
 def cut(image: Tensor, grid: RegionGrid) -> Tensor:
     """Cut ``(B, C, H, W)`` into regions ``(B · rows · cols, C, R, R)``, image by image, zero-padded."""
     bottom, right = grid.padding
@@ -42,6 +51,21 @@ def cut(image: Tensor, grid: RegionGrid) -> Tensor:
 def stitch(maps: Tensor, grid: RegionGrid) -> Tensor:
     """Stitch region maps ``(B · rows · cols, C, r, r)`` into ``(B, C, rows · r, cols · r)``."""
     return rearrange(maps, "(b i j) c r s -> b c (i r) (j s)", i=grid.rows, j=grid.cols)
+
+
+def sequences(
+    maps: Tensor, layout: TokenLayout, exists: Sequence[tuple[bool, ...]] | None
+) -> list[tuple[Tensor, TokenLayout]]:
+    """Split a batch of maps ``(B, D, h, w)`` into parts whose sequences have one length, each with its layout.
+
+    Args:
+        maps: Of images of one size.
+        layout: Of all regions.
+        exists: One flag per region for each image; None if all do.
+    """
+    if exists is None or all(all(each) for each in exists):
+        return [(maps, layout)]
+    return [(maps[i : i + 1], replace(layout, exists=each)) for i, each in enumerate(exists)]
 
 
 def to_tokens(maps: Tensor, layout: TokenLayout) -> Tensor:

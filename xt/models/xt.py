@@ -1,24 +1,26 @@
 """xT: a region encoder, a context encoder over the tokens of all regions, a decoder and heads (arXiv 2403.01915).
 
 Different from the release: any height and width, regions streamed with exact gradients, regions without a valid
-pixel left out, and dense maps decoded tile by tile.
+pixel left out, and dense maps decoded tile by tile. The stages are public: ``encode``, ``mix``, ``decode``.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.errors import ModelError
 from xt.geometry.grid import RegionGrid, TokenLayout, Window
 from xt.models import streaming
-from xt.models.context.base import ContextEncoder
+from xt.models.context.base import ContextEncoder, Memory
 from xt.models.context_block import ContextBlock
 from xt.models.decoders.base import Decoder, DenseDecoder, PooledDecoder
+from xt.models.pyramid import FeaturePyramid
 from xt.models.region.base import RegionEncoder
-from xt.models.tokenization import crop_padded, cut, existing, stitch, to_map
+from xt.models.tiles import Outputs, Tile, cut_tiles, decode_tile, decode_tiles
+from xt.models.tokenization import existing, sequences, to_map
 
 Maps = dict[str, Tensor]
 
@@ -33,7 +35,7 @@ class XT(nn.Module):
         heads: Name → channels.
         region_batch: Regions encoded at a time.
         decode_size: Side of the tiles that are decoded at a time, in pixels; rounded up to the coarsest stride.
-        streaming: Encode in chunks with recomputation; False lets autograd keep every activation.
+        streaming: Encode regions and decode tiles with recomputation; False lets autograd keep every activation.
 
     Raises:
         ModelError: If parts do not fit together.
@@ -84,7 +86,7 @@ class XT(nn.Module):
         return isinstance(self.decoder, DenseDecoder)
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Maps:
-        """Run the model.
+        """Run all stages: ``decode(mix(encode(image, valid)))``.
 
         Args:
             image: ``(B, C, H, W)`` normalised, invalid pixels 0; any H and W.
@@ -96,91 +98,154 @@ class XT(nn.Module):
         Raises:
             ModelError: If the image has another number of channels than the model, or sharded parameters are trained.
         """
-        grid, flags = self._grid(image, valid)
-        pyramid = self._encode(image, grid, flags)
-        if isinstance(self.decoder, PooledDecoder):
-            tokens = self._per_layout(pyramid[-1], grid, flags, self._pool)
-            return {name: head(tokens) for name, head in self.heads.items()}
-        assert isinstance(self.decoder, DenseDecoder)
-        pyramid = list(self.decoder.prepare(self._mix(pyramid, grid, flags)))
-        if torch.is_grad_enabled():
-            whole = Window(0, 0, image.shape[-2], image.shape[-1])
-            outer = Window(0, 0, grid.padded_height, grid.padded_width)
-            return self._decode(whole, outer, [crop_padded(image, outer), *pyramid])
-        maps = {name: image.new_empty(len(image), n, *image.shape[-2:]) for name, n in self._head_sizes().items()}
-        strides = (1, *self.region_encoder.strides)
-        for inner, outer in self._tiles(grid):
-            parts = self._decode(inner, outer, streaming.cut_all([image, *pyramid], strides, outer))
-            for name, part in parts.items():
-                maps[name][(..., *inner.slices)] = part
-        return maps
+        return self.decode(self.mix(self.encode(image, valid)))
 
     def statistics(
-        self,
-        image: Tensor,
-        targets: Maps,
-        fn: Callable[[Maps, Maps], Tensor],
-        valid: Tensor | None = None,
+        self, image: Tensor, targets: Maps, fn: Callable[[Maps, Maps], Tensor], valid: Tensor | None = None
     ) -> Tensor:
-        """Sum ``fn`` over tiles of the decoded maps without holding more than one tile's.
+        """Run all stages and sum ``fn`` over tiles: ``reduce(mix(encode(image, valid)), targets, fn)``."""
+        return self.reduce(self.mix(self.encode(image, valid)), targets, fn)
+
+    def encode(self, image: Tensor, valid: Tensor | None = None, origin: tuple[int, int] = (0, 0)) -> FeaturePyramid:
+        """Encode all regions, ``region_batch`` at a time.
 
         Args:
-            image: ``(B, C, H, W)``.
+            image: As in :meth:`forward`.
+            valid: As in :meth:`forward`.
+            origin: Row and column of the image's first pixel in the whole scene; multiples of the coarsest stride.
+
+        Raises:
+            ModelError: As :meth:`forward`.
+            GeometryError: If the coarsest stride does not divide the origin.
+        """
+        if image.ndim != 4 or image.shape[1] != self.in_chans:
+            raise ModelError(f"the model takes images (B, {self.in_chans}, H, W), got {tuple(image.shape)}")
+        streaming.refuse_sharded(self)
+        encoder = self.region_encoder
+        grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size, origin)
+        grid.layout(encoder.strides[-1])  # refuses an origin between tokens before any work
+        exists = None if valid is None else tuple(existing(valid, grid))
+        if self.streaming:
+            maps = streaming.encode(encoder, image, grid, exists, self.region_batch)
+        else:
+            maps = streaming.encode_at_once(encoder, image, grid, exists)
+        return FeaturePyramid(image, tuple(maps), tuple(encoder.strides), grid, exists)
+
+    def mix(self, pyramid: FeaturePyramid) -> FeaturePyramid:
+        """Mix the tokens of all regions.
+
+        Returns:
+            The pyramid with what the context says added to its last map; with a pooled decoder, with the mixed
+            ``tokens`` beside the maps.
+
+        Raises:
+            ModelError: If the decoder has prepared the pyramid, or a pooled one gets an image without a valid pixel.
+        """
+        if pyramid.prepared:
+            raise ModelError("the decoder has prepared this pyramid; mix comes before prepare")
+        *finer, last = pyramid.maps
+        if self.dense:
+            return replace(pyramid, maps=(*finer, self.mix_features(last, pyramid.grid, pyramid.exists)))
+        groups = sequences(last, pyramid.grid.layout(pyramid.strides[-1]), pyramid.exists)
+        if not all(layout.num_existing for _, layout in groups):
+            raise ModelError("an image without a valid pixel has no class; leave it out")
+        return replace(pyramid, tokens=tuple(self.context(*each) for each in groups))
+
+    def mix_features(
+        self, features: Tensor, grid: RegionGrid, exists: Sequence[tuple[bool, ...]] | None = None
+    ) -> Tensor:
+        """Add to a last-stage map what the context encoder says: :meth:`mix` where there is no image.
+
+        Args:
+            features: ``(B, channels[-1], padded H / stride, padded W / stride)``.
+            grid: Regions of the image.
+            exists: One flag per region for each image; None if all do.
+
+        Raises:
+            ModelError: If the decoder is pooled.
+        """
+        self._dense_decoder("mix_features")
+        # An image without any region leaves an encoder nothing to mix.
+        mixed = [
+            _add(each, self.context(each, layout), layout) if layout.num_existing else each
+            for each, layout in sequences(features, grid.layout(self.region_encoder.strides[-1]), exists)
+        ]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+    def mix_segment(self, features: Tensor, layout: TokenLayout, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """Do what :meth:`mix_features` does, for one segment of a scene of any length after the other.
+
+        Which segments give what the whole does, :class:`RecurrentContextEncoder` says.
+
+        Args:
+            features: ``(B, channels[-1], h, w)`` of the segment.
+            layout: Of the segment alone, with its ``origin`` in the scene.
+            memory: What the segment before returned; None for the first.
+
+        Returns:
+            The mixed features of the same shape, and the memory for the next segment.
+
+        Raises:
+            ModelError: If the decoder is pooled or the context encoder is not recurrent.
+        """
+        self._dense_decoder("mix_segment")
+        said, memory = self.context.step(features, layout, memory)
+        return _add(features, said, layout), memory
+
+    def prepare(self, pyramid: FeaturePyramid) -> FeaturePyramid:
+        """Let the decoder do what needs the whole image; :meth:`decode` and :meth:`reduce` do it unless it is done.
+
+        Call it before decoding one pyramid window by window, so that it is done once.
+        """
+        if pyramid.prepared or not isinstance(self.decoder, DenseDecoder):
+            return pyramid
+        return replace(pyramid, maps=tuple(self.decoder.prepare(pyramid.maps)), prepared=True)
+
+    def decode(self, pyramid: FeaturePyramid, window: Window | None = None) -> Maps:
+        """Decode a mixed pyramid, tile by tile.
+
+        Args:
+            pyramid: Of :meth:`mix` or :meth:`prepare`.
+            window: Pixels to decode, inside the image; what they get is that part of the whole. None decodes all.
+
+        Returns:
+            As :meth:`forward`, of the window's size.
+
+        Raises:
+            ModelError: If the window is not inside the image, or a pooled decoder gets a window or an unmixed pyramid.
+        """
+        if isinstance(self.decoder, PooledDecoder):
+            if window is not None or not pyramid.tokens:
+                raise ModelError("a pooled decoder takes the tokens of a mixed pyramid, and no window")
+            vectors = [self.decoder(tokens) for tokens in pyramid.tokens]
+            pooled = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+            return {name: head(pooled) for name, head in self.heads.items()}
+        grid = pyramid.grid
+        window = window or grid.whole
+        if window.clip(grid.height, grid.width) != window or not (window.height and window.width):
+            raise ModelError(f"{window} has no pixel or is not inside the image of {grid.height} × {grid.width} px")
+        found = self._tiles(pyramid, lambda tile, maps: tuple(maps.values()), window)
+        return dict(zip(self.heads, found, strict=True))
+
+    def reduce(self, pyramid: FeaturePyramid, targets: Maps, fn: Callable[[Maps, Maps], Tensor]) -> Tensor:
+        """Sum ``fn`` over the tiles that :meth:`decode` places, without holding the maps of more than one.
+
+        Args:
+            pyramid: Of :meth:`mix` or :meth:`prepare`.
             targets: Name → ``(B, …, H, W)``, cut to each tile.
             fn: Given the maps and targets of a tile, returns sums ``(K,)``.
-            valid: As in :meth:`forward`.
 
         Returns:
             ``(K,)`` float32, with the exact gradient to every parameter.
-        """
-        return self.reduce(image, self.features(image, valid), targets, fn)
 
-    def features(self, image: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-        """Encode all regions and mix their tokens.
-
-        Args:
-            image: ``(B, C, H, W)``.
-            valid: As in :meth:`forward`.
-
-        Returns:
-            Maps ``(B, channels[i], padded H / strides[i], padded W / strides[i])``, finest first; the last is mixed.
-        """
-        grid, flags = self._grid(image, valid)
-        return self._mix(self._encode(image, grid, flags), grid, flags)
-
-    def mix(self, last: Tensor, grid: RegionGrid, exists: Sequence[tuple[bool, ...]] | None = None) -> Tensor:
-        """Add to the last-stage map what the context encoder says.
-
-        Args:
-            last: ``(B, channels, padded H / stride, padded W / stride)``.
-            grid: Regions of the image.
-            exists: One flag per region for each image; None if all do.
+        Raises:
+            ModelError: If the decoder is pooled.
         """
 
-        def mixed(features: Tensor, layout: TokenLayout) -> Tensor:
-            if not layout.num_existing:
-                return torch.zeros_like(features)
-            return to_map(self.context(features, layout), layout)
+        def of_tile(tile: Tile, maps: Maps) -> Outputs:
+            return (fn(maps, {name: target[(..., *tile.inner.slices)] for name, target in targets.items()}).float(),)
 
-        flags = None if exists is None or all(all(each) for each in exists) else list(exists)
-        return last + self._per_layout(last, grid, flags, mixed).to(last.dtype)
-
-    def reduce(
-        self, image: Tensor, pyramid: Sequence[Tensor], targets: Maps, fn: Callable[[Maps, Maps], Tensor]
-    ) -> Tensor:
-        """Do what :meth:`statistics` does, from the maps that :meth:`features` gave."""
-        decoder = self.decoder
-        if not isinstance(decoder, DenseDecoder):
-            raise ModelError("statistics over tiles needs a dense decoder; a pooled one gives one vector per image")
-        grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size)
-        tensors = [image, *decoder.prepare(pyramid)]
-
-        def tile(inner: Window, parts: Sequence[Tensor]) -> Tensor:
-            maps = self._decode(inner, self._outer(inner, grid), parts)
-            return fn(maps, {name: target[(..., *inner.slices)] for name, target in targets.items()})
-
-        strides = (1, *self.region_encoder.strides)
-        return streaming.reduce_tiles(tile, self._tiles(grid), tensors, strides, [self.decoder, self.heads])
+        return self._tiles(pyramid, of_tile)[0]
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay must leave alone; biases and norms, of one axis, are not among them."""
@@ -210,67 +275,29 @@ class XT(nn.Module):
     def _head_sizes(self) -> dict[str, int]:
         return {name: head.get_parameter("weight").shape[0] for name, head in self.heads.items()}
 
-    def _grid(self, image: Tensor, valid: Tensor | None) -> tuple[RegionGrid, list[tuple[bool, ...]] | None]:
-        if image.ndim != 4 or image.shape[1] != self.in_chans:
-            raise ModelError(f"the model takes images (B, {self.in_chans}, H, W), got {tuple(image.shape)}")
-        if torch.is_grad_enabled():
-            streaming.refuse_sharded(self)
-        grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size)
-        if valid is None:
-            return grid, None
-        flags = existing(valid, grid)
-        return grid, None if all(all(each) for each in flags) else flags
+    def _dense_decoder(self, stage: str) -> DenseDecoder:
+        if not isinstance(self.decoder, DenseDecoder):
+            raise ModelError(f"{stage} needs a dense decoder; a pooled one gives one vector per image")
+        return self.decoder
 
-    def _encode(self, image: Tensor, grid: RegionGrid, flags: list[tuple[bool, ...]] | None) -> list[Tensor]:
-        if self.streaming:
-            return streaming.encode(self.region_encoder, image, grid, flags, self.region_batch)
-        maps = self.region_encoder(cut(image, grid))
-        if flags is not None:
-            keep = torch.tensor([flag for each in flags for flag in each], device=image.device)
-            maps = [each * keep[:, None, None, None].to(each) for each in maps]
-        return [stitch(each, grid) for each in maps]
+    def _tiles(
+        self, pyramid: FeaturePyramid, fn: Callable[[Tile, Maps], Outputs], window: Window | None = None
+    ) -> Outputs:
+        """What ``fn`` makes of each tile, placed in ``window``, or added up over the image."""
+        decoder = self._dense_decoder("decoding tile by tile")
+        streaming.refuse_sharded(self)
+        pyramid = self.prepare(pyramid)
+        grid, strides = pyramid.grid, pyramid.strides
+        return decode_tiles(
+            lambda tile, tensors: fn(tile, decode_tile(decoder, self.heads, tile, tensors)),
+            cut_tiles(window or grid.whole, grid, self.decode_size, strides[-1], decoder.halo),
+            [pyramid.image, *pyramid.maps],
+            (1, *strides),
+            [decoder, self.heads],
+            window,
+            self.streaming,
+        )
 
-    def _mix(self, pyramid: list[Tensor], grid: RegionGrid, flags: list[tuple[bool, ...]] | None) -> list[Tensor]:
-        return [*pyramid[:-1], self.mix(pyramid[-1], grid, flags)]
 
-    def _pool(self, features: Tensor, layout: TokenLayout) -> Tensor:
-        if not layout.num_existing:
-            raise ModelError("an image without a valid pixel has no class; leave it out")
-        pooled: Tensor = self.decoder(self.context(features, layout))
-        return pooled
-
-    def _per_layout(
-        self,
-        features: Tensor,
-        grid: RegionGrid,
-        flags: list[tuple[bool, ...]] | None,
-        fn: Callable[[Tensor, TokenLayout], Tensor],
-    ) -> Tensor:
-        stride = self.region_encoder.strides[-1]
-        if flags is None:
-            return fn(features, grid.layout(stride))
-        # Sequences of different length cannot share a batch.
-        return torch.cat([fn(features[i : i + 1], grid.layout(stride, each)) for i, each in enumerate(flags)])
-
-    def _tiles(self, grid: RegionGrid) -> list[tuple[Window, Window]]:
-        tiles = RegionGrid(grid.height, grid.width, self.decode_size)
-        inner = [tiles.clipped(index) for index in range(tiles.num_regions)]
-        return [(window, self._outer(window, grid)) for window in inner]
-
-    def _outer(self, inner: Window, grid: RegionGrid) -> Window:
-        assert isinstance(self.decoder, DenseDecoder)
-        coarsest = self.region_encoder.strides[-1]
-        height, width = (-(-size // coarsest) * coarsest for size in (inner.height, inner.width))
-        aligned = Window(inner.row, inner.col, height, width)
-        return aligned.grow(self.decoder.halo).clip(grid.padded_height, grid.padded_width)
-
-    def _decode(self, inner: Window, outer: Window, tensors: Sequence[Tensor]) -> Maps:
-        features = self.decoder(tensors[0], tensors[1:])
-        top, left = inner.row - outer.row, inner.col - outer.col
-        maps = {}
-        for name, head in self.heads.items():
-            full = F.interpolate(
-                head(features).float(), size=(outer.height, outer.width), mode="bilinear", align_corners=False
-            )
-            maps[name] = full[..., top : top + inner.height, left : left + inner.width]
-        return maps
+def _add(features: Tensor, said: Tensor, layout: TokenLayout) -> Tensor:
+    return features + to_map(said, layout).to(features.dtype)

@@ -81,11 +81,11 @@ class PointDetection(ObjectTask):
     def losses(self, model: XT, batch: Batch) -> Losses:
         """Losses of a batch, decoded tile by tile; ``tokens`` is that of the last stage."""
         targets = batch["targets"] | {"valid": batch["valid"]}
-        pyramid = model.features(batch["image"], batch["valid"])
-        sums = model.reduce(batch["image"], pyramid, targets, self.loss.statistics)
+        pyramid = model.mix(model.encode(batch["image"], batch["valid"]))
+        sums = model.reduce(pyramid, targets, self.loss.statistics)
         losses = self.loss.total(summed(sums), num_images(batch["image"]))
         if self.token_loss is not None:
-            losses["tokens"] = self.token_loss.total(summed(self.token_loss.statistics(pyramid[-1], targets)))
+            losses["tokens"] = self.token_loss.total(summed(self.token_loss.statistics(pyramid.maps[-1], targets)))
             losses["loss"] = losses["loss"] + losses["tokens"]
         return losses
 

@@ -87,4 +87,4 @@ def _mixed(model: XT, batch: Batch) -> Tensor:
     tokens, exists = batch["tokens"], batch["exists"]
     height, width = (n // side * model.region_size for n in tokens.shape[-2:])
     grid = RegionGrid(height, width, model.region_size)
-    return model.mix(tokens, grid, [tuple(each.flatten().tolist()) for each in exists])
+    return model.mix_features(tokens, grid, [tuple(each.flatten().tolist()) for each in exists])
