@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -53,6 +55,30 @@ def test_orders_are_permutations_and_keep_extra_tokens_last(layout: TokenLayout)
     assert (np.diff(regions) >= 0).all()
 
 
+@given(layouts(), st.integers(0, 50), st.integers(0, 50))
+def test_tokens_of_a_part_have_their_places_in_the_scene(layout: TokenLayout, row: int, col: int):
+    side, exists = layout.side, layout.exists or (True,) * layout.num_regions
+    want = [
+        [row + i, col + j]
+        for i in range(layout.height)
+        for j in range(layout.width)
+        if exists[i // side * layout.region_cols + j // side]
+    ]
+    part = replace(layout, origin=(row, col))
+    assert order.scene_positions(part).tolist() == want
+    assert np.array_equal(order.region_indices(part), order.region_indices(layout))
+    assert np.array_equal(order.map_indices(part), order.map_indices(layout))
+
+
+@given(grids, st.integers(0, 9), st.integers(0, 9))
+def test_a_part_hands_its_origin_on_in_tokens(grid: RegionGrid, row: int, col: int):
+    stride, size = 4, 4 * grid.region_size
+    part = RegionGrid(grid.height, grid.width, size, (row * stride, col * stride))
+    assert part.layout(stride).origin == (row, col)
+    assert part.window(0) == Window(0, 0, size, size)
+    assert part.whole == Window(0, 0, grid.height, grid.width)
+
+
 @given(layouts())
 def test_tokens_and_maps_are_inverse_where_regions_exist(layout: TokenLayout):
     maps = torch.rand(2, 3, layout.height, layout.width) + 1
@@ -78,6 +104,12 @@ def test_tiles_cover_and_weights_sum_to_one(length: int, tile: int, data: st.Dat
 def test_errors_name_the_numbers():
     with pytest.raises(GeometryError, match="region size 100 does not divide by stride 32"):
         RegionGrid(10, 10, 100).layout(32)
+    with pytest.raises(GeometryError, match=r"origin \(32, 8\) does not divide by stride 16"):
+        RegionGrid(10, 10, 32, (32, 8)).layout(16)
+    with pytest.raises(GeometryError, match=r"origin \(0, -4\)"):
+        RegionGrid(10, 10, 4, (0, -4))
+    with pytest.raises(GeometryError, match=r"origin \(-1, 0\)"):
+        TokenLayout(1, 1, 1, origin=(-1, 0))
     with pytest.raises(GeometryError, match="0 × 5 px"):
         RegionGrid(0, 5, 4)
     with pytest.raises(GeometryError, match="overlap 8"):

@@ -173,9 +173,7 @@ class XT(nn.Module):
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
     def mix_segment(self, features: Tensor, layout: TokenLayout, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        """Do what :meth:`mix_features` does, for one segment of a scene of any length after the other.
-
-        Which segments give what the whole does, :class:`RecurrentContextEncoder` says.
+        """Do what :meth:`mix_features` does, one segment of a scene after the other (:class:`RecurrentContextEncoder`).
 
         Args:
             features: ``(B, channels[-1], h, w)`` of the segment.
@@ -217,8 +215,7 @@ class XT(nn.Module):
         if isinstance(self.decoder, PooledDecoder):
             if window is not None or not pyramid.tokens:
                 raise ModelError("a pooled decoder takes the tokens of a mixed pyramid, and no window")
-            vectors = [self.decoder(tokens) for tokens in pyramid.tokens]
-            pooled = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+            pooled = torch.cat([self.decoder(tokens) for tokens in pyramid.tokens])
             return {name: head(pooled) for name, head in self.heads.items()}
         grid = pyramid.grid
         window = window or grid.whole
