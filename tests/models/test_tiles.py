@@ -1,3 +1,4 @@
+import copy
 import weakref
 from dataclasses import replace
 
@@ -100,17 +101,20 @@ def test_a_window_of_whole_tiles_is_equal_bit_for_bit():
 def test_gradients_of_tiles_are_those_of_plain_autograd(window: Window | None):
     model = small_model(decode_size=32)
     pyramid = mixed(model, *sample())
-    # Of one sign: a sum that nearly cancels would amplify the rounding of another order of additions.
     weights = {name: torch.rand(2, n, 150, 201) for name, n in (("a", 1), ("b", 2))}
     inside = (..., *(window or pyramid.grid.whole).slices)
-    found = []
-    for decode in (lambda given: model.decode(given, window), lambda given: at_once(model, given)):
-        leaves = [each.clone().requires_grad_() for each in (pyramid.image, *pyramid.maps)]
-        maps = decode(replace(pyramid, image=leaves[0], maps=tuple(leaves[1:])))
-        share = {name: each if each.shape[-2:] != (150, 201) else each[inside] for name, each in maps.items()}
-        total = sum((weights[name][inside] * each.square()).sum() for name, each in share.items())
-        wanted = {"input": leaves, "decoder": [*model.decoder.parameters(), *model.heads.parameters()]}
-        found.append(torch.autograd.grad(total, [*wanted["input"], *wanted["decoder"]]))
+
+    def gradients(model: XT, dtype: torch.dtype, cut: bool) -> list[Tensor]:
+        leaves = [each.to(dtype, copy=True).requires_grad_() for each in (pyramid.image, *pyramid.maps)]
+        given = replace(pyramid, image=leaves[0], maps=tuple(leaves[1:]))
+        maps = (
+            model.decode(given, window) if cut else {name: each[inside] for name, each in at_once(model, given).items()}
+        )
+        total = sum((weights[name][inside].to(dtype) * each.square()).sum() for name, each in maps.items())
+        return torch.autograd.grad(total, [*leaves, *model.decoder.parameters(), *model.heads.parameters()])
+
+    # The reference in float64, so that the rounding seen is that of the tiles alone.
+    found = gradients(model, torch.float32, True), gradients(copy.deepcopy(model).double(), torch.float64, False)
     for got, want in zip(*found, strict=True):
         assert want.norm() > 0
         assert (got - want).norm() <= 2e-6 * want.norm()

@@ -1,14 +1,16 @@
+import copy
 from collections.abc import Sequence
 
 import hypothesis.strategies as st
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from parts import MeanContext, decoder_inputs, small_encoder, small_model
 from torch import Tensor
 
-from xt.errors import ModelError
-from xt.geometry.grid import TokenLayout
+from xt.errors import GeometryError, ModelError
+from xt.geometry.grid import TokenLayout, Window
 from xt.models.context.base import ContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
@@ -52,7 +54,7 @@ def test_statistics_over_tiles_equal_plain_autograd(out_stride: int):
     (got[0] ** 2 + got[1]).backward()
     grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    model.streaming = False
+    model.streaming, model.decode_size = False, 1024
     want = sums(model(x, valid), {"y": y})
     (want[0] ** 2 + want[1]).backward()
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-3)
@@ -134,6 +136,111 @@ def test_wrong_channels_are_said_with_both_numbers():
         small_model()(torch.zeros(1, 3, 8, 8))
 
 
+def reference(model: XT, x: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """The model in plain autograd: regions one by one, context image by image, everything decoded at once."""
+    size, (height, width) = model.region_size, x.shape[-2:]
+    rows, cols = -(-height // size), -(-width // size)
+    padded, flags = (x.new_zeros(2, n, rows * size, cols * size) for n in (2, 1))
+    padded[..., :height, :width], flags[..., :height, :width] = x, valid
+    pyramids = []
+    for i in range(len(x)):
+        regions = padded[i].unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        exists = [bool(each.any()) for each in flags[i, 0].unfold(0, size, size).unfold(1, size, size).flatten(0, 1)]
+        encoded = [model.region_encoder(each[None]) for each in regions]
+        maps = []
+        for level in range(len(model.region_encoder.strides)):
+            parts = [each[level] * there for each, there in zip(encoded, exists, strict=True)]
+            maps.append(torch.cat([torch.cat(parts[k * cols : (k + 1) * cols], 3) for k in range(rows)], 2))
+        side = maps[-1].shape[-1] // cols
+        there = torch.tensor(exists).view(rows, cols).repeat_interleave(side, 0).repeat_interleave(side, 1)
+        said = torch.zeros_like(maps[-1])
+        said[..., there] = model.context(maps[-1], TokenLayout(rows, cols, side, tuple(exists))).transpose(1, 2)
+        pyramids.append([*maps[:-1], maps[-1] + said])
+    features = model.decoder(padded, [torch.cat(each) for each in zip(*pyramids, strict=True)])
+    size = padded.shape[-2:]
+    return {
+        name: F.interpolate(head(features), size, mode="bilinear", align_corners=False)[..., :height, :width]
+        for name, head in model.heads.items()
+    }
+
+
+def test_maps_and_gradients_are_those_of_plain_autograd():
+    model = small_model(decode_size=32)
+    x, valid = sample()
+    weight = torch.rand(150, 201)
+    found = []
+    for run, dtype in ((model, torch.float32), (copy.deepcopy(model).double(), torch.float64)):
+        given = x.to(dtype, copy=True).requires_grad_()
+        maps = model(given, valid) if run is model else reference(run, given, valid)
+        total = sum((weight * each.square()).sum() for each in maps.values())
+        found.append([*maps.values(), *torch.autograd.grad(total, [given, *run.parameters()], allow_unused=True)])
+    names = ["a", "b", "image", *(name for name, _ in model.named_parameters())]
+    for name, got, want in zip(names, *found, strict=True):
+        if want is None:
+            assert got is None, name
+        else:
+            assert (got - want).norm() <= 5e-6 * want.norm() + 1e-4, name
+    assert sum(want is not None for want in found[1]) > len(names) / 2
+
+
+def test_forward_is_the_composition_of_the_stages_with_and_without_gradients():
+    model = small_model()
+    x, valid = sample()
+    maps = model(x, valid)
+    assert maps["a"].requires_grad
+    pyramid = model.mix(model.encode(x, valid))
+    assert pyramid.exists == ((False, *(True,) * 11), (True,) * 12)
+    with torch.inference_mode():
+        bare = model(x, valid)
+        staged = model.decode(model.mix(model.encode(x, valid)))
+    for name, want in maps.items():
+        assert torch.equal(model.decode(pyramid)[name], want)
+        assert torch.equal(bare[name], want)
+        assert torch.equal(staged[name], want)
+    targets = {"y": torch.rand(2, 1, 150, 201)}
+    assert torch.equal(model.statistics(x, targets, sums, valid), model.reduce(pyramid, targets, sums))
+
+
+def test_stages_hand_on_what_they_were_given():
+    model = small_model()
+    x, valid = sample()
+    pyramid = model.encode(x, valid, origin=(320, 64))
+    assert pyramid.image is x
+    assert pyramid.origin == (320, 64)
+    assert pyramid.strides == (4, 8, 16, 32)
+    mixed = model.mix(pyramid)
+    assert all(a is b for a, b in zip(mixed.maps[:-1], pyramid.maps[:-1], strict=True))
+    assert not torch.equal(mixed.maps[-1], pyramid.maps[-1])
+    # Positions are those in the scene, so that the same pixels elsewhere are mixed otherwise.
+    assert not torch.allclose(mixed.maps[-1], model.mix(model.encode(x, valid)).maps[-1], atol=1e-3)
+    assert torch.equal(mixed.maps[-1], model.mix_features(pyramid.maps[-1], pyramid.grid, pyramid.exists))
+    with pytest.raises(GeometryError, match=r"origin \(320, 65\) does not divide by stride 32"):
+        model.encode(x, valid, origin=(320, 65))
+
+
+def test_stages_of_a_pooled_model():
+    encoder = small_encoder()
+    model = XT(encoder, MeanContext(16), ClassToken(decoder_inputs(encoder)), {"label": 5}).eval()
+    x, valid = sample()
+    pyramid = model.encode(x, valid)
+    mixed = model.mix(pyramid)
+    assert [tuple(each.shape) for each in mixed.tokens] == [(1, 45, 16), (1, 49, 16)]
+    assert [tuple(each.shape) for each in model.mix(model.encode(x)).tokens] == [(2, 49, 16)]
+    assert torch.equal(model.decode(mixed)["label"], model(x, valid)["label"])
+    with pytest.raises(ModelError, match="tokens of a mixed pyramid"):
+        model.decode(pyramid)
+    with pytest.raises(ModelError, match="no window"):
+        model.decode(mixed, Window(0, 0, 8, 8))
+    with pytest.raises(ModelError, match="decoding tile by tile needs a dense decoder"):
+        model.reduce(mixed, {}, sums)
+    with pytest.raises(ModelError, match="mix_features needs a dense decoder"):
+        model.mix_features(pyramid.maps[-1], pyramid.grid)
+    with pytest.raises(ModelError, match="mix_segment needs a dense decoder"):
+        model.mix_segment(pyramid.maps[-1], pyramid.grid.layout(32))
+    with pytest.raises(ModelError, match="an image without a valid pixel has no class"):
+        model(x, valid & torch.tensor([True, False])[:, None, None, None])
+
+
 class GlobalUNet(UNet):
     """Adds to each map the mean of the whole image's, as pyramid pooling does."""
 
@@ -153,13 +260,15 @@ def test_what_is_global_in_a_decoder_is_done_before_tiling():
     got.sum().backward()
     grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    whole = model(x, valid)  # with gradients, the whole image is decoded at once
+    model.streaming, model.decode_size = False, 1024
+    whole = model(x, valid)
     want = sums(whole, {"y": y})
     want.sum().backward()
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-3)
     assert all(
         (p.grad - grads[n]).norm() <= 1e-5 * p.grad.norm() + 1e-6 for n, p in model.named_parameters() if n in grads
     )
+    model.streaming, model.decode_size = True, 64
     with torch.no_grad():
         tiles = model(x, valid)
         plain = UNet.prepare
@@ -168,3 +277,22 @@ def test_what_is_global_in_a_decoder_is_done_before_tiling():
         GlobalUNet.prepare = kept
     torch.testing.assert_close(tiles["a"], whole["a"].detach(), rtol=1e-4, atol=1e-5)
     assert (other["a"] - tiles["a"]).abs().max() > 1e-3
+
+
+def test_a_pyramid_is_prepared_once_for_all_windows(monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+    monkeypatch.setattr(UNet, "prepare", lambda self, maps: calls.append(1) or [each + 1 for each in maps])
+    model = small_model()
+    x, valid = sample()
+    with torch.no_grad():
+        whole = model(x, valid)
+        assert len(calls) == 1
+        pyramid = model.prepare(model.mix(model.encode(x, valid)))
+        assert len(calls) == 2
+        for window in (Window(0, 0, 64, 64), Window(64, 128, 86, 73)):
+            part = model.decode(pyramid, window)
+            assert torch.equal(part["a"], whole["a"][(..., *window.slices)])
+        model.reduce(model.prepare(pyramid), {"y": torch.ones(2, 1, 150, 201)}, sums)
+    assert len(calls) == 2
+    with pytest.raises(ModelError, match="mix comes before prepare"):
+        model.mix(pyramid)
