@@ -22,7 +22,7 @@ class MeanContext(ContextEncoder):
         self.linear = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        assert tokens.shape[1] == layout.num_tokens
+        assert tokens.shape[1] == layout.num_tokens > 0
         mixed: Tensor = self.linear(tokens + tokens.mean(1, keepdim=True))
         return mixed
 

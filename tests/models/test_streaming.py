@@ -145,6 +145,12 @@ def test_sharded_parameters_are_refused_by_name(tmp_path: Path):
         fully_shard(parts.decoder, mesh=init_device_mesh("cpu", (1,)))
         with pytest.raises(ModelError, match="sharded by FSDP2"):
             parts.statistics(image(), {}, lambda maps, targets: maps["a"].sum()[None])
+        with torch.no_grad():
+            pyramid = parts.mix(parts.encode(image()))
+        with pytest.raises(ModelError, match="sharded by FSDP2"):
+            parts.decode(pyramid)
+        with pytest.raises(ModelError, match="sharded by FSDP2"):
+            parts.encode(image())
     finally:
         torch.distributed.destroy_process_group()
 

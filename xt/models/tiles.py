@@ -197,6 +197,6 @@ def _add_at(target: Tensor, part: Tensor, outer: Window, stride: int) -> None:
     if stride != 1:
         target[(..., *cells(outer, stride))] += part
         return
+    # The image is padded at the bottom and right only, and an outer window begins inside it.
     inside = outer.clip(target.shape[-2], target.shape[-1])
-    top, left = inside.row - outer.row, inside.col - outer.col
-    target[(..., *inside.slices)] += part[..., top : top + inside.height, left : left + inside.width]
+    target[(..., *inside.slices)] += part[..., : inside.height, : inside.width]
