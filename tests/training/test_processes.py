@@ -39,7 +39,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    assert main(["synth", "xview3", str(folder / "data"), "--scenes", "4", "--size", "300", "--seed", "2"]) == 0
+    assert main(["synth", "xview3", str(folder / "data"), "--scenes", "6", "--size", "300", "--seed", "2"]) == 0
     for path in sorted((folder / "data/train").iterdir())[0].glob("*_dB.tif"):
         with rasterio.open(path, "r+") as dataset:
             dataset.write(np.full((1, 300, 300), -32768, np.float32))  # a process gets images without data
@@ -60,7 +60,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "data": {
             "class_path": "XView3Data",
-            "init_args": {"root": str(folder / "data"), "image_size": 128, "crops_per_scene": 4, "batch_size": 2},
+            "init_args": {"root": str(folder / "data"), "image_size": 128, "crops_per_scene": 2, "seed": 2, "batch_size": 2},
         },
     }  # fmt: skip
     (folder / "c.yaml").write_text(yaml.safe_dump(values))

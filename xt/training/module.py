@@ -17,6 +17,7 @@ from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Task
+from xt.tasks.gather import is_distributed
 from xt.training.optimizer import optimization, parameter_groups
 
 
@@ -165,9 +166,10 @@ class TrainingModule(LightningModule):
             )
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch["name"]))
-        # Images without data reach no parameter of the context, but processes wait for a gradient of each.
-        nothing: Tensor = sum(0 * each.sum() for each in self.parameters() if each.requires_grad)  # type: ignore[assignment]
-        return losses["loss"] + nothing
+        loss = losses["loss"]
+        if is_distributed():  # it waits for each parameter, also where an image without data reaches none
+            loss = loss + sum(0 * each.sum() for each in self.parameters() if each.requires_grad)
+        return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Keep what the scores need."""

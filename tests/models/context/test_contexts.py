@@ -177,7 +177,7 @@ def test_memory_kept_for_backward_is_near_linear(name: str):
 )
 def test_attention_of_the_configs_is_hashed(config: str, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch):
     values = yaml.safe_load((Path(__file__).parents[3] / "configs" / f"{config}.yaml").read_text())
-    parts = values["model"]["init_args"]["model"]
+    parts = values["model"]["model"]
     side = parts["region_encoder"]["init_args"]["region_size"] // 32
     regions = values["data"]["init_args"]["image_size"] // (32 * side)
     layout = TokenLayout(regions, regions, side, num_extra=int(parts["decoder"]["class_path"] == "ClassToken"))
