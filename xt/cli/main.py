@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, Stopped, XTError, nearest
+from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, ConfigError, Stopped, XTError, nearest
 
 COMMANDS = {
     "train": ("xt.cli.train", "train a model from a config"),
@@ -75,16 +75,24 @@ def _dispatch(argv: list[str]) -> int:
         return EXIT_USAGE
     path, summary = COMMANDS[name]
     module = importlib.import_module(path)
-    if hasattr(module, "run_argv"):
-        code: int = module.run_argv(rest)
-        return code
-    parser = argparse.ArgumentParser(prog=f"xt {name}", description=summary[0].upper() + summary[1:] + ".")
+    overrides = hasattr(module, "USAGE")  # keys of a config, which argparse does not know
+    parser = argparse.ArgumentParser(
+        prog=f"xt {name}",
+        usage=getattr(module, "USAGE", None),
+        description=getattr(module, "DESCRIPTION", summary[0].upper() + summary[1:] + "."),
+        epilog=getattr(module, "EPILOG", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     module.add_arguments(parser)
+    if overrides and rest and rest[0].startswith("-") and not {"-h", "--help"} & set(rest):
+        raise ConfigError(f"the first argument is missing; write {module.USAGE}")
     try:
-        args = parser.parse_args(rest)
+        args, more = parser.parse_known_args(rest) if overrides else (parser.parse_args(rest), [])
     except SystemExit as stop:
         return int(stop.code or 0)
-    code = module.run(args)
+    args.overrides = more
+    code: int = module.run(args)
     return code
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xt.cli import device, modules
+from xt.cli import options
 
 if TYPE_CHECKING:
     from xt.inference.predict import Summary
@@ -17,18 +17,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="GeoTIFF, or folder of an xView3 scene")
-    parser.add_argument("-m", "--model", type=Path, required=True, help="run folder of xt train, or model folder")
+    options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
-    parser.add_argument("--bands", type=numbers, metavar="1,2", help="bands of the image, 1-based")
-    parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
+    options.add_image(parser)
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
     parser.add_argument("--tile", type=int, metavar="PX", help="side of a tile (the size the model was trained on)")
     parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of tiles (an eighth of a tile)")
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how tiles meet")
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="when a tile cannot be read")
-    parser.add_argument("--device", default=None, help=device.HELP)
-    modules.add_argument(parser)
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each image")
 
@@ -56,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
         return code
 
     from xt import plugins
-    from xt.cli.device import load_on
     from xt.cli.progress import progress
     from xt.inference.creation import check_creation
     from xt.inference.predict import PredictOptions, predict_image
+    from xt.inference.session import load
     from xt.models.checkpoint import read_metadata
     from xt.tasks.registry import task_of
 
@@ -72,15 +69,15 @@ def run(args: argparse.Namespace) -> int:
             return code
     creation = _creation(args.co)
     check_creation(creation, task.product.dtype, len(task.product.names))
-    model, metadata = load_on(args.device, args.model, args.plugins)
-    options = PredictOptions(
+    model = load(args.model, args.device, args.plugins)
+    chosen = PredictOptions(
         args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, creation,
     )  # fmt: skip
     with folder_for_outputs(folder):
         for image, out in outputs.items():
             try:
-                summary = predict_image(model, metadata, image, out, options, progress(image.name, "tile"))
+                summary = predict_image(model.network, model.metadata, image, out, chosen, progress(image.name, "tile"))
             except (InputError, OutputError) as error:
                 if len(args.images) == 1 and isinstance(error, OutputError):
                     raise
@@ -144,11 +141,3 @@ def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
     if len(set(outputs.values())) < len(images):
         raise ConfigError("two images have the same name; predict them into different folders")
     return outputs
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Read ``1,2``."""
-    try:
-        return tuple(int(each) for each in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of bands such as 1,2") from None

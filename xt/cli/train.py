@@ -1,43 +1,42 @@
 """``xt train``: train a model from a config."""
 
+import argparse
 from pathlib import Path
 
-from xt.cli.modules import take
+from xt.cli.options import add_plugins
 
-HELP = """usage: xt train CONFIG [--fresh] [--KEY.SUB VALUE …]
-
-Train a model. The same command goes on with a run that was cut off, exactly.
-
-  CONFIG              YAML file, such as configs/xview3_4096_512.yaml
-  --fresh             remove the run that the folder holds and start anew
-  --run_dir DIR       run folder (default: runs/ and the config's name)
-  --plugins MODULE    import a module that registers classes; may be given again
-  --checkpoint_every N  steps between two checkpoints (default 50)
-  --KEY.SUB VALUE     override a key of the config
+USAGE = "xt train CONFIG [--fresh] [--KEY.SUB VALUE …]"
+DESCRIPTION = "Train a model. The same command goes on with a run that was cut off, exactly."
+EPILOG = """overrides:
+  --KEY.SUB VALUE       replaces a key of the config
 
 examples:
   xt train configs/xview3_4096_512.yaml --trainer.max_epochs 10
   xt train configs/xview3_4096_512.yaml --model.model.context Identity --run_dir runs/control
   xt train configs/segmentation_ships.yaml --model.lr 1e-3
+  xt train configs/xview3_demo.yaml --trainer.devices 2
 
 The run folder holds config.yaml, metrics.csv, checkpoints/, tensorboard/ and model/, which xt predict takes."""
 
 
-def run_argv(argv: list[str]) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``xt train``."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/xview3_4096_512.yaml")
+    parser.add_argument("--fresh", action="store_true", help="remove the run that the folder holds and start anew")
+    parser.add_argument("--run_dir", metavar="DIR", help="run folder (runs/ and the config's name)")
+    parser.add_argument("--checkpoint_every", metavar="N", help="steps between two checkpoints (50)")
+    add_plugins(parser)
+
+
+def run(args: argparse.Namespace) -> int:
     """Run ``xt train``; return the exit code."""
-    from xt.errors import EXIT_OK, EXIT_USAGE, ConfigError
-
-    if not argv or "-h" in argv or "--help" in argv:
-        print(HELP)
-        return EXIT_OK if argv else EXIT_USAGE
-    if argv[0].startswith("-"):
-        raise ConfigError(f"xt train takes the config first: xt train CONFIG {' '.join(argv)[:60]}")
-    fresh = "--fresh" in argv
-    overrides, modules = take([each for each in argv[1:] if each != "--fresh"])
     from xt.cli.schema import check_config
+    from xt.errors import EXIT_OK
 
-    check_config(Path(argv[0]), overrides, bool(modules))
+    own = {"--run_dir": args.run_dir, "--checkpoint_every": args.checkpoint_every}
+    overrides = [*args.overrides, *(f"{key}={value}" for key, value in own.items() if value is not None)]
+    check_config(args.config, overrides, bool(args.plugins))
     from xt.training.cli import train
 
-    train(Path(argv[0]), overrides, fresh, modules)
+    train(args.config, overrides, args.fresh, args.plugins)
     return EXIT_OK

@@ -75,24 +75,28 @@ def check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def folder_for_outputs(folder: Path) -> Iterator[None]:
+def folder_for_outputs(folder: Path, parents: bool = False) -> Iterator[None]:
     """Make a folder if it is missing, and take it away again if nothing came into it.
+
+    Args:
+        folder: To make.
+        parents: Treat the folders that it lies in likewise.
 
     Raises:
         OutputError: If it cannot be made.
     """
-    missing = not folder.exists()
-    if missing:
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be made: {error.strerror}; choose another folder") from error
+    missing = [each for each in (folder, *(folder.parents if parents else ())) if not each.exists()]
+    try:
+        for each in reversed(missing):
+            each.mkdir()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}; choose another folder") from error
     try:
         yield
     finally:
-        if missing:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
 
 
 def _members(path: Path) -> list[Path]:

@@ -1,0 +1,91 @@
+"""What ``import xt`` gives."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+
+import xt
+from xt.cli.main import main
+from xt.errors import ConfigError, GeometryError, OutputError, PluginError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained detector and its scenes."""
+    folder = tmp_path_factory.mktemp("public")
+    assert main(["synth", "xview3", str(folder / "data"), "--scenes", "3", "--size", "200"]) == 0
+    values = yaml.safe_load((ROOT / "configs/xview3_demo.yaml").read_text())
+    model = values["model"]["model"]
+    model["region_encoder"]["init_args"]["model_args"] = {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+    model["decoder"]["init_args"]["filters"] = [8, 8, 8, 8]
+    values["data"]["init_args"] |= {"root": str(folder / "data"), "image_size": 128, "batch_size": 1}
+    values["trainer"]["enable_progress_bar"] = False
+    (folder / "c.yaml").write_text(yaml.safe_dump(values))
+    run = xt.train(folder / "c.yaml", ["--trainer.max_steps", "1", "--run_dir", str(folder / "run")])
+    assert run == folder / "run"
+    return folder
+
+
+def test_names_are_imported_when_they_are_used():
+    code = (
+        "import sys, xt\n"
+        "assert set(xt.__all__) <= set(dir(xt))\n"
+        "assert not {'torch', 'rasterio', 'lightning'} & set(sys.modules), sys.modules\n"
+        "assert xt.RegionGrid(10, 20, 8).cols == 3\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert callable(xt.register) and 'torch' not in sys.modules\n"
+        "for name in xt.__all__: assert getattr(xt, name).__name__ == name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = xt.lod
+
+
+def test_a_prediction_is_read_by_windows_and_written(place: Path, tmp_path: Path):
+    scene, out = next((place / "data/test").iterdir()), tmp_path / "s.tif"
+    assert main(["predict", str(scene), "-m", str(place / "run"), "-o", str(tmp_path / "cli.tif"), "--tile", "96"]) == 0
+    with rasterio.open(tmp_path / "cli.tif") as dataset:
+        want, names = dataset.read(), dataset.descriptions
+    model = xt.load(place / "run", device="cpu")
+    done: list[tuple[int, int]] = []
+    with xt.predict(model, scene, tile=96, scratch=tmp_path, progress=lambda *now: done.append(now)) as result:
+        assert done[-1] == (9, 9)
+        assert result.shape == (200, 200)
+        for name, values in zip(names, want, strict=True):
+            np.testing.assert_array_equal(result.read()[name], values)
+            np.testing.assert_array_equal(result.read(xt.Window(30, 50, 60, 70))[name], values[30:90, 50:120])
+        assert result.objects is not None
+        assert len(result.objects) == result.summary.points
+        assert result.answer is None
+        with pytest.raises(GeometryError, match="is not inside the image of 200 × 200 px"):
+            result.read(xt.Window(0, 0, 201, 10))
+        assert [path.suffix for path in result.write(out)] == [".csv", ".gpkg", ".tif"]
+        for suffix in (".tif", ".csv"):
+            assert out.with_suffix(suffix).read_bytes() == (tmp_path / f"cli{suffix}").read_bytes()
+        with pytest.raises(OutputError, match=r"s\.csv exists"):
+            result.write(out)
+        result.write(out, overwrite=True)
+        with pytest.raises(OutputError, match="would replace the input"):
+            result.write(scene / "VV_dB.tif", overwrite=True)
+        with pytest.raises(ConfigError, match=r"name it \.tif"):
+            result.write(tmp_path / "s.png")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["cli.csv", "cli.gpkg", "cli.tif", "s.csv", "s.gpkg", "s.tif"]
+
+
+def test_what_fails_leaves_nothing_in_the_scratch_folder(place: Path, tmp_path: Path):
+    model = xt.load(place / "run")
+    with pytest.raises(ValueError, match="bands"):
+        xt.predict(model, next((place / "data/test").iterdir()) / "VV_dB.tif", scratch=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(PluginError, match="no module named 'none_such'"):
+        xt.load(place / "run", plugins=["none_such"])
+    with pytest.raises(ConfigError, match="device tpux"):
+        xt.load(place / "run", device="tpux")

@@ -1,0 +1,31 @@
+"""Options that several commands have."""
+
+import argparse
+from pathlib import Path
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add ``--plugins MODULE``: modules whose classes register themselves when they are imported."""
+    what = "import a module that registers classes; may be given again"
+    parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help=what)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``-m``, ``--device`` and ``--plugins``."""
+    parser.add_argument("-m", "--model", type=Path, required=True, help="run folder of xt train, or model folder")
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 … (cuda if there is one)")
+    add_plugins(parser)
+
+
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """Add ``--bands`` and ``--nodata``."""
+    parser.add_argument("--bands", type=numbers, metavar="1,2", help="bands of the image, 1-based")
+    parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Read ``1,2``."""
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of bands such as 1,2") from None

@@ -1,0 +1,195 @@
+"""What ``import xt`` gives for prediction: a loaded model, and a result that is read by windows."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import torch
+
+from xt.data.labels import LabelTable, read_predictions
+from xt.errors import ConfigError, GeometryError
+from xt.files import locked, replacing_all
+from xt.geometry.blend import Blend
+from xt.geometry.grid import Window
+from xt.inference.outputs import check_outputs, refuse_inputs
+from xt.inference.predict import PredictOptions, Summary, predict_image
+from xt.models.checkpoint import load_model
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+from xt.plugins import load_modules
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model and what it was trained on.
+
+    Attributes:
+        network: In evaluation mode, on its device.
+        metadata: Bands, statistics, classes, task.
+    """
+
+    network: XT
+    metadata: ModelMetadata
+
+
+def load(path: str | Path, device: str | None = None, plugins: Sequence[str] = ()) -> TrainedModel:
+    """Load a model.
+
+    Args:
+        path: Run folder of ``xt train``, or model folder.
+        device: Such as ``cpu`` or ``cuda:1``; ``cuda`` if there is one by default.
+        plugins: Modules to import, whose classes the model is made of; a model itself imports nothing.
+
+    Raises:
+        PluginError: If a module cannot be found.
+        CheckpointError: If the model cannot be loaded.
+        ConfigError: If there is no such device.
+    """
+    load_modules(list(plugins))
+    network, metadata = load_model(path)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device}: {str(error).splitlines()[0]}") from error
+    return TrainedModel(network, metadata)
+
+
+def predict(
+    model: TrainedModel,
+    image: str | Path,
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+    blend: Blend = "cosine",
+    bands: Sequence[int] | None = None,
+    nodata: float | None = None,
+    complex_abs: bool = False,
+    fill_bad_tiles: bool = False,
+    creation: Mapping[str, str] | None = None,
+    scratch: str | Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "Prediction":
+    """Predict a whole image. What is in memory is one row of tiles; the result lies in a temporary folder.
+
+    Args:
+        model: Of :func:`load`.
+        image: GeoTIFF, or folder of a scene.
+        tile: Side of a tile in pixels; the size the model was trained on by default.
+        overlap: Pixels that neighbouring tiles share; an eighth of a tile by default.
+        blend: How they fade into each other: ``cosine``, ``linear`` or ``none``.
+        bands: 1-based bands of the image; all by default.
+        nodata: Value of missing pixels, beside what the file and the model say.
+        complex_abs: Take complex samples by their absolute value.
+        fill_bad_tiles: Give tiles that cannot be read nodata instead of failing.
+        creation: Creation options of GDAL for the raster.
+        scratch: Folder for the result until it is written, with room for it; that of the system by default.
+        progress: Called with tiles done and tiles in all.
+
+    Raises:
+        InputError: If the image cannot be read or does not fit the model.
+        OutputError: If ``scratch`` has no room or cannot be written.
+        ConfigError: If an option is wrong.
+    """
+    image = Path(image)
+    options = PredictOptions(
+        tile, overlap, blend, None if bands is None else tuple(bands), nodata, complex_abs, fill_bad_tiles,
+        creation=dict(creation or {}),
+    )  # fmt: skip
+    folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)
+    raster = Path(folder.name) / "prediction.tif"
+    summary = predict_image(model.network, model.metadata, image, raster, options, progress)
+    return Prediction(image, raster, summary, folder)
+
+
+class Prediction:
+    """What a model says of an image. It lies on disk, and is read by windows.
+
+    The temporary files are removed when the object is, or at the end of a ``with`` block.
+
+    Attributes:
+        image: What was predicted.
+        summary: Counts of tiles and objects; the class of a model that has one for the image.
+        objects: The objects that the task finds, or None.
+        answer: What the task says of the image as a whole, such as class and scores, or None.
+        names: Of the maps.
+        shape: Rows and columns.
+        nodata: Value of pixels without data.
+    """
+
+    def __init__(self, image: Path, raster: Path, summary: Summary, folder: "tempfile.TemporaryDirectory[str]") -> None:
+        self.image, self.summary, self._raster, self._folder = image, summary, raster, folder
+        self._files = sorted(raster.parent.iterdir(), key=lambda path: (path == raster, path.name))
+        table, answer = raster.with_suffix(".csv"), raster.with_suffix(".json")
+        self.objects: LabelTable | None = read_predictions(table) if table.exists() else None
+        self.answer: dict[str, Any] | None = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else None
+        with rasterio.open(raster) as dataset:
+            self.names: tuple[str, ...] = dataset.descriptions
+            self.shape: tuple[int, int] = dataset.shape
+            self.nodata: float | None = dataset.nodata
+
+    def read(self, window: Window | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Read maps.
+
+        Args:
+            window: Pixels, inside the image; all by default.
+
+        Returns:
+            Name → ``(h, w)``.
+
+        Raises:
+            GeometryError: If the window is not inside the image.
+        """
+        window = window or Window(0, 0, *self.shape)
+        if window.clip(*self.shape) != window:
+            raise GeometryError(f"{window} is not inside the image of {self.shape[0]} × {self.shape[1]} px")
+        with rasterio.open(self._raster) as dataset:
+            place = ((window.row, window.row_stop), (window.col, window.col_stop))
+            pixels: npt.NDArray[Any] = dataset.read(window=place)
+        return dict(zip(self.names, np.asarray(pixels), strict=True))
+
+    def write(self, out: str | Path, overwrite: bool = False) -> list[Path]:
+        """Write the raster as ``out``, and what belongs to it beside it, as ``xt predict`` does.
+
+        Args:
+            out: GeoTIFF.
+            overwrite: Replace files.
+
+        Returns:
+            The files.
+
+        Raises:
+            ConfigError: If ``out`` is not named as a GeoTIFF.
+            OutputError: If a file exists, is the image, or cannot be written; what was there stays.
+        """
+        out = Path(out)
+        if out.suffix.lower() not in (".tif", ".tiff"):
+            raise ConfigError(f"{out}: the result is a GeoTIFF; name it .tif")
+        files = [out if path == self._raster else out.with_suffix(path.suffix) for path in self._files]
+        refuse_inputs(files, [self.image])
+        with ExitStack() as stack:
+            for path in reversed(files):
+                stack.enter_context(locked(path))
+            check_outputs(files, overwrite, sum(path.stat().st_size for path in self._files))
+            partials = stack.enter_context(replacing_all(files))
+            for source, partial in zip(self._files, partials, strict=True):
+                shutil.copyfile(source, partial)
+        return files
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        self._folder.cleanup()
+
+    def __enter__(self) -> "Prediction":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
