@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_plugin_of_the_readme_registers_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (code,) = re.findall(r"```python\n(# my_context.py.*?)```", README, re.S)
     (tmp_path / "my_context.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     plugins.load_modules(["my_context"])

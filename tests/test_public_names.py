@@ -1,8 +1,10 @@
 """What ``import xt`` gives."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +80,19 @@ def test_a_prediction_is_read_by_windows_and_written(place: Path, tmp_path: Path
             result.write(tmp_path / "s.png")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["cli.csv", "cli.gpkg", "cli.tif", "s.csv", "s.gpkg", "s.tif"]
+
+
+def test_example_of_the_readme(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (code,) = re.findall(r"```python\n(import xt\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/xview3_demo").symlink_to(place / "run")
+    scene = next((place / "data/test").iterdir())
+    (tmp_path / "scene.tif").symlink_to(scene)
+    values: dict[str, Any] = {}
+    exec(code, values)
+    assert values["maps"]["vessel"].shape == (128, 128)
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == ["out.csv", "out.gpkg", "out.tif"]
 
 
 def test_what_fails_leaves_nothing_in_the_scratch_folder(place: Path, tmp_path: Path):
