@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -79,7 +80,8 @@ def _automatic(op: str, backends: Mapping[str, Backend[P, R]], *args: P.args, **
             continue
         reason = backend.reason(*args, **kwargs)
         if reason is None:
-            _tell(op, name, device, tuple(refused))
+            if not torch.compiler.is_compiling():  # a log inside a graph is a break of it
+                _tell(op, name, device, tuple(refused))
             return name
         refused.append(f"{name}: {reason}")
     raise ValueError(f"{op}: no backend can take this on {device} ({'; '.join(refused) or 'none runs there'})")

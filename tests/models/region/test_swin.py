@@ -1,11 +1,13 @@
-"""SwinV2 starts with the norms after its residual branches at 0, where attention does nothing and gets no gradient."""
+"""SwinV2: it starts with norms of 0, where attention gets no gradient; and it is faster than timm's, with its results."""
 
 import re
 
+import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from xt.models.region import swin_v2
 from xt.models.region.timm_features import TimmFeatures
 
 SIZES = {"embed_dim": 16, "depths": (2, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 8}
@@ -68,3 +70,97 @@ def test_regions_of_a_batch_are_independent_and_attention_reaches_past_a_window(
     assert changed[0, :8, :8].all()
     assert changed[0, 11, 11]
     assert not changed[0, 13:, 13:].any()
+
+
+def pair(size: int, **model_args: object) -> tuple[TimmFeatures, nn.Module]:
+    """An encoder, and timm's own model with the same parameters."""
+    encoder = TimmFeatures(2, "swinv2_t", size, model_args=SIZES | model_args).eval()
+    stock = timm.create_model(
+        "swinv2_tiny_window16_256", in_chans=2, img_size=size, features_only=True, **(SIZES | model_args)
+    ).eval()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p += 0.3 * torch.randn(p.shape)
+        encoder.get_parameter("model.layers_0.blocks.0.attn.logit_scale").fill_(5)  # beyond what counts
+    stock.load_state_dict(encoder.model.state_dict())
+    return encoder, stock
+
+
+def nchw(maps: list[Tensor]) -> list[Tensor]:
+    return [each.permute(0, 3, 1, 2) for each in maps]
+
+
+@pytest.mark.parametrize("size", [128, 96, 64, 32])
+@pytest.mark.parametrize("tokens", [1, 150, 10**6])
+def test_maps_and_gradients_are_those_of_timm(size: int, tokens: int, monkeypatch: pytest.MonkeyPatch):
+    # Of 96 px the maps are 24, 12, 6 and 3 wide: whole windows of 8, padded ones, and smaller windows.
+    monkeypatch.setattr(swin_v2, "TOKENS", tokens)
+    encoder, stock = pair(size)
+    regions = torch.randn(3, 2, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(regions), nchw(stock(regions)), rtol=1e-4, atol=1e-4)
+    encoder.zero_grad()
+    got = gradients(encoder, regions)
+    torch.manual_seed(1)
+    sum((each * torch.randn(each.shape)).sum() for each in nchw(stock(regions))).backward()
+    for name, p in stock.named_parameters():
+        difference = (got[f"model.{name}"] - p.grad).norm() / p.grad.norm().clamp(min=1e-3)
+        assert difference < 2e-3, (name, difference)
+
+
+def test_the_bias_follows_its_parameters():
+    encoder, stock = pair(64)
+    regions = torch.randn(1, 2, 64, 64)
+    with torch.no_grad():
+        encoder(regions)
+        for name, p in encoder.model.named_parameters():
+            if "cpb_mlp" in name:
+                p.mul_(-2)
+        stock.load_state_dict(encoder.model.state_dict())
+        torch.testing.assert_close(encoder(regions), nchw(stock(regions)), rtol=1e-4, atol=1e-4)
+        other, _ = pair(64)
+        encoder.load_state_dict(other.state_dict())
+        torch.testing.assert_close(encoder(regions), other(regions))
+        encoder.double()
+        torch.testing.assert_close(encoder(regions.double()), other(regions), check_dtype=False, rtol=1e-4, atol=1e-4)
+
+
+def test_the_bias_is_computed_once_while_nothing_changes(monkeypatch: pytest.MonkeyPatch):
+    encoder, _ = pair(64)
+    calls: list[int] = []
+    compute = swin_v2.Attention._position_bias
+    monkeypatch.setattr(swin_v2.Attention, "_position_bias", lambda self: (calls.append(1), compute(self))[1])
+    with torch.no_grad():
+        encoder(torch.randn(1, 2, 64, 64))
+        encoder(torch.randn(2, 2, 64, 64))
+    assert len(calls) == sum(SIZES["depths"])
+
+
+@pytest.mark.parametrize("option", [{"drop_path_rate": 0.5}, {"proj_drop_rate": 0.5}, {"attn_drop_rate": 0.5}])
+def test_what_is_random_in_training_stays_so(option: dict[str, float]):
+    encoder, stock = pair(64, **option)
+    regions = torch.randn(2, 2, 64, 64)
+    quiet = encoder(regions)
+    encoder.train()
+    stock.train()
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.manual_seed(5)
+            got = encoder(regions)
+            torch.manual_seed(5)
+            torch.testing.assert_close(got, nchw(stock(regions)), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(got[-1], quiet[-1], atol=1e-3)
+
+
+def test_torch_compile_sees_one_graph():
+    encoder, stock = pair(64)
+    compiled = torch.compile(encoder.model, fullgraph=True, backend="aot_eager")
+    regions = torch.randn(1, 2, 64, 64)
+    torch.testing.assert_close(compiled(regions), stock(regions), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(regions), stock(regions), rtol=1e-4, atol=1e-4)
+    asked = TimmFeatures(2, "swinv2_t", 64, model_args=SIZES, compile=True)
+    assert asked.model._compiled_call_impl is not None
+    assert asked.spec()["init_args"]["compile"] is False
+    assert asked.state_dict().keys() == encoder.state_dict().keys()

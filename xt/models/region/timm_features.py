@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xt.errors import ModelError, nearest
 from xt.models.region.base import RegionEncoder
+from xt.models.region.swin_v2 import accelerate
 
 PRESETS = {
     "swinv2_t": "swinv2_tiny_window16_256.ms_in1k",
@@ -41,6 +42,7 @@ class TimmFeatures(RegionEncoder):
         model_args: Further arguments of the timm model, such as ``{"drop_path_rate": 0.1}``.
         norm: LayerNorm on each map, as detectors add to backbones that end without one. The maps of a ConvNeXt from
             scratch are so small that positions of unit size drown them.
+        compile: Compile the backbone with ``torch.compile``, which needs a C++ compiler on a CPU.
 
     Raises:
         ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had.
@@ -55,6 +57,7 @@ class TimmFeatures(RegionEncoder):
         weights: str | None = None,
         model_args: dict[str, Any] | None = None,
         norm: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if region_size < 1 or in_chans < 1:
@@ -72,6 +75,9 @@ class TimmFeatures(RegionEncoder):
         self.model = _create(PRESETS.get(name, name), region_size, options)
         if not options["pretrained"]:
             _give_the_stem_a_bias(self.model)
+        accelerate(self.model)
+        if compile:
+            self.model.compile()
         self._nhwc = getattr(self.model, "output_fmt", Format.NCHW) == Format.NHWC
         info: Any = self.model.feature_info
         reduction: list[int] = info.reduction()
@@ -109,9 +115,9 @@ class TimmFeatures(RegionEncoder):
         return {name for name, _ in self.named_parameters() if UNDECAYED.search(name)}
 
     def spec(self) -> dict[str, Any]:
-        """Names and numbers without the source of the weights: a saved model brings its own."""
+        """Names and numbers without the source of the weights, which a saved model brings, and what serves speed."""
         spec = super().spec()
-        spec["init_args"] |= {"pretrained": False, "weights": None}
+        spec["init_args"] |= {"pretrained": False, "weights": None, "compile": False}
         return spec
 
 

@@ -1,0 +1,91 @@
+"""The backends with gradients, as operators of PyTorch: ``torch.compile`` and ``torch.export`` see through."""
+
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xt_kernels.dispatch import Backend
+from xt_kernels.window_attention import blocked
+
+
+@torch.library.custom_op("xt::window_attention", mutates_args=())
+def _forward(
+    qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _module(backend).forward(qkv, scale, bias, masks, kinds)
+    return result
+
+
+@torch.library.custom_op("xt::window_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    qkv: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    masks: Tensor | None,
+    kinds: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = _module(backend).backward(grad, qkv, scale, bias, masks, kinds, out, lse)
+    return result
+
+
+@_forward.register_fake
+def _(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None, backend: str) -> Any:
+    windows, tokens, _, heads, dim = qkv.shape
+    lse = (windows, heads, tokens) if backend == "triton" else (0,)
+    dtype = torch.float32 if backend == "triton" else qkv.dtype
+    return qkv.new_empty(windows, tokens, heads, dim), qkv.new_empty(lse, dtype=dtype)
+
+
+@_backward.register_fake
+def _(grad: Tensor, qkv: Tensor, scale: Tensor, bias: Tensor, *others: Any) -> Any:
+    return qkv.new_empty(qkv.shape), torch.empty_like(scale), bias.new_empty(bias.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, of_lse: Tensor | None) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None, None, None, None
+    return (*_backward(grad, *ctx.saved_tensors, ctx.backend), None, None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup)
+
+
+def _module(backend: str) -> ModuleType:
+    if backend == "blocked":
+        return blocked
+    from xt_kernels.window_attention import triton_impl  # loads Triton
+
+    return triton_impl
+
+
+def _run(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]:
+    def run(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None) -> Tensor:
+        out: Tensor = _forward(qkv, scale, bias, masks, kinds, backend)[0]
+        return out
+
+    return run
+
+
+def _triton_refuses(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    reason: str | None = _module("triton").refuses(qkv, scale, bias, masks, kinds)
+    return reason
+
+
+BACKENDS = {"triton": Backend(_run("triton"), _triton_refuses, ("cuda",)), "blocked": Backend(_run("blocked"))}
+"""Best first."""
