@@ -1,8 +1,15 @@
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
 
-from xt_kernels.selective_scan import selective_scan, selective_scan_channels_last
+from xt_kernels import dispatch
+from xt_kernels.selective_scan import cpu, ops, selective_scan, selective_scan_channels_last
 
 
 def inputs(length: int, dtype: torch.dtype = torch.float64, groups: int | None = None, seed: int = 0) -> list[Tensor]:
@@ -26,39 +33,123 @@ def inputs(length: int, dtype: torch.dtype = torch.float64, groups: int | None =
     return [t.to(dtype).requires_grad_() for t in tensors]
 
 
-def run(tensors: list[Tensor], backend: str) -> tuple[Tensor, Tensor]:
+def run(tensors: list[Tensor], backend: str | None) -> tuple[Tensor, Tensor]:
     u, delta, A, B, C, D, z, bias = tensors
     return selective_scan(u, delta, A, B, C, D, z, bias, True, return_last_state=True, backend=backend)
 
 
+def results(
+    length: int, backend: str, dtype: torch.dtype = torch.float64, groups: int | None = None, reverse: bool = False
+) -> list[Tensor]:
+    """Output, last state and all gradients, that of the initial state too."""
+    tensors = inputs(length, dtype, groups)
+    start = torch.linspace(-1, 1, 48, dtype=torch.float64).view(2, 6, 4).to(dtype).requires_grad_()
+    y, state = selective_scan(*tensors, True, start, return_last_state=True, reverse=reverse, backend=backend)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y).sin().to(dtype)
+    grads = torch.autograd.grad((y * weights).sum() + state.cos().sum(), [*tensors, start])
+    return [y.detach(), state.detach(), *grads]
+
+
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 500, 1025])
 @pytest.mark.parametrize("groups", [None, 1, 3])
-def test_chunked_equals_reference_with_all_gradients(length: int, groups: int | None):
-    results = []
-    for backend in ("reference", "chunked"):
-        tensors = inputs(length, groups=groups)
-        y, state = run(tensors, backend)
-        (y.square().sum() + state.sum()).backward()
-        results.append([y.detach(), state.detach(), *(t.grad for t in tensors)])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_backends_equal_reference_with_all_gradients(length: int, groups: int | None, reverse: bool):
+    if reverse and length > 500:
+        return  # said by the other direction
+    want = results(length, "reference", groups=groups, reverse=reverse)
+    for a, b in zip(results(length, "chunked", groups=groups, reverse=reverse), want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for a, b in zip(results(length, "numba", torch.float32, groups, reverse), want, strict=True):
+        assert (a.double() - b).norm() <= 1e-5 * b.norm()
 
 
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """So many threads in the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
+@pytest.mark.parametrize("dim", [5, 40, 300])
+@pytest.mark.usefixtures("threads")
+def test_blocks_of_channels_and_threads_change_nothing(dim: int):
+    g = torch.Generator().manual_seed(dim)
+    u, delta, z = (torch.randn(2, 70, dim, generator=g) for _ in range(3))
+    B, C = (torch.randn(2, 70, 3, generator=g) for _ in range(2))
+    tensors = [u, delta, -torch.rand(dim, 3, generator=g), B, C, torch.randn(dim, generator=g), z]
+    found = []
+    for backend, dtype in (("numba", torch.float32), ("reference", torch.float64)):
+        leaves = [t.to(dtype).requires_grad_() for t in tensors]
+        y = selective_scan_channels_last(*leaves, delta_softplus=True, backend=backend)
+        found.append([y, *torch.autograd.grad(y.sin().sum(), leaves)])
+    for a, b in zip(*found, strict=True):
+        assert (a.double() - b).norm() <= 1e-5 * b.norm()
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+@pytest.mark.usefixtures("threads")
+def test_numba_serves_several_threads_and_a_forked_process_at_once():
+    tensors = [t.detach() for t in inputs(300, torch.float32)]
+    want = run(tensors, "numba")[0]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(y, want) for y, _ in pool.map(lambda _: run(tensors, "numba"), range(8)))
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: os._exit(not torch.equal(run(tensors, "numba")[0], want))
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_without_numba_another_backend_takes_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setitem(sys.modules, "xt_kernels.selective_scan.numba_impl", None)
+    monkeypatch.setattr("xt_kernels.selective_scan.numba_impl", None, raising=False)
+    monkeypatch.delattr("xt_kernels.selective_scan.numba_impl")
+    cpu._missing.cache_clear()
+    dispatch._tell.cache_clear()
+    try:
+        tensors = [t.detach() for t in inputs(9, torch.float32)]
+        assert torch.equal(run(tensors, None)[0], run(tensors, "chunked")[0])
+        assert "backend chunked instead of a faster one (numba: numba cannot be used" in caplog.text
+        with pytest.raises(ValueError, match=r"backend 'numba' .* cannot take this: numba cannot be used"):
+            run(tensors, "numba")
+    finally:
+        cpu._missing.cache_clear()
+
+
+def test_operators_are_sound_and_torch_compile_sees_one_graph():
+    tensors = inputs(37, torch.float32)
+    last = [t.transpose(1, 2).detach().requires_grad_() if t.ndim == 3 else t for t in tensors]
+    u, delta, A, B, C, D, z, bias = last
+    torch.library.opcheck(
+        ops._forward, (u, delta, A, B.unsqueeze(2), C.unsqueeze(2), D, z, bias, True, None, False, True, "numba")
+    )
+    step = torch.compile(lambda *t: selective_scan_channels_last(*t, True).sin(), fullgraph=True, backend="aot_eager")
+    want = selective_scan_channels_last(*last, True).sin()
+    torch.testing.assert_close(step(*last), want)
+    torch.testing.assert_close(torch.autograd.grad(step(*last).sum(), last), torch.autograd.grad(want.sum(), last))
+
+
+@pytest.mark.parametrize("backend", ["chunked", "numba"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_lower_precision_stays_near_fp64(dtype: torch.dtype, tolerance: float):
+def test_lower_precision_stays_near_fp64(backend: str, dtype: torch.dtype, tolerance: float):
     low = [t.detach() for t in inputs(700, dtype)]
     want, _ = run([t.double() for t in low], "reference")
-    got, state = run(low, "chunked")
+    got, state = run(low, backend)
     assert got.dtype == dtype
     assert state.dtype == torch.float32
     assert (got.double() - want).norm() / want.norm() <= tolerance
 
 
+@pytest.mark.parametrize("backend", ["chunked", "numba"])
 @pytest.mark.parametrize("scale", [5.0, 50.0, 1000.0])
-def test_large_steps_give_no_nan(scale: float):
+def test_large_steps_give_no_nan(backend: str, scale: float):
     tensors = inputs(300, torch.float32)
     tensors[1] = (tensors[1].detach().abs() * scale).requires_grad_()
-    y, _ = run(tensors, "chunked")
+    y, _ = run(tensors, backend)
     y.sum().backward()
     want, _ = run(tensors, "reference")
     torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-4)
@@ -90,7 +181,8 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *ts: run(list(ts), "chunked"), leaves, fast_mode=True)
 
 
-def test_memory_is_recomputed_not_kept():
+@pytest.mark.parametrize("backend", ["chunked", "numba"])
+def test_memory_is_recomputed_not_kept(backend: str):
     kept: list[int] = []
     tensors = inputs(4096, torch.float32)
 
@@ -99,7 +191,7 @@ def test_memory_is_recomputed_not_kept():
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        run(tensors, "chunked")
+        run(tensors, backend)
     # B·L·D·N numbers would be 4 times as many as B·L·D; what is kept are a few of the latter.
     assert max(kept) <= 2 * 6 * 4096
 

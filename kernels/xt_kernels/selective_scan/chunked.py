@@ -22,6 +22,7 @@ def selective_scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     initial_state: Tensor | None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Same as :func:`xt_kernels.selective_scan.reference.selective_scan`."""
     dtype = torch.promote_types(u.dtype, torch.float32)
@@ -32,7 +33,11 @@ def selective_scan(
         step = F.softplus(step)
     size = (u.shape[0], u.shape[2], A.shape[1])
     state = u.new_zeros(size, dtype=dtype) if initial_state is None else initial_state.to(dtype)
-    y, state = _scan(u.to(dtype), step, A.to(dtype), B.to(dtype), C.to(dtype), state)
+    tokens = (u.to(dtype), step, B.to(dtype), C.to(dtype))
+    x, step, B, C = (each.flip(1) for each in tokens) if reverse else tokens
+    y, state = _scan(x, step, B, C, A.to(dtype), state)
+    if reverse:
+        y = y.flip(1)
     if D is not None:
         y = y + D.to(dtype) * u
     if z is not None:
@@ -40,11 +45,11 @@ def selective_scan(
     return y.to(u.dtype), state
 
 
-def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _scan(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     outputs = []
-    for start in range(0, u.shape[1], SEGMENT):
-        part = slice(start, start + SEGMENT)
-        arguments = (u[:, part], delta[:, part], A, B[:, part], C[:, part], state)
+    # Not slices: backward of each would fill a sequence with zeros.
+    for part in zip(*(torch.split(each, SEGMENT, 1) for each in (u, delta, B, C)), strict=True):
+        arguments = (*part, A, state)
         if torch.is_grad_enabled():
             y, state = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -53,7 +58,7 @@ def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tens
     return torch.cat(outputs, dim=1), state
 
 
-def _segment(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _segment(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     batch, length, dim = u.shape
     groups, states = B.shape[2], B.shape[3]
     padding = -length % STEPS

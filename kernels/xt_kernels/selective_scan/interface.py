@@ -5,9 +5,13 @@ from typing import Any
 from torch import Tensor
 
 from xt_kernels import dispatch
-from xt_kernels.selective_scan import chunked, reference
+from xt_kernels.dispatch import Backend
+from xt_kernels.selective_scan import chunked, ops, reference
 
-BACKENDS = {"chunked": chunked.BACKEND, "reference": reference.BACKEND}
+BACKENDS: dict[str, Backend[..., tuple[Tensor, Tensor]]] = ops.BACKENDS | {
+    "chunked": chunked.BACKEND,
+    "reference": reference.BACKEND,
+}
 """Best first."""
 
 
@@ -23,6 +27,7 @@ def selective_scan(
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
+    reverse: bool = False,
     backend: str | None = None,
 ) -> Any:
     """Selective scan with the shapes of ``mamba_ssm.selective_scan_fn``.
@@ -41,7 +46,9 @@ def selective_scan(
         delta_softplus: Apply softplus to ``delta`` after the bias.
         initial_state: ``(batch, D, N)``; zero by default.
         return_last_state: Return the last state too.
-        backend: ``"reference"`` or ``"chunked"``; by default ``XT_BACKEND``, then the fastest for the device.
+        reverse: From the last token to the first; the last state is then that of the first token.
+        backend: ``"numba"``, ``"chunked"`` or ``"reference"``; by
+            default ``XT_BACKEND``, then the fastest for the device.
 
     Returns:
         ``(batch, D, L)`` in the dtype of ``u``, or that and the last state ``(batch, D, N)`` in fp32 (fp64 for fp64).
@@ -53,7 +60,7 @@ def selective_scan(
     u, delta = u.transpose(1, 2), delta.transpose(1, 2)
     B, C = (x.transpose(1, 2) if x.ndim == 3 else x.permute(0, 3, 1, 2) for x in (B, C))
     z = None if z is None else z.transpose(1, 2)
-    y, state = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, backend)
+    y, state = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reverse, backend)
     y = y.transpose(1, 2)
     return (y, state) if return_last_state else y
 
@@ -70,6 +77,7 @@ def selective_scan_channels_last(
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
+    reverse: bool = False,
     backend: str | None = None,
 ) -> Any:
     """Selective scan on ``(batch, L, D)``; ``B`` and ``C`` are ``(batch, L, N)`` or ``(batch, L, G, N)``.
@@ -77,7 +85,7 @@ def selective_scan_channels_last(
     Otherwise as :func:`selective_scan`.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state, channels_last=True)
-    y, state = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, backend)
+    y, state = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reverse, backend)
     return (y, state) if return_last_state else y
 
 
@@ -92,10 +100,11 @@ def _run(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     initial_state: Tensor | None,
+    reverse: bool,
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     B, C = (x.unsqueeze(2) if x.ndim == 3 else x for x in (B, C))
-    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, reverse)
     return dispatch.call("selective_scan", BACKENDS, backend, *arguments)
 
 

@@ -18,6 +18,7 @@ def selective_scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     initial_state: Tensor | None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run ``h = exp(Δ A) h + Δ B u``, ``y = (C · h + D u) SiLU(z)``.
 
@@ -32,6 +33,7 @@ def selective_scan(
         delta_bias: ``(D,)``.
         delta_softplus: Apply softplus to ``delta`` after the bias.
         initial_state: ``(batch, D, N)``.
+        reverse: From the last token to the first.
 
     Returns:
         ``(batch, L, D)`` in the dtype of ``u`` and the last state ``(batch, D, N)`` in fp32, or fp64 for fp64.
@@ -45,11 +47,11 @@ def selective_scan(
         step = step + delta_bias.to(dtype)
     if delta_softplus:
         step = F.softplus(step)
-    outputs = []
-    for t in range(length):
+    outputs: list[Tensor] = [step] * length
+    for t in reversed(range(length)) if reverse else range(length):
         b, c = B[:, t].repeat_interleave(repeats, 1), C[:, t].repeat_interleave(repeats, 1)
         state = torch.exp(step[:, t, :, None] * A) * state + (step[:, t] * x[:, t])[..., None] * b
-        outputs.append((state * c).sum(-1))
+        outputs[t] = (state * c).sum(-1)
     y = torch.stack(outputs, dim=1)
     if D is not None:
         y = y + D.to(dtype) * u

@@ -51,10 +51,10 @@ class MambaMixer(nn.Module):
         """Names of the parameters of the recurrence."""
         return {"A_log", "D"}
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mix ``(B, L, D)`` from first to last."""
+    def forward(self, tokens: Tensor, reverse: bool = False) -> Tensor:
+        """Mix ``(B, L, D)`` from first to last, or from last to first."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        x = F.silu(self.conv1d(x.transpose(1, 2))[..., : tokens.shape[1]].transpose(1, 2))
+        x = F.silu(self._convolve(x.transpose(1, 2), reverse).transpose(1, 2))
         step, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         rates = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
         y = selective_scan_channels_last(
@@ -67,9 +67,19 @@ class MambaMixer(nn.Module):
             z,
             delta_bias=self.dt_proj.bias,
             delta_softplus=True,
+            reverse=reverse,
         )
         out: Tensor = self.out_proj(y)
         return out
+
+    def _convolve(self, x: Tensor, reverse: bool) -> Tensor:
+        """Each channel of ``(B, D, L)`` with its taps, over what came before."""
+        if not reverse:
+            causal: Tensor = self.conv1d(x)[..., : x.shape[2]]
+            return causal
+        taps = self.conv1d.weight.flip(-1)
+        before = taps.shape[-1] - 1
+        return F.conv1d(x, taps, self.conv1d.bias, padding=before, groups=taps.shape[0])[..., before:]
 
 
 class MambaLayer(nn.Module):
@@ -84,8 +94,7 @@ class MambaLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, L, D)``."""
         x = self.norm(x)
-        mixed = self.mixer(x.flip(1)).flip(1) if self.reverse else self.mixer(x)
-        out: Tensor = x + mixed
+        out: Tensor = x + self.mixer(x, self.reverse)
         return out
 
 
