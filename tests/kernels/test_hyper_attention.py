@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xt_kernels.hyper_attention import hyper_attention, plain
+from xt_kernels.hyper_attention import hyper_attention, plan, softmax
 from xt_kernels.hyper_attention.reference import attention
 
 
@@ -38,20 +38,12 @@ def test_estimate_and_its_gradients_follow_the_definition(length: int, keys: int
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_exact_goes_over_its_rows_piece_by_piece(causal: bool):
-    tensors = [t.detach()[:1, :1].requires_grad_() for t in qkv(1100)]
-    out, _ = plain.exact(*tensors, 0.25, causal)
-    want = attention(*tensors, 0.25, causal)
-    torch.testing.assert_close(out, want)
-    for a, b in zip(*(torch.autograd.grad(each.square().sum(), tensors) for each in (out, want)), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("option", [{"seed": 6}, {"num_projections": 3}, {"block_size": 8}, {"sample_size": 5}])
+@pytest.mark.parametrize(
+    "option", [{"seed": 6}, {"num_projections": 3}, {"block_size": 8}, {"sample_size": 5}, {"taper": True}]
+)
 def test_options_count_in_both(option: dict):
     q, k, v = (t.detach() for t in qkv(61))
-    options = {"block_size": 16, "sample_size": 8, "min_seq_len": 9, "seed": 5}
+    options = {"block_size": 16, "sample_size": 8, "min_seq_len": 30, "seed": 5}
     before = hyper_attention(q, k, v, **options)
     got, want = (hyper_attention(q, k, v, **(options | option), backend=b) for b in ("plain", "reference"))
     torch.testing.assert_close(got, want)
@@ -96,11 +88,77 @@ def test_later_queries_move_the_blocks_of_earlier_ones():
     torch.testing.assert_close(before[:, :, :150], after[:, :, :150])
 
 
-def test_merge_equals_attention_over_both():
-    q, k, v = qkv(50)
-    parts = [plain.exact(q, k[:, :, s], v[:, :, s], 0.25, False) for s in (slice(0, 20), slice(20, None))]
-    out, _ = plain.merge(*parts[0], *parts[1])
-    torch.testing.assert_close(out, attention(q, k, v, 0.25, False))
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_the_kernels_of_the_cpu_it_is_the_same(causal: bool, monkeypatch: pytest.MonkeyPatch):
+    options = {"causal": causal, "block_size": 8, "sample_size": 6, "min_seq_len": 16}
+
+    def run() -> list[Tensor]:
+        tensors = qkv(75)
+        out = hyper_attention(*tensors, **options)
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), tensors)]
+
+    with_kernels = run()
+    monkeypatch.setattr(softmax, "_ON_CPU", "meta")
+    for got, want in zip(run(), with_kernels, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_as_many_samples_as_keys_are_exact(causal: bool):
+    q, k, v = qkv(75)
+    got = hyper_attention(q, k, v, causal=causal, block_size=8, sample_size=75, min_seq_len=16)
+    torch.testing.assert_close(got, attention(q, k, v, 0.25, causal))
+
+
+def test_taper_leaves_exact_attention_without_a_jump():
+    def error(length: int, **options: int) -> float:
+        q, k, v = (t.detach() for t in qkv(length, dtype=torch.float32))
+        want = attention(q, k, v, 0.25, False)
+        got = hyper_attention(q, k, v, block_size=32, sample_size=32, min_seq_len=256, **options)
+        return float((got - want).norm() / want.norm())
+
+    assert error(256) < 1e-5 < 0.5 < error(257)
+    tapered = [error(length, taper=True) for length in (257, 266, 300, 512)]
+    assert tapered == sorted(tapered)
+    assert tapered[0] < 0.15
+    assert tapered[1] < 0.4
+    # At 2048 keys 32 samples are the more.
+    assert error(2048, taper=True) == error(2048)
+
+
+def test_samples_are_spread_and_each_key_is_as_likely_by_its_weight():
+    counts = torch.zeros(100)
+    for seed in range(3000):
+        index, weights = plan.sampled(plan.Part(0, 100, 0, 100, seed, 1, 30), torch.float32, torch.device("cpu"))
+        assert (index.diff() > 0).all()
+        counts[index] += weights.exp()
+    torch.testing.assert_close(counts / 3000, torch.ones(100), rtol=0, atol=0.15)
+
+
+SMALL = {"block_size": 8, "sample_size": 6, "min_seq_len": 16}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_is_an_operator_of_torch(causal: bool):
+    packed = plan.Options(causal, 8, 6, 7, 16, 0.25, 0, False).packed()
+    tensors = [t[:1].detach().requires_grad_() for t in qkv(41)]
+    torch.library.opcheck(torch.ops.xt.hyper_attention.default, (*tensors, 0.25, packed, "plain"))
+
+
+def test_compile_and_export_see_through():
+    class Module(torch.nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return hyper_attention(q, 2 * k, v, **SMALL) + 1
+
+    tensors = qkv(41)
+    want = Module()(*tensors)
+    got = torch.compile(Module(), fullgraph=True, backend="aot_eager")(*tensors)
+    assert torch.equal(got, want)
+    for a, b in zip(*(torch.autograd.grad(each.square().sum(), tensors) for each in (got, want)), strict=True):
+        torch.testing.assert_close(a, b)
+    exported = torch.export.export(Module(), tuple(t.detach() for t in tensors))
+    torch.testing.assert_close(exported.module()(*tensors), want)
+    assert "torch.ops.xt.hyper_attention" in exported.graph_module.code
 
 
 def test_more_samples_come_closer_and_same_seed_is_same_output():
@@ -144,7 +202,7 @@ def test_bf16_and_non_contiguous():
         (lambda q, k, v: (q, k, v), {"min_seq_len": 0}, "min_seq_len is 0"),
         (lambda q, k, v: (q, k, v), {"sample_size": -1}, "sample_size is -1"),
         (lambda q, k, v: (q, k, v), {"num_projections": 0}, "num_projections is 0"),
-        (lambda q, k, v: (q, k, v), {"backend": "triton"}, "no backend 'triton'"),
+        (lambda q, k, v: (q, k, v), {"backend": "cuda"}, "no backend 'cuda'"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(spoil, options: dict, message: str):

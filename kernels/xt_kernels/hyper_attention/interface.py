@@ -1,11 +1,27 @@
 """Validates, dispatches and documents HyperAttention."""
 
+from functools import partial
+
+import torch.nn.functional as F
 from torch import Tensor
 
 from xt_kernels import dispatch
-from xt_kernels.hyper_attention import plain, reference
+from xt_kernels.dispatch import Backend
+from xt_kernels.hyper_attention import op, reference, triton_impl
+from xt_kernels.hyper_attention.plan import Options
 
-BACKENDS = {"plain": plain.BACKEND, "reference": reference.BACKEND}
+
+def _attend(backend: str, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+    if max(q.shape[2], k.shape[2]) <= options.min_seq_len:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=options.causal, scale=options.scale)
+    return op.hyper_attention(q, k, v, options, backend)
+
+
+BACKENDS = {
+    "triton": Backend(partial(_attend, "triton"), triton_impl.refuses, ("cuda",)),
+    "plain": Backend(partial(_attend, "plain")),
+    "reference": reference.BACKEND,
+}
 """Best first."""
 
 
@@ -21,6 +37,7 @@ def hyper_attention(
     min_seq_len: int = 4096,
     scale: float | None = None,
     seed: int | None = None,
+    taper: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Near-linear attention (HyperAttention, arXiv 2310.05869); exact up to ``min_seq_len`` keys.
@@ -40,6 +57,8 @@ def hyper_attention(
         min_seq_len: Up to so many keys attention is exact.
         scale: Factor of the logits, ``D ** -0.5`` by default.
         seed: Of projections and samples, 0 by default: the same input gives the same output.
+        taper: Sample ``min_seq_len² / S`` keys where that is more than ``sample_size``, so that the error grows from 0
+            beyond ``min_seq_len``, without a jump, and a longer sequence never costs less than a shorter one.
         backend: ``"plain"`` or ``"reference"``; by default ``XT_BACKEND``, then the fastest for the device.
 
     Returns:
@@ -60,8 +79,8 @@ def hyper_attention(
         if value < 1:
             raise ValueError(f"hyper_attention: {name} is {value}; it must be at least 1")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    arguments = (q, k, v, causal, block_size, sample_size, num_projections, min_seq_len, scale, seed or 0)
-    return dispatch.call("hyper_attention", BACKENDS, backend, *arguments)
+    wanted = Options(causal, block_size, sample_size, num_projections, min_seq_len, scale, seed or 0, taper)
+    return dispatch.call("hyper_attention", BACKENDS, backend, q, k, v, wanted)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:

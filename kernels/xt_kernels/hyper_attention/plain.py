@@ -1,171 +1,183 @@
-"""HyperAttention in plain torch."""
+"""HyperAttention in plain torch: some blocks at a time, each one softmax over its own keys and the sampled ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from xt_kernels.dispatch import Backend
+from xt_kernels.hyper_attention import plan
+from xt_kernels.hyper_attention.plan import Options, Part
+from xt_kernels.hyper_attention.softmax import softmax, softmax_backward
 
-_ROWS = 512
-
-
-def hyper_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    causal: bool,
-    block_size: int,
-    sample_size: int,
-    num_projections: int,
-    min_seq_len: int,
-    scale: float,
-    seed: int,
-) -> Tensor:
-    """Same as :func:`xt_kernels.hyper_attention.reference.hyper_attention`."""
-    if max(q.shape[2], k.shape[2]) <= min_seq_len:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
-    dtype = q.dtype
-    if dtype.itemsize < 4:
-        q, k, v = q.float(), k.float(), v.float()
-    options = (block_size, sample_size, num_projections)
-    if causal:
-        out, _ = causal_attention(q, k, v, scale, *options, min_seq_len, seed)
-    else:
-        out, _ = estimate(q, k, v, scale, *options, seed)
-    return out.to(dtype)
+_KEYS = 16384
+"""Keys copied at a time, about, those of each block together. More would cost memory, fewer time."""
 
 
-def estimate(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    block_size: int,
-    sample_size: int,
-    num_projections: int,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Attention without a mask from sorted blocks and samples.
-
-    Args:
-        q: ``(B, H, L, D)``.
-        k: ``(B, H, S, D)``; S may differ from L.
-        v: ``(B, H, S, D)``.
-        scale: Factor of the logits.
-        block_size: Keys in a block, about.
-        sample_size: Sampled keys.
-        num_projections: Bits of the hash.
-        seed: Of projections and samples.
+def sort(q: Tensor, k: Tensor, options: Options) -> Tensor:
+    """Sort queries ``(B, H, L, D)`` and keys ``(B, H, S, D)`` of each estimated part by their hash.
 
     Returns:
-        ``(B, H, L, D)`` and the log-sum-exp ``(B, H, L)`` of the estimated logits.
+        The order ``(B, H, P)``, out of which :meth:`xt_kernels.hyper_attention.plan.Part.orders` cuts.
     """
-    length, keys = q.shape[2], k.shape[2]
-    blocks = -(-max(length, keys) // block_size)
-    generator = torch.Generator().manual_seed(seed)
-    projections = torch.randn(q.shape[-1], num_projections, generator=generator).to(q)
-    samples = torch.randint(keys, (min(sample_size, keys),), generator=generator).to(q.device)
-
-    with torch.no_grad():
-        q_order, k_order = (_bucket(x, projections).argsort(dim=-1, stable=True) for x in (q, k))
-        place = torch.empty_like(k_order).scatter_(
-            -1, k_order, torch.arange(keys, device=k.device).expand_as(k_order).contiguous()
-        )
-    q_blocks, _ = _blocks(q, q_order, blocks)
-    k_blocks, real = _blocks(k, k_order, blocks)
-    v_blocks, _ = _blocks(v, k_order, blocks)
-    k_size = k_blocks.shape[3]
-    # (B, H, blocks, samples): a sample in the own block is counted there already.
-    own = (place[..., samples] // k_size).unsqueeze(2) == torch.arange(blocks, device=q.device)[:, None]
-    weight = torch.full_like(own, 0, dtype=q.dtype).add_(float(torch.tensor(keys / len(samples)).log()))
-    bias = torch.cat(
-        [
-            torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, float("-inf")).expand(*weight.shape[:3], k_size),
-            weight.masked_fill(own, float("-inf")),
-        ],
-        dim=-1,
-    )
-    shape = (*q_blocks.shape[:3], len(samples), q.shape[-1])
-    joined_k = torch.cat([k_blocks, k[:, :, samples].unsqueeze(2).expand(shape)], dim=3)
-    joined_v = torch.cat([v_blocks, v[:, :, samples].unsqueeze(2).expand(shape)], dim=3)
-    out, lse = _softmax(q_blocks, joined_k, joined_v, bias.unsqueeze(3), scale)
-    back = q_order.argsort(-1)
-    out = out.flatten(2, 3)[:, :, :length].gather(2, back.unsqueeze(-1).expand(*back.shape, out.shape[-1]))
-    return out, lse.flatten(2, 3)[:, :, :length].gather(2, back)
+    parts = plan.parts(q.shape[2], k.shape[2], options)
+    dtype = plan.working(q.dtype)
+    order = q.new_empty(*q.shape[:2], plan.order_length(parts), dtype=torch.int32)
+    for at in _heads(q):
+        for part in parts:
+            if part.seed is None:
+                continue
+            directions = plan.projections(q.shape[-1], options, part.seed, dtype, q.device)
+            runs = (q[at][part.q_start :], k[at][part.k_start :])
+            for x, into in zip(runs, part.orders(order[at]), strict=True):
+                bits = directions @ x[: len(into)].to(dtype).t() > 0
+                into.copy_(plan.ranks(bits).argsort(stable=True))
+    return order
 
 
-def exact(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """Exact attention with its log-sum-exp, a few hundred rows at a time."""
-    outputs, sums = [], []
-    for start in range(0, q.shape[2], _ROWS):
-        rows = slice(start, start + _ROWS)
-        stop = min(start + _ROWS, q.shape[2]) if causal else k.shape[2]
-        bias = q.new_zeros(min(_ROWS, q.shape[2] - start), stop)
-        if causal:
-            bias = bias.masked_fill(torch.ones_like(bias, dtype=torch.bool).triu(start + 1), float("-inf"))
-        arguments = (q[:, :, rows], k[:, :, :stop], v[:, :, :stop], bias, scale)
-        if torch.is_grad_enabled():
-            out, lse = checkpoint(_softmax, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            out, lse = _softmax(*arguments)
-        outputs.append(out)
-        sums.append(lse)
-    return torch.cat(outputs, 2), torch.cat(sums, 2)
+def attend(q: Tensor, k: Tensor, v: Tensor, order: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Attend, given the order.
+
+    Returns:
+        ``(B, H, L, D)`` and its log-sum-exp ``(B, H, L)``.
+    """
+    batch, heads, length, dim = q.shape
+    dtype = plan.working(q.dtype)
+    out = q.new_empty(batch, length, heads, dim).transpose(1, 2)
+    lse = q.new_empty(batch, heads, length, dtype=dtype)
+    for at in _heads(q):
+        whole = out[at] if dtype == q.dtype else q.new_empty(length, dim, dtype=dtype)
+        for part in plan.parts(length, k.shape[2], options):
+            _attend((q[at], k[at], v[at]), whole, lse[at], order[at], part, options)
+        if whole.dtype != q.dtype:
+            out[at].copy_(whole)
+    return out, lse
 
 
-def causal_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    block_size: int,
-    sample_size: int,
-    num_projections: int,
-    min_seq_len: int,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Causal attention by halving with its log-sum-exp; exact at ``min_seq_len`` and below."""
-    length = q.shape[2]
-    if length <= min_seq_len:
-        return exact(q, k, v, scale, causal=True)
-    half = length // 2
-    options = (block_size, sample_size, num_projections)
-    (q1, q2), (k1, k2), (v1, v2) = ((x[:, :, :half], x[:, :, half:]) for x in (q, k, v))
-    first, first_lse = causal_attention(q1, k1, v1, scale, *options, min_seq_len, seed)
-    second = causal_attention(q2, k2, v2, scale, *options, min_seq_len, seed + 1)
-    across = estimate(q2, k1, v1, scale, *options, seed + 2)
-    merged, merged_lse = merge(*second, *across)
-    return torch.cat([first, merged], 2), torch.cat([first_lse, merged_lse], 2)
+def backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, order: Tensor, options: Options
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the gradient of ``out (B, H, L, D)`` to those of q, k and v."""
+    batch, heads, length, dim = q.shape
+    keys = k.shape[2]
+    parts = plan.parts(length, keys, options)
+    dtype = plan.working(q.dtype)
+    grads = [q.new_empty(batch, n, heads, dim).transpose(1, 2) for n in (length, keys, keys)]
+    for at in _heads(q):
+        sums = [each[at].zero_() if dtype == q.dtype else each.new_zeros(each[at].shape, dtype=dtype) for each in grads]
+        tensors = (q[at], k[at], v[at], out[at], grad[at])
+        for part in parts:
+            _attend_backward(tensors, lse[at], order[at], part, options.scale, sums)
+        for each, total in zip(grads, sums, strict=True):
+            if total.dtype != each.dtype:
+                each[at].copy_(total)
+    dq, dk, dv = grads
+    return dq, dk, dv
 
 
-def merge(a: Tensor, a_lse: Tensor, b: Tensor, b_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge attention over two sets of keys into attention over both."""
-    lse = torch.logaddexp(a_lse, b_lse)
-    return (a_lse - lse).exp().unsqueeze(-1) * a + (b_lse - lse).exp().unsqueeze(-1) * b, lse
+@dataclass
+class _Tile:
+    """Blocks of queries with the keys of each.
+
+    Attributes:
+        rows: Indices ``(c · r,)`` of the queries of c blocks, or their slice.
+        columns: Indices ``(c · n,)`` of their keys, or their slice; those of a block itself, then the samples.
+        blocks: c.
+        samples: How many of the n are samples.
+        bias: ``(c, 1, n)``, the logarithms of the keys' weights; None for exact causal attention.
+    """
+
+    rows: Tensor | slice
+    columns: Tensor | slice
+    blocks: int = 1
+    samples: int = 0
+    bias: Tensor | None = None
+
+    def cut(self, x: Tensor, index: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """Take rows out of ``x (L, D)`` as ``(c, ·, D)``."""
+        found = x[index] if isinstance(index, slice) else x.index_select(0, index)
+        return found.to(dtype).reshape(self.blocks, -1, x.shape[-1])
 
 
-def _softmax(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    logits = scale * (q @ k.transpose(-1, -2)) + bias
-    lse = logits.logsumexp(-1)
-    return (logits - lse.unsqueeze(-1)).exp() @ v, lse
+def _tiles(part: Part, order: Tensor, dtype: torch.dtype) -> Iterator[_Tile]:
+    if part.seed is None:
+        run = slice(part.q_start, part.q_start + part.length)
+        yield _Tile(run, run)
+        return
+    q_order, k_order = part.orders(order)
+    samples, weights = plan.sampled(part, dtype, order.device)
+    sample_blocks = plan.sample_places(k_order, samples) // part.k_size
+    q_size, k_size = part.q_size, part.k_size
+    full = min(part.length // q_size, part.keys // k_size)
+    many = max(1, _KEYS // (k_size + part.samples))
+    start = 0
+    while start * q_size < part.length:
+        stop = min(start + many, full) if start < full else start + 1
+        rows = q_order[start * q_size : stop * q_size].long() + part.q_start
+        own = k_order[start * k_size : stop * k_size].view(stop - start, -1)
+        columns = torch.cat([own, samples.int().expand(stop - start, -1)], 1).flatten().long() + part.k_start
+        # A sample in the own block is counted there already.
+        counted = sample_blocks == torch.arange(start, stop, device=order.device)[:, None]
+        bias = torch.cat([torch.zeros_like(own, dtype=dtype), weights.masked_fill(counted, -torch.inf)], 1)
+        yield _Tile(rows, columns, stop - start, part.samples, bias.unsqueeze(1))
+        start = stop
 
 
-def _bucket(x: Tensor, projections: Tensor) -> Tensor:
-    bits = (x @ projections > 0).long()
-    # Prefix XOR turns the bits, read as a Gray code, into its rank: neighbours differ in one sign.
-    rank = bits.cumsum(-1) % 2
-    weights = 2 ** torch.arange(projections.shape[1] - 1, -1, -1, device=x.device)
-    return (rank * weights).sum(-1)
+def _attend(
+    tensors: tuple[Tensor, Tensor, Tensor], out: Tensor, lse: Tensor, order: Tensor, part: Part, options: Options
+) -> None:
+    q, k, v = tensors
+    for tile in _tiles(part, order, lse.dtype):
+        some_q = tile.cut(q, tile.rows, lse.dtype)
+        some_k, some_v = (tile.cut(x, tile.columns, lse.dtype) for x in (k, v))
+        mixed, sums = softmax(some_q, some_k, some_v, tile.bias, options.scale)
+        mixed, sums = mixed.flatten(0, 1), sums.flatten()
+        if options.causal and part.seed is not None:
+            before = lse[tile.rows]
+            both = torch.logaddexp(before, sums)
+            mixed.mul_((sums - both).exp_().unsqueeze(1))
+            mixed += out[tile.rows] * (before - both).exp_().unsqueeze(1)
+            sums = both
+        _put(out, tile.rows, mixed)
+        _put(lse, tile.rows, sums)
 
 
-def _blocks(x: Tensor, order: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
-    length = x.shape[2]
-    size = -(-length // blocks)
-    ordered = x.gather(2, order.unsqueeze(-1).expand(*order.shape, x.shape[-1]))
-    padded = F.pad(ordered, (0, 0, 0, blocks * size - length))
-    real = torch.arange(blocks * size, device=x.device).view(blocks, size) < length
-    return padded.view(*x.shape[:2], blocks, size, x.shape[-1]), real
+def _attend_backward(
+    tensors: tuple[Tensor, ...], lse: Tensor, order: Tensor, part: Part, scale: float, grads: list[Tensor]
+) -> None:
+    q, k, v, out, grad = tensors
+    sampled = [x.new_zeros(part.samples, x.shape[-1]) for x in grads[1:]]
+    for tile in _tiles(part, order, lse.dtype):
+        some_grad, some_q, some_out = (tile.cut(x, tile.rows, lse.dtype) for x in (grad, q, out))
+        some_k, some_v = (tile.cut(x, tile.columns, lse.dtype) for x in (k, v))
+        # Result and sums are those over all parts, so that shares are what they are in the one softmax of a query.
+        sums = lse[tile.rows].view(tile.blocks, -1)
+        dq, *found = softmax_backward(some_grad, some_q, some_k, some_v, some_out, sums, tile.bias, scale)
+        _add(grads[0], tile.rows, dq.flatten(0, 1))
+        own = some_k.shape[1] - tile.samples
+        columns = tile.columns
+        if isinstance(columns, Tensor):
+            columns = columns.view(tile.blocks, -1)[:, :own].flatten()
+        for total, samples, each in zip(grads[1:], sampled, found, strict=True):
+            _add(total, columns, each[:, :own].flatten(0, 1))
+            samples += each[:, own:].sum(0)
+    if part.samples:
+        index = plan.sampled(part, lse.dtype, q.device)[0] + part.k_start
+        for total, samples in zip(grads[1:], sampled, strict=True):
+            _add(total, index, samples)
 
 
-BACKEND = Backend(hyper_attention)
+def _put(x: Tensor, index: Tensor | slice, value: Tensor) -> None:
+    if isinstance(index, slice):
+        x[index] = value
+    else:
+        x.index_copy_(0, index, value)
+
+
+def _add(x: Tensor, index: Tensor | slice, value: Tensor) -> None:
+    # No index comes twice.
+    _put(x, index, value.add_(x[index]))
+
+
+def _heads(q: Tensor) -> Iterator[tuple[int, int]]:
+    return ((item, head) for item in range(q.shape[0]) for head in range(q.shape[1]))

@@ -9,56 +9,41 @@ import torch
 from torch import Tensor
 
 from xt_kernels.dispatch import Backend
+from xt_kernels.hyper_attention.plan import Options
 
 Terms = list[list[tuple[int, float]]]
 """For each query, the keys it attends to and the logarithms of their weights."""
 
 
-def hyper_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    causal: bool,
-    block_size: int,
-    sample_size: int,
-    num_projections: int,
-    min_seq_len: int,
-    scale: float,
-    seed: int,
-) -> Tensor:
+def hyper_attention(q: Tensor, k: Tensor, v: Tensor, wanted: Options) -> Tensor:
     """Attend as HyperAttention does.
 
     Args:
         q: ``(B, H, L, D)``.
         k: ``(B, H, S, D)``.
         v: ``(B, H, S, D)``.
-        causal: Mask later keys; needs L = S.
-        block_size: Keys in a block, about.
-        sample_size: Sampled keys.
-        num_projections: Bits of the hash.
-        min_seq_len: Up to so many keys attention is exact.
-        scale: Factor of the logits.
-        seed: Of projections and samples.
+        wanted: All else.
 
     Returns:
         ``(B, H, L, D)`` in the dtype of ``q``.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
-    options = (block_size, sample_size, num_projections)
+    taper = wanted.min_seq_len if wanted.taper else 0
+    options = (wanted.block_size, wanted.sample_size, wanted.num_projections, taper)
     rows = []
     for item in range(q.shape[0]):
         for head in range(q.shape[1]):
             one_q, one_k, one_v = (x[item, head].to(dtype) for x in (q, k, v))
-            if causal:
-                terms = _causal(one_q, one_k, *options, min_seq_len, seed)
-            elif max(len(one_q), len(one_k)) <= min_seq_len:
+            if wanted.causal:
+                terms = _causal(one_q, one_k, *options, wanted.min_seq_len, wanted.seed)
+            elif max(len(one_q), len(one_k)) <= wanted.min_seq_len:
                 terms = [[(key, 0.0) for key in range(len(one_k))] for _ in one_q]
             else:
-                terms = _estimate(one_q, one_k, *options, seed)
+                terms = _estimate(one_q, one_k, *options, wanted.seed)
             for query, listed in zip(one_q, terms, strict=True):
                 keys = torch.tensor([key for key, _ in listed], device=q.device)
                 weights = torch.tensor([weight for _, weight in listed], dtype=dtype, device=q.device)
-                rows.append((scale * one_k[keys] @ query + weights).softmax(0) @ one_v[keys])
+                rows.append((wanted.scale * one_k[keys] @ query + weights).softmax(0) @ one_v[keys])
     return torch.stack(rows).view(*q.shape[:3], v.shape[-1]).to(q.dtype)
 
 
@@ -83,13 +68,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Te
 
 
 def _causal(
-    q: Tensor, k: Tensor, block_size: int, sample_size: int, num_projections: int, min_seq_len: int, seed: int
+    q: Tensor,
+    k: Tensor,
+    block_size: int,
+    sample_size: int,
+    num_projections: int,
+    taper: int,
+    min_seq_len: int,
+    seed: int,
 ) -> Terms:
     length = len(q)
     if length <= min_seq_len:
         return [[(key, 0.0) for key in range(query + 1)] for query in range(length)]
     half = length // 2
-    options = (block_size, sample_size, num_projections)
+    options = (block_size, sample_size, num_projections, taper)
     first = _causal(q[:half], k[:half], *options, min_seq_len, seed)
     second = _causal(q[half:], k[half:], *options, min_seq_len, seed + 1)
     across = _estimate(q[half:], k[:half], *options, seed + 2)
@@ -98,20 +90,27 @@ def _causal(
     return [*first, *second]
 
 
-def _estimate(q: Tensor, k: Tensor, block_size: int, sample_size: int, num_projections: int, seed: int) -> Terms:
+def _estimate(
+    q: Tensor, k: Tensor, block_size: int, sample_size: int, num_projections: int, taper: int, seed: int
+) -> Terms:
     length, keys = len(q), len(k)
     blocks = math.ceil(max(length, keys) / block_size)
     q_size, k_size = math.ceil(length / blocks), math.ceil(keys / blocks)
-    generator = torch.Generator().manual_seed(seed)
-    projections = torch.randn(q.shape[-1], num_projections, generator=generator).to(q)
-    samples = torch.randint(keys, (min(sample_size, keys),), generator=generator).tolist()
+    projections = torch.randn(q.shape[-1], num_projections, generator=torch.Generator().manual_seed(seed)).to(q)
     q_order, k_order = _sorted(q, projections), _sorted(k, projections)
+    samples = []
+    number = min(max(sample_size, math.ceil(taper**2 / keys)), keys)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for i, drawn in enumerate(torch.rand(number, generator=generator, dtype=torch.float64).tolist()):
+        # One key stands for each of `number` runs of the keys.
+        start, stop = i * keys // number, (i + 1) * keys // number
+        samples.append((start + int(drawn * (stop - start)), math.log(stop - start)))
     terms: Terms = [[] for _ in range(length)]
     for place, query in enumerate(q_order):
         block = place // q_size
         own = k_order[block * k_size : (block + 1) * k_size]
         terms[query] += [(key, 0.0) for key in own]
-        terms[query] += [(key, math.log(keys / len(samples))) for key in samples if key not in own]
+        terms[query] += [(key, weight) for key, weight in samples if key not in own]
     return terms
 
 

@@ -9,7 +9,7 @@ from xt.errors import ModelError
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import Memory
 from xt.models.context.transformer_xl import TransformerXL
-from xt_kernels.hyper_attention import reference
+from xt_kernels.hyper_attention import hyper_attention
 
 EXISTS = (True, False, True, True, True, True, False, True, True, True, True, False)
 LAYOUTS = [
@@ -46,7 +46,8 @@ def test_attention_is_hashed_with_one_seed():
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         one = [each[None] for each in (q, k, v)]
-        return reference.hyper_attention(*one, False, 5, 3, 2, 6, 4**-0.5, 7)[0]
+        options = {"block_size": 5, "sample_size": 3, "num_projections": 2, "min_seq_len": 6, "seed": 7}
+        return hyper_attention(*one, **options, backend="reference")[0]
 
     layout = LAYOUTS[3]
     agree(
@@ -54,7 +55,6 @@ def test_attention_is_hashed_with_one_seed():
         lambda x: transformer_xl(encoder.layers, x[0], layout, 2, 4, attend)[None],
         lambda x: encoder(x, layout),
         tokens(layout),
-        1e-6,  # the weight of samples is rounded to fp32
     )
 
 
@@ -125,3 +125,16 @@ def test_memory_is_of_one_chunk_whatever_the_segment():
 def test_chunks_need_a_region():
     with pytest.raises(ModelError, match="chunk_regions is 0; it must be at least 1"):
         TransformerXL(8, chunk_regions=0, head_dim=4)
+
+
+def test_backward_makes_no_gradient_of_the_whole_image_for_each_chunk():
+    layout = TokenLayout(9, 1, 2)
+    encoder, x = make(1, 1), tokens(layout)
+    seen, edges = set(), [encoder(x, layout).grad_fn]
+    while edges:
+        node = edges.pop()
+        seen.add(node)
+        edges += [each for each, _ in node.next_functions if each is not None and each not in seen]
+    # A slice's gradient is as long as what it is cut from; weights are not.
+    cuts = [node._saved_self_sym_sizes for node in seen if node.name() == "SliceBackward0"]
+    assert all(layout.num_tokens not in sizes for sizes in cuts), cuts

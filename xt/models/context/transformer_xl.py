@@ -5,6 +5,7 @@ model, as in xT.
 """
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +84,11 @@ class TransformerXL(RecurrentContextEncoder):
         tokens = permute(tokens, to_regions)
         size = self.chunk_regions * layout.region_tokens
         placed = tokens.shape[1] - layout.num_extra
-        starts = list(range(0, max(placed, 1), size))
-        stops = [*starts[1:], tokens.shape[1]]
+        starts = range(0, max(placed, 1), size)
+        lengths = [stop - start for start, stop in pairwise([*starts, tokens.shape[1]])]
         outputs = []
-        for start, stop in zip(starts, stops, strict=True):
-            x = tokens[:, start:stop]
+        # Not a slice for each chunk, whose gradient would be as long as the image.
+        for x in tokens.split_with_sizes(lengths, 1):
             hidden: Memory = []
             for index, layer in enumerate(self.layers):
                 hidden.append(x.detach())
