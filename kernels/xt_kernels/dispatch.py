@@ -5,6 +5,7 @@ in the op's ``BACKENDS``, best first.
 """
 
 import functools
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -45,6 +46,17 @@ class Backend(Generic[P, R]):
         if self.devices and device not in self.devices:
             return f"runs on {', '.join(self.devices)}, and the tensors are on {device}"
         return self.refuses(*args, **kwargs)
+
+
+def missing(package: str) -> str | None:
+    """Say that a package is not installed, or return None if it is."""
+    return None if _installed(package) else f"{package} is not installed"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator,unused-ignore]
+def _installed(package: str) -> bool:
+    # Constant, since a compiler does not trace into the search.
+    return importlib.util.find_spec(package) is not None
 
 
 def call(op: str, backends: Mapping[str, Backend[P, R]], asked: str | None, *args: P.args, **kwargs: P.kwargs) -> R:

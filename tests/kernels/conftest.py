@@ -1,5 +1,5 @@
 import sys
 from pathlib import Path
 
-# importlib mode adds no folder to the path; compiling.py is shared by the tests of this folder.
+# importlib mode adds no folder to the path; triton_compile.py is shared by the tests of this folder.
 sys.path.insert(0, str(Path(__file__).parent))

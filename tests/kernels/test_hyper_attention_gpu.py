@@ -1,5 +1,6 @@
 """Triton's HyperAttention on a GPU."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,7 +29,8 @@ def test_sizes_of_models(causal: bool):
 
 def test_right_as_the_first_launch_of_a_process():
     code = "import torch; from hyper_cases import *; check(Case(1025, dim=128, dtype=torch.bfloat16), 'cuda')"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, check=True)
 
 
 def test_no_length_compiles_anew():

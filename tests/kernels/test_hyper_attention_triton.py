@@ -9,7 +9,7 @@ import pytest
 import torch
 from triton_compile import Launch, recorded
 
-from xt_kernels.hyper_attention import hyper_attention, triton_impl
+from xt_kernels.hyper_attention import hyper_attention, interface, triton_impl
 from xt_kernels.hyper_attention.plan import Options
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def test_what_it_refuses_is_said():
     with pytest.raises(ValueError, match=r"backend 'triton' .* runs on cuda, and the tensors are on cpu"):
         hyper_attention(x, x, x, backend="triton")
     options = Options(False, 64, 48, 7, 256, 0.1, 0, False)
-    assert "128 channels at most, not 256" in str(triton_impl.refuses(x, x, x, options))
-    assert "not torch.float64" in str(triton_impl.refuses(*3 * [x.double()], options))
-    assert "65535 sequences at most" in str(triton_impl.refuses(*3 * [torch.zeros(1 << 16, 1, 1, 8)], options))
-    assert triton_impl.refuses(*3 * [x[..., :128]], options) is None
+    assert "128 channels at most, not 256" in str(interface._triton_refuses(x, x, x, options))
+    assert "not torch.float64" in str(interface._triton_refuses(*3 * [x.double()], options))
+    assert "65535 sequences at most" in str(interface._triton_refuses(*3 * [torch.zeros(1 << 16, 1, 1, 8)], options))
+    assert interface._triton_refuses(*3 * [x[..., :128]], options) is None

@@ -2,12 +2,13 @@
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from xt_kernels import dispatch
-from xt_kernels.dispatch import Backend
-from xt_kernels.hyper_attention import op, reference, triton_impl
+from xt_kernels.dispatch import Backend, missing
+from xt_kernels.hyper_attention import op, reference
 from xt_kernels.hyper_attention.plan import Options
 
 
@@ -17,8 +18,18 @@ def _attend(backend: str, q: Tensor, k: Tensor, v: Tensor, options: Options) -> 
     return op.hyper_attention(q, k, v, options, backend)
 
 
+def _triton_refuses(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"takes float32, bfloat16 and float16, not {q.dtype}"
+    if q.shape[-1] > 128:
+        return f"takes heads of 128 channels at most, not {q.shape[-1]}"
+    if q.shape[0] * q.shape[1] > 65535:
+        return f"takes 65535 sequences at most, not {q.shape[0] * q.shape[1]}"
+    return missing("triton")
+
+
 BACKENDS = {
-    "triton": Backend(partial(_attend, "triton"), triton_impl.refuses, ("cuda",)),
+    "triton": Backend(partial(_attend, "triton"), _triton_refuses, ("cuda",)),
     "plain": Backend(partial(_attend, "plain")),
     "reference": reference.BACKEND,
 }

@@ -9,17 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xt_kernels.hyper_attention import plain, plan, triton_impl
+from xt_kernels.hyper_attention import plain, plan
 from xt_kernels.hyper_attention.plan import Options
 
-_MODULES: dict[str, Any] = {"plain": plain, "triton": triton_impl}
+
+def _module(backend: str) -> Any:
+    if backend == "plain":
+        return plain
+    from xt_kernels.hyper_attention import triton_impl  # loads Triton
+
+    return triton_impl
 
 
 @torch.library.custom_op("xt::hyper_attention", mutates_args=())
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, scale: float, options: Sequence[int], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    module, wanted = _MODULES[backend], Options.unpacked(scale, options)
+    module, wanted = _module(backend), Options.unpacked(scale, options)
     order = module.sort(q, k, wanted)
     out, lse = module.attend(q, k, v, order, wanted)
     return out, lse, order
@@ -39,7 +45,7 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wanted = Options.unpacked(scale, options)
-    dq, dk, dv = _MODULES[backend].backward(grad, q, k, v, out, lse, order, wanted)
+    dq, dk, dv = _module(backend).backward(grad, q, k, v, out, lse, order, wanted)
     return dq, dk, dv
 
 

@@ -366,17 +366,6 @@ def configs_for(dtype: torch.dtype, capability: int) -> Configs:
     return HOPPER if capability == 9 else HALF
 
 
-def refuses(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
-    """Say why it cannot take the tensors, or return None."""
-    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"takes float32, bfloat16 and float16, not {q.dtype}"
-    if q.shape[-1] > 128:
-        return f"takes heads of 128 channels at most, not {q.shape[-1]}"
-    if q.shape[0] * q.shape[1] > 65535:
-        return f"takes 65535 sequences at most, not {q.shape[0] * q.shape[1]}"
-    return None
-
-
 @dataclass(frozen=True)
 class _Call:
     """What the kernels of one part share.

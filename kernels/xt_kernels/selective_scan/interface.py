@@ -47,7 +47,7 @@ def selective_scan(
         initial_state: ``(batch, D, N)``; zero by default.
         return_last_state: Return the last state too.
         reverse: From the last token to the first; the last state is then that of the first token.
-        backend: ``"numba"``, ``"chunked"`` or ``"reference"``; by
+        backend: ``"triton"``, ``"numba"``, ``"chunked"`` or ``"reference"``; by
             default ``XT_BACKEND``, then the fastest for the device.
 
     Returns:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xt_kernels.dispatch import Backend
+from xt_kernels.dispatch import Backend, missing
 from xt_kernels.selective_scan import cpu
 
 
@@ -105,7 +105,17 @@ _forward.register_autograd(_differentiate, setup_context=_setup)
 
 
 def _module(backend: str) -> ModuleType:
-    return {"numba": cpu}[backend]
+    if backend == "numba":
+        return cpu
+    from xt_kernels.selective_scan import triton_impl  # loads Triton
+
+    return triton_impl
+
+
+def _triton_refuses(u: Tensor, delta: Tensor, A: Tensor, *others: Any) -> str | None:
+    if u.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"u is {u.dtype}"
+    return f"{A.shape[1]} states are more than 64" if A.shape[1] > 64 else missing("triton")
 
 
 def _run(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -117,5 +127,8 @@ def _run(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
     return run
 
 
-BACKENDS = {"numba": Backend(_run("numba"), cpu.refuses, ("cpu",))}
+BACKENDS = {
+    "triton": Backend(_run("triton"), _triton_refuses, ("cuda",)),
+    "numba": Backend(_run("numba"), cpu.refuses, ("cpu",)),
+}
 """Best first."""

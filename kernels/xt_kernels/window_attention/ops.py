@@ -1,6 +1,5 @@
 """The backends with gradients, as operators of PyTorch: ``torch.compile`` and ``torch.export`` see through."""
 
-import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xt_kernels.dispatch import Backend
+from xt_kernels.dispatch import Backend, missing
 from xt_kernels.window_attention import blocked
 
 
@@ -81,10 +80,13 @@ def _run(backend: str) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, Tenso
 
 
 def _triton_refuses(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None) -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    reason: str | None = _module("triton").refuses(qkv, scale, bias, masks, kinds)
-    return reason
+    if qkv.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"qkv is {qkv.dtype}"
+    if qkv.shape[-1] > 128:
+        return f"heads have {qkv.shape[-1]} channels, more than 128"
+    if qkv.shape[1] > 2**15:
+        return f"windows have {qkv.shape[1]} tokens, more than {2**15}"
+    return missing("triton")
 
 
 BACKENDS = {"triton": Backend(_run("triton"), _triton_refuses, ("cuda",)), "blocked": Backend(_run("blocked"))}

@@ -257,14 +257,3 @@ def _options(kernel: str, qkv: Tensor) -> dict[str, Any]:
         "num_warps": 4 if kernel == "bias" and not single else 8,
         "num_stages": 1 if single else 2,
     }
-
-
-def refuses(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None) -> str | None:
-    """Say why the kernels cannot take the arguments, or return None if they can."""
-    if qkv.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"qkv is {qkv.dtype}"
-    if qkv.shape[-1] > 128:
-        return f"heads have {qkv.shape[-1]} channels, more than 128"
-    if qkv.shape[1] > 2**15:
-        return f"windows have {qkv.shape[1]} tokens, more than {2**15}"
-    return None

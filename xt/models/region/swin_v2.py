@@ -1,7 +1,7 @@
 """Swin Transformer V2 of timm, faster: the same parameters, the same results.
 
-Attention goes through :func:`xt_kernels.window_attention.window_attention`, and without gradients a block is worked on
-some windows at a time, so that what lies between its layers stays in the cache of a core.
+Attention goes through :func:`xt_kernels.window_attention.window_attention`, and on a CPU without gradients a block is
+worked on some windows at a time, so that what lies between its layers stays in the cache of a core.
 """
 
 import math
@@ -61,14 +61,15 @@ class Attention(WindowAttention):  # type: ignore[misc]
 
 
 class Block(SwinTransformerV2Block):  # type: ignore[misc]
-    """timm's block; without gradients some windows at a time."""
+    """timm's block; on a CPU and without gradients some windows at a time."""
 
     attn: Attention
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform ``(B, H, W, C)``."""
         padded = any(side % window for side, window in zip(x.shape[1:3], self.window_size, strict=True))
-        if torch.is_grad_enabled() or padded or self._random() or torch.compiler.is_compiling():
+        elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling()
+        if torch.is_grad_enabled() or elsewhere or padded or self._random():
             out: Tensor = super().forward(x)
             return out
         return torch.stack([self._by_windows(image) for image in x])
