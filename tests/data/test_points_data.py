@@ -119,6 +119,16 @@ def test_objects_are_found_where_the_image_is_bright(root: Path, kind: str):
     assert set(tiles[0]) == {"image", "valid", "targets", "name", "scene_id", "origin", "points"}
 
 
+@pytest.mark.parametrize(("tile", "tiles"), [(None, 4), (100, 1), (50, 4)])
+def test_validation_tiles_have_a_size_of_their_own(root: Path, tile: int | None, tiles: int):
+    data = build(root, form(root, "pixels"), validation_tile=tile)
+    split = data.datasets["validation"]
+    assert len(split) == tiles
+    assert {split[0, index]["image"].shape[-1] for index in range(tiles)} == {tile or 64}
+    assert sum(len(split[0, index]["points"]) for index in range(tiles)) == 3
+    assert data.datasets["train"][0, 0]["image"].shape[-1] == 64
+
+
 def test_what_is_not_said_is_unknown(root: Path):
     table = build(root, form(root, "gpkg")).objects
     assert np.isnan(table.is_vessel).all()
@@ -208,6 +218,7 @@ def test_wrong_options_name_their_key(root: Path):
         ({"centred": 2}, "centred is 2"),
         ({"mean": [1.0, 1.0]}, "both mean and std"),
         ({"crops_per_scene": 0}, "crops_per_scene"),
+        ({"validation_tile": 0}, "validation_tile"),
     ):
         with pytest.raises(ConfigError, match=message):
             build(root, "p.csv", **options)

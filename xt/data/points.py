@@ -40,6 +40,8 @@ class PointsData(DataModule):
         crops_per_scene: Training crops of each image in an epoch.
         drop_bad_labels: Leave bad rows out instead of failing.
         resolution: Metres per pixel, if known.
+        validation_tile: Side of the tiles in which images are validated and tested; that of a crop by default. An
+            object over the edge of two tiles is seen in halves, so larger is truer, and takes more memory.
     """
 
     gives = "points"
@@ -65,9 +67,10 @@ class PointsData(DataModule):
         crops_per_scene: int = 4,
         drop_bad_labels: bool = False,
         resolution: float | None = None,
+        validation_tile: int | None = None,
     ) -> None:
         super().__init__(root, image_size, batch_size, num_workers, seed)
-        at_least(1, "data.init_args", crops_per_scene=crops_per_scene)
+        at_least(1, "data.init_args", crops_per_scene=crops_per_scene, validation_tile=validation_tile)
         if not 0 <= centred <= 1:
             raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
         if (mean is None) != (std is None):
@@ -78,6 +81,7 @@ class PointsData(DataModule):
         self.splits, self.nodata, self.resolution = Splits(validation, test), nodata, resolution
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
         self.centred, self.crops_per_scene, self.drop_bad_labels = centred, crops_per_scene, drop_bad_labels
+        self.validation_tile = validation_tile or image_size
         self.sources: dict[str, list[Source]] = {}
         self.objects = LabelTable.build(0)
 
@@ -91,8 +95,8 @@ class PointsData(DataModule):
             self.mean, self.std = measure(self.sources["train"])
         sources = [source.with_statistics(self.mean, self.std) for source in self.sources[split]]
         tables = [self.objects.scene(source.name) for source in sources]
-        crops = self.crops_per_scene if split == "train" else None
-        return SceneCrops(sources, tables, self.image_size, self.seed, self.centred, crops)
+        size, crops = (self.image_size, self.crops_per_scene) if split == "train" else (self.validation_tile, None)
+        return SceneCrops(sources, tables, size, self.seed, self.centred, crops)
 
     def _images(self) -> list[Source]:
         folder = self.image_folder
