@@ -26,6 +26,20 @@ def test_blanks_and_flags(tmp_path: Path):
     assert len(table.scene("a")) == 1
 
 
+def test_points_of_ones_own_are_labels(tmp_path: Path):
+    table = read_labels(
+        labels(tmp_path, "a,1.5,-0.25,True,,mine", "b,3,4,,low,", header="scene_id,row,column,is_vessel,confidence,x")
+    )
+    assert (table.row.tolist(), table.column.tolist(), table.scenes) == ([1.5, 3], [-0.25, 4], ["a", "b"])
+    assert table.confidence.tolist() == ["HIGH", "LOW"]
+    assert table.is_vessel[0] == 1
+    assert np.isnan([table.is_vessel[1], *table.vessel_length_m]).all()
+    with pytest.raises(LabelError, match="no column 'scene_id'"):
+        read_labels(labels(tmp_path, "1,2", header="row,column"))
+    with pytest.raises(LabelError, match="line 2: row '-1' is not a number"):
+        read_labels(labels(tmp_path, "a,-1,2", header="scene_id,row,column"))
+
+
 def test_no_rows_is_legal(tmp_path: Path):
     assert len(read_labels(labels(tmp_path))) == 0
 

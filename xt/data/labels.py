@@ -148,19 +148,33 @@ _LABEL: Columns = _COMMON | {
 }
 ATTRIBUTES: Columns = {name: each for name, each in _LABEL.items() if each[0] not in ("row", "column", "scene_id")}
 """What may be known of an object beside its place."""
+_OWN: Columns = {
+    "row": ("row", number(-0.5, required=True)),
+    "column": ("column", number(-0.5, required=True)),
+    **SCENE,
+}
 
 
 def read_labels(path: Path | str, drop_bad: bool = False) -> LabelTable:
-    """Read a label CSV of xView3.
+    """Read a label CSV of xView3, or points of one's own in pixels, as :class:`~xt.data.points.PointsData` takes them.
 
     Args:
-        path: File with the columns of the data set; further columns are ignored.
+        path: File with the columns of the data set, or ``scene_id``, ``row`` and ``column`` and what else is known;
+            further columns are ignored.
         drop_bad: Leave bad rows out instead of failing.
 
     Raises:
         LabelError: If the file or a column is missing, or rows are bad (up to 20 line numbers are given).
     """
-    return _read(Path(path), _LABEL, drop_bad)
+    header, rows = read_csv(Path(path))
+    if not {"row", "column"} <= set(header) or "detect_scene_row" in header:
+        return as_table(*parse_rows(Path(path), header, rows, _LABEL, {}, drop_bad))
+    return sure(as_table(*parse_rows(Path(path), header, rows, _OWN, ATTRIBUTES, drop_bad)))
+
+
+def sure(table: LabelTable) -> LabelTable:
+    """Take objects without a confidence for sure (HIGH): the metric asks for objects that somebody was sure of."""
+    return replace(table, confidence=np.where(table.confidence == "", "HIGH", table.confidence))
 
 
 def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:

@@ -13,7 +13,7 @@ import rasterio.warp
 import shapely
 
 from xt.data.georeference import map_crs, to_pixels
-from xt.data.labels import ATTRIBUTES, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv
+from xt.data.labels import ATTRIBUTES, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv, sure
 from xt.data.source import Source
 from xt.errors import LabelError
 
@@ -64,9 +64,7 @@ def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad:
     if pair is not _MAP and not alone and "scene_id" not in header:
         raise LabelError(f"{path}: pixels of which scene? give a column scene_id, or a file for each scene in a folder")
     num, parsed = parse_rows(path, header, rows, columns, ATTRIBUTES | ({} if scene else SCENE), drop_bad)
-    table = as_table(num, parsed)
-    # The metric asks for objects that somebody was sure of; a table that does not speak of it means that.
-    table = replace(table, confidence=np.where(table.confidence == "", "HIGH", table.confidence))
+    table = sure(as_table(num, parsed))
     if scene is not None or (alone and "scene_id" not in header):
         table = replace(table, scene_id=np.full(num, scene or next(iter(scenes))))
     return _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)
