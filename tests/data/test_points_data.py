@@ -129,6 +129,20 @@ def test_validation_tiles_have_a_size_of_their_own(root: Path, tile: int | None,
     assert data.datasets["train"][0, 0]["image"].shape[-1] == 64
 
 
+def test_gain_scales_training_crops_before_normalisation(root: Path):
+    plain, scaled = (
+        build(root, form(root, "pixels"), mean=[-10.0] * 2, std=[2.0] * 2, gain=gain) for gain in (0.0, 0.5)
+    )
+    factors = []
+    for index in range(12):
+        one, other = ((2 * data.datasets["train"][0, index]["image"] - 10) for data in (plain, scaled))
+        factors.append(float(np.median(other / one)))
+        np.testing.assert_allclose(other, factors[-1] * one, rtol=1e-3, atol=1e-4)
+    assert 0.2 < np.log(factors).std() < 1
+    same = (data.datasets["validation"][0, 0]["image"] for data in (plain, scaled))
+    np.testing.assert_array_equal(*same)
+
+
 def test_what_is_not_said_is_unknown(root: Path):
     table = build(root, form(root, "gpkg")).objects
     assert np.isnan(table.is_vessel).all()
@@ -219,6 +233,7 @@ def test_wrong_options_name_their_key(root: Path):
         ({"mean": [1.0, 1.0]}, "both mean and std"),
         ({"crops_per_scene": 0}, "crops_per_scene"),
         ({"validation_tile": 0}, "validation_tile"),
+        ({"gain": -1}, "gain"),
     ):
         with pytest.raises(ConfigError, match=message):
             build(root, "p.csv", **options)

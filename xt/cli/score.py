@@ -9,7 +9,9 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
     parser.add_argument("predictions", type=Path, metavar="PRED.csv", help="points that xt predict wrote")
-    parser.add_argument("labels", type=Path, metavar="LABELS.csv", help="labels in the columns of xView3, or scene_id, row, column")
+    parser.add_argument(
+        "labels", type=Path, metavar="LABELS.csv", help="labels in the columns of xView3, or scene_id, row, column"
+    )
     parser.add_argument("--scene", metavar="NAME", help="score this scene alone (all that the labels name)")
     parser.add_argument("--shoreline", type=Path, metavar="DIR", help="folder of SCENE_shoreline.npy")
     parser.add_argument(

@@ -38,6 +38,8 @@ class PointsData(DataModule):
         seed: Of crops and order.
         centred: Share of training crops that hold an object.
         crops_per_scene: Training crops of each image in an epoch.
+        gain: Deviation of the logarithm of a factor on the raw values of a training crop, for images whose brightness
+            differs; leave it at 0 for dB.
         drop_bad_labels: Leave bad rows out instead of failing.
         resolution: Metres per pixel, if known.
         validation_tile: Side of the tiles in which images are validated and tested; that of a crop by default. An
@@ -65,12 +67,14 @@ class PointsData(DataModule):
         seed: int = 0,
         centred: float = 0.85,
         crops_per_scene: int = 4,
+        gain: float = 0.0,
         drop_bad_labels: bool = False,
         resolution: float | None = None,
         validation_tile: int | None = None,
     ) -> None:
         super().__init__(root, image_size, batch_size, num_workers, seed)
         at_least(1, "data.init_args", crops_per_scene=crops_per_scene, validation_tile=validation_tile)
+        at_least(0, "data.init_args", gain=gain)
         if not 0 <= centred <= 1:
             raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
         if (mean is None) != (std is None):
@@ -81,7 +85,7 @@ class PointsData(DataModule):
         self.splits, self.nodata, self.resolution = Splits(validation, test), nodata, resolution
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
         self.centred, self.crops_per_scene, self.drop_bad_labels = centred, crops_per_scene, drop_bad_labels
-        self.validation_tile = validation_tile or image_size
+        self.validation_tile, self.gain = validation_tile or image_size, gain
         self.sources: dict[str, list[Source]] = {}
         self.objects = LabelTable.build(0)
 
@@ -96,7 +100,7 @@ class PointsData(DataModule):
         sources = [source.with_statistics(self.mean, self.std) for source in self.sources[split]]
         tables = [self.objects.scene(source.name) for source in sources]
         size, crops = (self.image_size, self.crops_per_scene) if split == "train" else (self.validation_tile, None)
-        return SceneCrops(sources, tables, size, self.seed, self.centred, crops)
+        return SceneCrops(sources, tables, size, self.seed, self.centred, crops, self.gain)
 
     def _images(self) -> list[Source]:
         folder = self.image_folder

@@ -15,7 +15,10 @@ from xt.geometry.grid import RegionGrid, Window
 
 
 class SceneCrops(Dataset[dict[str, Any]]):
-    """Crops or, with ``crops_per_scene`` None, all tiles of scenes."""
+    """Crops or, with ``crops_per_scene`` None, all tiles of scenes.
+
+    ``gain`` is the deviation of the logarithm of the factor on the raw values of a crop, drawn anew for each.
+    """
 
     def __init__(
         self,
@@ -25,9 +28,10 @@ class SceneCrops(Dataset[dict[str, Any]]):
         seed: int,
         centred: float,
         crops_per_scene: int | None,
+        gain: float = 0.0,
     ) -> None:
         self.readers, self.labels, self.image_size = readers, labels, image_size
-        self.seed, self.centred, self.crops_per_scene = seed, centred, crops_per_scene
+        self.seed, self.centred, self.crops_per_scene, self.gain = seed, centred, crops_per_scene, gain
         self.tiles = [
             (scene, window)
             for scene, reader in enumerate(readers)
@@ -41,14 +45,15 @@ class SceneCrops(Dataset[dict[str, Any]]):
         """Return the sample of ``(epoch, index)``."""
         if self.crops_per_scene is None:
             scene, window = self.tiles[key[1]]
-            turn = False
+            turn, gain = False, 1.0
         else:
             rng = sample_rng(self.seed, key)
             scene = key[1] % len(self.readers)
             window = self._crop(rng, scene)
             turn = bool(rng.random() < 0.5)
+            gain = float(np.exp(rng.normal(0, self.gain))) if self.gain else 1.0
         reader, labels = self.readers[scene], self.labels[scene]
-        pixels, valid = reader.read(window)
+        pixels, valid = reader.read(window, gain)
         local = replace(labels, row=labels.row - window.row, column=labels.column - window.col)
         size, reach = self.image_size, CENTER_RADIUS
         near = (
