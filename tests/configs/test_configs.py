@@ -9,6 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
+from scripts.ship_points import make
 from xt.cli.main import main
 from xt.models.factory import build_from_spec
 from xt.models.xt import XT
@@ -91,3 +92,20 @@ def test_shrunk_reptilia_config_trains(context: str, tmp_path: Path):
         (tmp_path / f"{split}2018.json").write_text(json.dumps(content))
     name = f"inat_reptilia_512_256_{context}.yaml"
     train_shrunk(name, tmp_path, tmp_path / "run", "--data.batch_size", "2")
+
+
+def test_shrunk_ship_points_config_trains(tmp_path: Path):
+    for name in ("P0005_a", "P0005_b", "P0007_a", "P0021_a"):
+        mask = np.zeros((80, 90, 3), np.uint8)
+        mask[20:24, 30:50] = (0, 255, 0)
+        for kind, values, suffix in (("images", mask // 2 + 20, "jpg"), ("masks", mask, "png")):
+            (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(tmp_path / "in" / kind / f"{name}.{suffix}")
+    assert make(tmp_path / "in", tmp_path / "data") == 4
+    run = tmp_path / "run"
+    argv = [str(ROOT / "configs/ship_points.yaml"), "--data.root", str(tmp_path / "data"), "--run_dir", str(run)]
+    argv += ["--data.image_size", "64", "--data.validation_tile", "96", "--trainer.max_steps", "2"]
+    argv += ["--model.model.region_encoder.init_args.region_size", "32", "--trainer.enable_progress_bar", "false"]
+    assert main(["train", *argv]) == 0
+    assert main(["eval", str(run), "--split", "test"]) == 0
+    assert "test/loc_fscore" in json.loads((run / "test.json").read_text())
