@@ -129,6 +129,14 @@ def test_validation_tiles_have_a_size_of_their_own(root: Path, tile: int | None,
     assert data.datasets["train"][0, 0]["image"].shape[-1] == 64
 
 
+def test_centres_are_as_wide_as_asked_for_and_reach_into_crops(root: Path):
+    data = build(root, form(root, "pixels"), validation_tile=64, center_sigma=5.0)
+    center = data.datasets["validation"][0, 0]["targets"]["center"][0]
+    assert (center[0, 0], center[0, 5]) == (255, round(255 * np.exp(-0.5)))
+    # The object at row 60, column 80 lies in the tile to the right.
+    assert center[60, 63] == round(255 * np.exp(-(17**2) / 50))
+
+
 def test_gain_scales_training_crops_before_normalisation(root: Path):
     plain, scaled = (
         build(root, form(root, "pixels"), mean=[-10.0] * 2, std=[2.0] * 2, gain=gain) for gain in (0.0, 0.5)
@@ -234,6 +242,7 @@ def test_wrong_options_name_their_key(root: Path):
         ({"crops_per_scene": 0}, "crops_per_scene"),
         ({"validation_tile": 0}, "validation_tile"),
         ({"gain": -1}, "gain"),
+        ({"center_sigma": 0}, "center_sigma is 0; it must lie between 1 and 10"),
     ):
         with pytest.raises(ConfigError, match=message):
             build(root, "p.csv", **options)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from xt.data.labels import LabelTable
 from xt.data.targets import detection_targets
@@ -19,15 +20,15 @@ def table(*rows: tuple) -> LabelTable:
     )
 
 
-def brute_force(points: list[tuple], size: int) -> dict[str, np.ndarray]:
+def brute_force(points: list[tuple], size: int, sigma: float = 2) -> dict[str, np.ndarray]:
     """Pixel by pixel, from the definition."""
     out = {n: np.zeros((1, size, size)) for n in ("center", "vessel", "fishing", "length")}
     for r in range(size):
         for c in range(size):
             for row, col, vessel, fishing, length, _ in points:
                 d = np.hypot(r - round(row), c - round(col))
-                if abs(r - round(row)) <= 8 and abs(c - round(col)) <= 8:
-                    out["center"][0, r, c] = max(out["center"][0, r, c], round(255 * np.exp(-d * d / 8)))
+                if max(abs(r - round(row)), abs(c - round(col))) <= 4 * sigma:
+                    out["center"][0, r, c] = max(out["center"][0, r, c], round(255 * np.exp(-d * d / (2 * sigma**2))))
                 for name, value in (
                     ("vessel", vessel),
                     ("fishing", fishing if vessel else 0),
@@ -40,7 +41,8 @@ def brute_force(points: list[tuple], size: int) -> dict[str, np.ndarray]:
     return out
 
 
-def test_equals_the_definition():
+@pytest.mark.parametrize("sigma", [2, 1.5, 5])
+def test_equals_the_definition(sigma: float):
     points = [
         (10.2, 12.7, 1, 0, 40.0, "HIGH"),
         (30, 31, 1, 1, NAN, "HIGH"),
@@ -48,9 +50,10 @@ def test_equals_the_definition():
         (25, 5, NAN, NAN, 9.0, "HIGH"),
         (44, 20, 1, NAN, 20.0, "HIGH"),
     ]
-    got, want = detection_targets(table(*points), 40, 40), brute_force(points, 40)
+    got, want = detection_targets(table(*points), 40, 40, sigma), brute_force(points, 40, sigma)
     for name in want:
         np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    assert (got["center"] == 255).sum() == 4  # the pixels of the objects alone, on which the loss calls a peak
 
 
 def test_low_confidence_is_ignored_and_known_wins_over_unknown():

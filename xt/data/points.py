@@ -10,6 +10,7 @@ from xt.data.scene_crops import SceneCrops
 from xt.data.source import Source
 from xt.data.splits import Splits, rasters
 from xt.data.statistics import measure
+from xt.data.targets import CENTER_SIGMA
 from xt.errors import ConfigError, InputError, at_least
 
 
@@ -40,6 +41,8 @@ class PointsData(DataModule):
         crops_per_scene: Training crops of each image in an epoch.
         gain: Deviation of the logarithm of a factor on the raw values of a training crop, for images whose brightness
             differs; leave it at 0 for dB.
+        center_sigma: Pixels by which a centre may be off before it counts as background in training; an eighth of the
+            objects' length or so, for in the middle of a long object no pixel looks like the middle.
         drop_bad_labels: Leave bad rows out instead of failing.
         resolution: Metres per pixel, if known.
         validation_tile: Side of the tiles in which images are validated and tested; that of a crop by default. An
@@ -68,6 +71,7 @@ class PointsData(DataModule):
         centred: float = 0.85,
         crops_per_scene: int = 4,
         gain: float = 0.0,
+        center_sigma: float = CENTER_SIGMA,
         drop_bad_labels: bool = False,
         resolution: float | None = None,
         validation_tile: int | None = None,
@@ -75,6 +79,8 @@ class PointsData(DataModule):
         super().__init__(root, image_size, batch_size, num_workers, seed)
         at_least(1, "data.init_args", crops_per_scene=crops_per_scene, validation_tile=validation_tile)
         at_least(0, "data.init_args", gain=gain)
+        if not 1 <= center_sigma <= 10:
+            raise ConfigError(f"data.init_args.center_sigma is {center_sigma}; it must lie between 1 and 10 pixels")
         if not 0 <= centred <= 1:
             raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
         if (mean is None) != (std is None):
@@ -86,6 +92,7 @@ class PointsData(DataModule):
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
         self.centred, self.crops_per_scene, self.drop_bad_labels = centred, crops_per_scene, drop_bad_labels
         self.validation_tile, self.gain = validation_tile or image_size, gain
+        self.center_sigma = center_sigma
         self.sources: dict[str, list[Source]] = {}
         self.objects = LabelTable.build(0)
 
@@ -100,7 +107,7 @@ class PointsData(DataModule):
         sources = [source.with_statistics(self.mean, self.std) for source in self.sources[split]]
         tables = [self.objects.scene(source.name) for source in sources]
         size, crops = (self.image_size, self.crops_per_scene) if split == "train" else (self.validation_tile, None)
-        return SceneCrops(sources, tables, size, self.seed, self.centred, crops, self.gain)
+        return SceneCrops(sources, tables, size, self.seed, self.centred, crops, self.gain, self.center_sigma)
 
     def _images(self) -> list[Source]:
         folder = self.image_folder

@@ -10,14 +10,15 @@ from torch.utils.data import Dataset
 from xt.data.labels import LabelTable
 from xt.data.loading import Key, sample_rng
 from xt.data.source import Source
-from xt.data.targets import CENTER_RADIUS, detection_targets
+from xt.data.targets import CENTER_SIGMA, center_radius, detection_targets
 from xt.geometry.grid import RegionGrid, Window
 
 
 class SceneCrops(Dataset[dict[str, Any]]):
     """Crops or, with ``crops_per_scene`` None, all tiles of scenes.
 
-    ``gain`` is the deviation of the logarithm of the factor on the raw values of a crop, drawn anew for each.
+    ``gain`` is the deviation of the logarithm of the factor on the raw values of a crop, drawn anew for each;
+    ``center_sigma`` is that of :func:`~xt.data.targets.detection_targets`.
     """
 
     def __init__(
@@ -29,9 +30,11 @@ class SceneCrops(Dataset[dict[str, Any]]):
         centred: float,
         crops_per_scene: int | None,
         gain: float = 0.0,
+        center_sigma: float = CENTER_SIGMA,
     ) -> None:
         self.readers, self.labels, self.image_size = readers, labels, image_size
         self.seed, self.centred, self.crops_per_scene, self.gain = seed, centred, crops_per_scene, gain
+        self.center_sigma = center_sigma
         self.tiles = [
             (scene, window)
             for scene, reader in enumerate(readers)
@@ -55,11 +58,11 @@ class SceneCrops(Dataset[dict[str, Any]]):
         reader, labels = self.readers[scene], self.labels[scene]
         pixels, valid = reader.read(window, gain)
         local = replace(labels, row=labels.row - window.row, column=labels.column - window.col)
-        size, reach = self.image_size, CENTER_RADIUS
+        size, reach = self.image_size, center_radius(self.center_sigma)
         near = (
             (local.row > -reach) & (local.row < size + reach) & (local.column > -reach) & (local.column < size + reach)
         )
-        targets = detection_targets(local.select(near), size, size)
+        targets = detection_targets(local.select(near), size, size, self.center_sigma)
         inside = _within(local, 0, size)
         sample: dict[str, Any] = {"image": pixels, "valid": valid[None], "targets": targets}
         if turn:

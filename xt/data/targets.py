@@ -1,6 +1,8 @@
 """Targets of point detection, as in the xView3 recipe of xT (arXiv 2403.01915, appendix)."""
 
+import math
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -9,7 +11,8 @@ import numpy.typing as npt
 from xt.data.labels import LabelTable
 
 CENTER_SIGMA = 2.0
-CENTER_RADIUS = 8
+CENTER_REACH = 4
+"""Deviations after which the Gaussian at a centre is cut off."""
 DISC_RADIUS = 4
 IGNORE_RADIUS = 7
 CENTER_SCALE = 255.0
@@ -22,13 +25,16 @@ CenterActivation = Literal["sigmoid", "linear"]
 Array = npt.NDArray[np.generic]
 
 
-def detection_targets(points: LabelTable, height: int, width: int) -> dict[str, npt.NDArray[np.generic]]:
+def detection_targets(
+    points: LabelTable, height: int, width: int, center_sigma: float = CENTER_SIGMA
+) -> dict[str, npt.NDArray[np.generic]]:
     """Draw the targets of the objects in an image.
 
     Args:
         points: Objects; row and column in pixels of this image, they may lie outside.
         height: Rows of the image.
         width: Columns of the image.
+        center_sigma: Of the Gaussian at a centre, in pixels; it is cut off at :data:`CENTER_REACH` of them.
 
     Returns:
         ``center`` ``(1, H, W)`` uint8, a Gaussian of 255 at each object, the larger where two meet; ``vessel`` and
@@ -52,8 +58,9 @@ def detection_targets(points: LabelTable, height: int, width: int) -> dict[str, 
         _stamp(fishing, rows[i], cols[i], _DISC[IGNORE_RADIUS], lambda old, m: np.where(m, IGNORE, old))
     for i in np.flatnonzero(np.isnan(metres)):
         _stamp(length, rows[i], cols[i], _DISC[IGNORE_RADIUS], lambda old, m: np.where(m, IGNORE_LENGTH, old))
+    gaussian = _gaussian(center_sigma)
     for i in np.arange(len(points)):
-        _stamp(center, rows[i], cols[i], _GAUSSIAN, np.maximum)
+        _stamp(center, rows[i], cols[i], gaussian, np.maximum)
         for target, flag in ((vessel, is_vessel[i]), (fishing, is_fishing[i])):
             if not np.isnan(flag):
                 _stamp(target, rows[i], cols[i], _DISC[DISC_RADIUS], _setter(flag))
@@ -104,10 +111,19 @@ def _stamp(
     target[top:bottom, left:right] = merge(target[top:bottom, left:right], part)
 
 
+def center_radius(sigma: float) -> int:
+    """Pixels around an object that its centre's Gaussian reaches."""
+    return math.ceil(CENTER_REACH * sigma)
+
+
+@cache
+def _gaussian(sigma: float) -> npt.NDArray[np.uint8]:
+    return np.rint(255 * np.exp(-(_distance(center_radius(sigma)) ** 2) / (2 * sigma**2))).astype(np.uint8)
+
+
 def _distance(radius: int) -> npt.NDArray[np.float64]:
     axis = np.arange(-radius, radius + 1)
     return np.hypot(axis[:, None], axis[None, :])
 
 
 _DISC = {radius: _distance(radius) <= radius for radius in (DISC_RADIUS, IGNORE_RADIUS)}
-_GAUSSIAN = np.rint(255 * np.exp(-(_distance(CENTER_RADIUS) ** 2) / (2 * CENTER_SIGMA**2))).astype(np.uint8)
