@@ -58,3 +58,6 @@ def test_own_points_from_training_to_points(
     with Path("south_1.csv").open() as file:
         found = list(csv.DictReader(file))
     assert len(found) == 6
+    assert {row[name] for row in found for name in ("is_vessel", "is_fishing", "vessel_length_m")} == {""}
+    with rasterio.open("south_1.tif") as raster:
+        assert raster.descriptions == ("center",)

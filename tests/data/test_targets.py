@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from xt.data.labels import LabelTable
-from xt.data.targets import detection_targets
+from xt.data.targets import detection_targets, untold
 
 NAN = float("nan")
 
@@ -72,3 +72,16 @@ def test_no_objects_and_objects_outside():
     outside = detection_targets(table((-5, 4, 1, 1, 10.0, "HIGH"), (100, 100, 1, 1, 10.0, "HIGH")), 8, 8)
     assert outside["center"][0, 0, 4] > 0
     assert not outside["vessel"].any()
+
+
+@pytest.mark.parametrize(
+    ("objects", "names"),
+    [
+        ([(NAN, NAN, NAN, "HIGH"), (1, 1, 9, "LOW")], ("vessel", "fishing", "length")),
+        ([(NAN, 1, 9, "HIGH"), (0, 0, 9, "HIGH")], ("fishing",)),
+        ([(0, 0, 0, "HIGH"), (1, NAN, NAN, "HIGH")], ("fishing", "length")),
+        ([(NAN, NAN, NAN, "HIGH"), (1, 0, 9, "HIGH")], ()),
+    ],
+)
+def test_what_no_object_tells_is_named(objects: list[tuple], names: tuple[str, ...]):
+    assert untold(table(*((5, 5, *each) for each in objects))) == names

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xt.tasks.points import MIN_CENTER, find_candidates, find_in_strips
+from xt.tasks.points import MIN_CENTER, Thresholds, find_candidates, find_in_strips
 
 NAMES = ("center", "vessel", "fishing", "length")
 
@@ -68,3 +68,15 @@ def test_an_object_of_more_than_four_strips_is_cut_and_memory_bounded():
     found, asked = strips(maps, 16)
     assert len(found.table) >= 1
     assert max(stop - top for top, stop in asked) <= 5 * 16
+
+
+@pytest.mark.parametrize("missing", ["vessel", "fishing", "length"])
+def test_a_map_that_is_missing_leaves_its_column_unknown(missing: str):
+    maps = painted(40, 40, [(20, 20, 24, 24)])
+    whole = find_candidates(maps).decide(Thresholds())
+    part = find_candidates({name: each for name, each in maps.items() if name != missing}).decide(Thresholds())
+    unknown = {"vessel": ["is_vessel", "is_fishing"], "fishing": ["is_fishing"], "length": ["vessel_length_m"]}[missing]
+    assert len(part) == 1
+    for name in ("row", "is_vessel", "is_fishing", "vessel_length_m"):
+        value = float(getattr(part, name)[0])
+        assert np.isnan(value) if name in unknown else value == getattr(whole, name)[0], name

@@ -10,7 +10,7 @@ from xt.data.scene_crops import SceneCrops
 from xt.data.source import Source
 from xt.data.splits import Splits, rasters
 from xt.data.statistics import measure
-from xt.data.targets import CENTER_SIGMA
+from xt.data.targets import CENTER_SIGMA, untold
 from xt.errors import ConfigError, InputError, at_least
 
 
@@ -106,6 +106,8 @@ class PointsData(DataModule):
             self.mean, self.std = measure(self.sources["train"])
         sources = [source.with_statistics(self.mean, self.std) for source in self.sources[split]]
         tables = [self.objects.scene(source.name) for source in sources]
+        if split == "train":
+            self.untold = untold(LabelTable.concatenate(tables))
         size, crops = (self.image_size, self.crops_per_scene) if split == "train" else (self.validation_tile, None)
         return SceneCrops(sources, tables, size, self.seed, self.centred, crops, self.gain, self.center_sigma)
 

@@ -45,12 +45,7 @@ def detection_targets(
     vessel, fishing = np.zeros_like(center), np.zeros_like(center)
     length = np.zeros((height, width), np.float32)
     rows, cols = np.rint(points.row).astype(int), np.rint(points.column).astype(int)
-    low = points.confidence == "LOW"
-    is_vessel = np.where(low, np.nan, points.is_vessel)
-    is_fishing = np.where(low | np.isnan(is_vessel), np.nan, points.is_fishing)
-    # What is no vessel does not fish and has no length.
-    is_fishing = np.where(is_vessel == 0, 0.0, is_fishing)
-    metres = np.where(is_vessel == 0, 0.0, np.where(low, np.nan, points.vessel_length_m))
+    is_vessel, is_fishing, metres = _known(points)
     # Unknown first, so that what is known of a neighbour wins.
     for i in np.flatnonzero(np.isnan(is_vessel)):
         _stamp(vessel, rows[i], cols[i], _DISC[IGNORE_RADIUS], lambda old, m: np.where(m, IGNORE, old))
@@ -67,6 +62,13 @@ def detection_targets(
         if metres[i] > 0:
             _stamp(length, rows[i], cols[i], _DISC[DISC_RADIUS], _setter(metres[i]))
     return {"center": center[None], "vessel": vessel[None], "fishing": fishing[None], "length": length[None]}
+
+
+def untold(points: LabelTable) -> tuple[str, ...]:
+    """Name the targets of :func:`detection_targets` that none of these objects teaches."""
+    vessel, fishing, metres = _known(points)
+    told = {"vessel": ~np.isnan(vessel), "fishing": (vessel == 1) & ~np.isnan(fishing), "length": metres > 0}
+    return tuple(name for name, objects in told.items() if not objects.any())
 
 
 def cell_targets(points: LabelTable, height: int, width: int, stride: int) -> dict[str, npt.NDArray[np.float32]]:
@@ -95,6 +97,17 @@ def cell_targets(points: LabelTable, height: int, width: int, stride: int) -> di
     return cells
 
 
+def _known(points: LabelTable) -> tuple[npt.NDArray[np.float64], ...]:
+    # Vessel, fishing and metres, NaN where unknown.
+    low = points.confidence == "LOW"
+    is_vessel = np.where(low, np.nan, points.is_vessel)
+    is_fishing = np.where(low | np.isnan(is_vessel), np.nan, points.is_fishing)
+    # What is no vessel does not fish and has no length.
+    is_fishing = np.where(is_vessel == 0, 0.0, is_fishing)
+    metres = np.where(is_vessel == 0, 0.0, np.where(low, np.nan, points.vessel_length_m))
+    return is_vessel, is_fishing, metres
+
+
 def _setter(value: float) -> Callable[[Array, Array], Array]:
     return lambda old, mask: np.where(mask, value, old)
 
@@ -118,7 +131,8 @@ def center_radius(sigma: float) -> int:
 
 @cache
 def _gaussian(sigma: float) -> npt.NDArray[np.uint8]:
-    return np.rint(255 * np.exp(-(_distance(center_radius(sigma)) ** 2) / (2 * sigma**2))).astype(np.uint8)
+    values = 255 * np.exp(-(_distance(center_radius(sigma)) ** 2) / (2 * sigma**2))
+    return np.asarray(np.rint(values), np.uint8)
 
 
 def _distance(radius: int) -> npt.NDArray[np.float64]:

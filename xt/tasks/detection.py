@@ -26,7 +26,9 @@ MAPS = ("center", "vessel", "fishing", "length")
 class PointDetection(ObjectTask):
     """Finds objects and tells vessel, fishing and length.
 
-    Publishes four maps, centre, vessel and fishing in 0..255 and length in metres, and a table of points.
+    Publishes maps, centre, vessel and fishing in 0..255 and length in metres, and a table of points. What no training
+    object tells (:attr:`~xt.data.base.DataModule.untold`) is learnt from nothing: it has no map, and is unknown in the
+    table.
 
     Args:
         loss: :class:`DetectionLoss` by default; ``PaperDetectionLoss`` is the published recipe.
@@ -45,6 +47,7 @@ class PointDetection(ObjectTask):
         self.loss, self.token_weight = loss or DetectionLoss(), token_weight
         self.center_activation: CenterActivation = self.loss.center_activation
         self.token_loss: TokenLoss | None = None
+        self.maps: tuple[str, ...] = MAPS
         self._thresholds = Thresholds()
         self._found: list[Candidates] = []
         self._truth: list[LabelTable] = []
@@ -54,15 +57,30 @@ class PointDetection(ObjectTask):
         """One channel for each map."""
         return dict.fromkeys(MAPS, 1)
 
+    @property
+    def channels(self) -> int:
+        """One for each map that is published."""
+        return len(self.maps)
+
     def biases(self) -> dict[str, float]:
         """What the loss believes of a pixel before it has learnt anything."""
         return self.loss.biases()
 
     def prepare(self, metadata: ModelMetadata) -> None:
-        """Take a saved model's thresholds and how its centre is read."""
+        """Take a saved model's thresholds, which maps it has, and how its centre is read."""
         super().prepare(metadata)
         self._thresholds = Thresholds.from_dict(metadata.thresholds)
         self.center_activation = metadata.settings.get("center_activation", self.loss.center_activation)
+        self.maps = tuple(metadata.settings.get("maps", MAPS))
+
+    def adopt(self, data: DataModule) -> None:
+        """Leave out the maps that the data cannot teach.
+
+        Raises:
+            ConfigError: If they do not give points.
+        """
+        super().adopt(data)
+        self.maps = tuple(name for name in MAPS if name not in data.untold)
 
     def attach(self, model: XT) -> None:
         """Make the head that reads the tokens."""
@@ -75,8 +93,8 @@ class PointDetection(ObjectTask):
         return self._thresholds.to_dict()
 
     def settings(self) -> dict[str, Any]:
-        """How the centre's head is read."""
-        return {"center_activation": self.center_activation}
+        """How the centre's head is read, and which maps are published."""
+        return {"center_activation": self.center_activation, "maps": list(self.maps)}
 
     def losses(self, model: XT, batch: Batch) -> Losses:
         """Losses of a batch, decoded tile by tile; ``tokens`` is that of the last stage."""
@@ -95,7 +113,7 @@ class PointDetection(ObjectTask):
         for i in range(len(batch["name"])):
             values = self.activate({name: each[i] for name, each in maps.items()})
             # As in prediction: what has no data is 0, and holds no object.
-            known = dict(zip(MAPS, values * batch["valid"][i].cpu().numpy(), strict=True))
+            known = dict(zip(self.maps, values * batch["valid"][i].cpu().numpy(), strict=True))
             self._found.append(find_candidates(known, batch["scene_id"][i], batch["origin"][i]))
             self._truth.append(batch["points"][i])
 
@@ -111,12 +129,12 @@ class PointDetection(ObjectTask):
     @property
     def product(self) -> Product:
         """The maps."""
-        return Product(MAPS, "float32", float("nan"))
+        return Product(self.maps, "float32", float("nan"))
 
     def activate(self, raw: Mapping[str, Tensor]) -> Values:
         """Scale the maps: 0..255, and metres."""
         maps = scaled({name: raw[name][0].float().cpu().numpy() for name in MAPS}, self.center_activation)
-        return np.stack([maps[name] for name in MAPS])
+        return np.stack([maps[name] for name in self.maps])
 
     def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
         """The maps, NaN where nothing is valid."""
@@ -126,6 +144,6 @@ class PointDetection(ObjectTask):
         """Find the points that the thresholds accept."""
 
         def maps(top: int, stop: int) -> Maps:
-            return dict(zip(MAPS, np.nan_to_num(read(top, stop)), strict=True))
+            return dict(zip(self.maps, np.nan_to_num(read(top, stop)), strict=True))
 
         return find_in_strips(maps, height, name).decide(self._thresholds)

@@ -59,8 +59,8 @@ class Candidates:
 
     Attributes:
         table: Place and length; the score is the highest centre value in 0..255.
-        vessel: The value that decides the vessel flag.
-        fishing: The value that decides the fishing flag.
+        vessel: The value that decides the vessel flag; NaN where none is known.
+        fishing: The value that decides the fishing flag; likewise.
     """
 
     table: LabelTable
@@ -70,8 +70,8 @@ class Candidates:
     def decide(self, thresholds: Thresholds) -> LabelTable:
         """Keep the objects and set their flags."""
         keep = self.table.score > thresholds.center
-        is_vessel = (self.vessel > thresholds.vessel).astype(np.float64)
-        is_fishing = (self.fishing > thresholds.fishing) * is_vessel
+        is_vessel = _above(self.vessel, thresholds.vessel)
+        is_fishing = _above(self.fishing, thresholds.fishing) * is_vessel
         return replace(self.table, is_vessel=is_vessel, is_fishing=is_fishing).select(keep)
 
     @classmethod
@@ -111,7 +111,8 @@ def find_candidates(
     ninth highest value around it with the threshold. That value is kept, so that the threshold can be tuned.
 
     Args:
-        maps: ``center``, ``vessel``, ``fishing`` in 0..255 and ``length`` in metres, each ``(H, W)``.
+        maps: ``center``, ``vessel``, ``fishing`` in 0..255 and ``length`` in metres, each ``(H, W)``; what all but the
+            centre tell is unknown where they are missing.
         scene_id: Of the points.
         origin: Row and column of the maps in the scene.
         min_center: Components are of pixels above this.
@@ -125,8 +126,9 @@ def find_candidates(
         if last_rows is None or box[0].stop - 1 in last_rows
     ]
     num = len(boxes)
-    rows, cols, lengths, peaks = (np.zeros(num) for _ in range(4))
-    flags = {"vessel": np.zeros(num), "fishing": np.zeros(num)}
+    rows, cols, peaks = (np.zeros(num) for _ in range(3))
+    lengths, vessel, fishing = (np.full(num, np.nan) for _ in range(3))
+    flags = {name: values for name, values in (("vessel", vessel), ("fishing", fishing)) if name in maps}
     for index, (label, box) in enumerate(boxes):
         inside = labelled[box] == label
         weights = maps["center"][box] * inside
@@ -134,7 +136,8 @@ def find_candidates(
         rows[index], cols[index] = box[0].start + row, box[1].start + col
         peaks[index] = weights.max()
         around = _around(rows[index], cols[index], labelled.shape)
-        lengths[index] = maps["length"][around].max()
+        if "length" in maps:
+            lengths[index] = maps["length"][around].max()
         for name, values in flags.items():
             nearby = maps[name][around].ravel()
             rank = min(pixels, nearby.size - 1)
@@ -147,7 +150,7 @@ def find_candidates(
         vessel_length_m=lengths,
         score=peaks,
     )
-    return Candidates(table, flags["vessel"], flags["fishing"])
+    return Candidates(table, vessel, fishing)
 
 
 def find_in_strips(read: Callable[[int, int], Maps], height: int, scene_id: str = "", strip: int = 2048) -> Candidates:
@@ -192,6 +195,10 @@ def tune(candidates: Candidates, labels: LabelTable) -> Thresholds:
             values.append(getattr(score(candidates.decide(tried), labels), metric))
         best = replace(best, **{name: float(grid[int(np.argmax(values))])})
     return best
+
+
+def _above(values: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
+    return np.where(np.isnan(values), np.nan, values > threshold)
 
 
 def _around(row: float, col: float, shape: tuple[int, ...], radius: int = AROUND) -> tuple[slice, slice]:
