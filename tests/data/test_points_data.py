@@ -13,6 +13,7 @@ from rasters import GRID, UTM, noise, write
 
 from xt.data.points import PointsData
 from xt.errors import ConfigError, InputError, LabelError
+from xt.geometry.grid import Window
 
 PLACES = {"a": [(10, 20), (70, 33)], "b": [(5, 5)], "v": [(60, 80), (0, 0), (89, 99)]}
 EAST = {"a": 0, "b": 2000, "v": 4000}
@@ -99,7 +100,7 @@ def build(root: Path, points: str, **options: Any) -> PointsData:
 
 @pytest.mark.parametrize("kind", ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg"])
 def test_objects_are_found_where_the_image_is_bright(root: Path, kind: str):
-    data = build(root, form(root, kind), crops_per_scene=30)
+    data = build(root, form(root, kind), crops_per_scene=30, flips=kind == "pixels")
     assert {name: len(data.objects.scene(name)) for name in "abcv"} == {"a": 2, "b": 1, "c": 0, "v": 3}
     seen = 0
     for index in range(90):
@@ -135,6 +136,17 @@ def test_centres_are_as_wide_as_asked_for_and_reach_into_crops(root: Path):
     assert (center[0, 0], center[0, 5]) == (255, round(255 * np.exp(-0.5)))
     # The object at row 60, column 80 lies in the tile to the right.
     assert center[60, 63] == round(255 * np.exp(-(17**2) / 50))
+
+
+@pytest.mark.parametrize(("flips", "num"), [(False, 2), (True, 8)])
+def test_crops_are_seen_in_two_or_eight_ways(root: Path, flips: bool, num: int):
+    crops = build(root, form(root, "pixels"), image_size=100, flips=flips, crops_per_scene=60).datasets["train"]
+    pixels, _ = crops.readers[0].read(Window(0, 0, 100, 100))
+    turns = [lambda values, k=k: np.rot90(values, k, (1, 2)) for k in range(4)]
+    views = [turns[0], turns[2]] if not flips else turns + [lambda v, t=t: t(v).swapaxes(1, 2) for t in turns]
+    seen = {np.asarray(crops[0, index]["image"]).tobytes() for index in range(0, 180, 3)}
+    assert seen == {np.ascontiguousarray(view(pixels)).tobytes() for view in views}
+    assert len(seen) == num
 
 
 def test_gain_scales_training_crops_before_normalisation(root: Path):

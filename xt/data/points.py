@@ -43,6 +43,8 @@ class PointsData(DataModule):
             differs; leave it at 0 for dB.
         center_sigma: Pixels by which a centre may be off before it counts as background in training; an eighth of the
             objects' length or so, for in the middle of a long object no pixel looks like the middle.
+        flips: Mirror training crops and turn them by quarters, not by 180° alone; eight views of an object instead of
+            two, where shadows and the radar's look direction do not matter.
         drop_bad_labels: Leave bad rows out instead of failing.
         resolution: Metres per pixel, if known.
         validation_tile: Side of the tiles in which images are validated and tested; that of a crop by default. An
@@ -72,6 +74,7 @@ class PointsData(DataModule):
         crops_per_scene: int = 4,
         gain: float = 0.0,
         center_sigma: float = CENTER_SIGMA,
+        flips: bool = False,
         drop_bad_labels: bool = False,
         resolution: float | None = None,
         validation_tile: int | None = None,
@@ -92,7 +95,7 @@ class PointsData(DataModule):
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
         self.centred, self.crops_per_scene, self.drop_bad_labels = centred, crops_per_scene, drop_bad_labels
         self.validation_tile, self.gain = validation_tile or image_size, gain
-        self.center_sigma = center_sigma
+        self.center_sigma, self.flips = center_sigma, flips
         self.sources: dict[str, list[Source]] = {}
         self.objects = LabelTable.build(0)
 
@@ -109,7 +112,8 @@ class PointsData(DataModule):
         if split == "train":
             self.untold = untold(LabelTable.concatenate(tables))
         size, crops = (self.image_size, self.crops_per_scene) if split == "train" else (self.validation_tile, None)
-        return SceneCrops(sources, tables, size, self.seed, self.centred, crops, self.gain, self.center_sigma)
+        options = (self.gain, self.center_sigma, self.flips)
+        return SceneCrops(sources, tables, size, self.seed, self.centred, crops, *options)
 
     def _images(self) -> list[Source]:
         folder = self.image_folder

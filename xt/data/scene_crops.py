@@ -1,5 +1,6 @@
 """Samples of point detection: crops or tiles of scenes, their objects, and the targets that are drawn of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +14,23 @@ from xt.data.source import Source
 from xt.data.targets import CENTER_SIGMA, center_radius, detection_targets
 from xt.geometry.grid import RegionGrid, Window
 
+Array = npt.NDArray[Any]
+View = Callable[[Array], Array]
+
+VIEWS: tuple[View, ...] = (
+    lambda values: values[:, ::-1, ::-1],
+    lambda values: values[:, ::-1],
+    lambda values: values.swapaxes(1, 2),
+)
+"""By 180°, the only turn that keeps the radar's look direction plausible, as in the recipe; mirrored, transposed."""
+
 
 class SceneCrops(Dataset[dict[str, Any]]):
     """Crops or, with ``crops_per_scene`` None, all tiles of scenes.
 
     ``gain`` is the deviation of the logarithm of the factor on the raw values of a crop, drawn anew for each;
-    ``center_sigma`` is that of :func:`~xt.data.targets.detection_targets`.
+    ``center_sigma`` is that of :func:`~xt.data.targets.detection_targets`. With ``flips`` a crop is seen in any of
+    eight ways, without in two.
     """
 
     def __init__(
@@ -31,10 +43,11 @@ class SceneCrops(Dataset[dict[str, Any]]):
         crops_per_scene: int | None,
         gain: float = 0.0,
         center_sigma: float = CENTER_SIGMA,
+        flips: bool = False,
     ) -> None:
         self.readers, self.labels, self.image_size = readers, labels, image_size
         self.seed, self.centred, self.crops_per_scene, self.gain = seed, centred, crops_per_scene, gain
-        self.center_sigma = center_sigma
+        self.center_sigma, self.flips = center_sigma, flips
         self.tiles = [
             (scene, window)
             for scene, reader in enumerate(readers)
@@ -48,12 +61,13 @@ class SceneCrops(Dataset[dict[str, Any]]):
         """Return the sample of ``(epoch, index)``."""
         if self.crops_per_scene is None:
             scene, window = self.tiles[key[1]]
-            turn, gain = False, 1.0
+            views, gain = [], 1.0
         else:
             rng = sample_rng(self.seed, key)
             scene = key[1] % len(self.readers)
             window = self._crop(rng, scene)
-            turn = bool(rng.random() < 0.5)
+            drawn = rng.random(len(VIEWS) if self.flips else 1) < 0.5
+            views = [view for view, taken in zip(VIEWS, drawn, strict=False) if taken]
             gain = float(np.exp(rng.normal(0, self.gain))) if self.gain else 1.0
         reader, labels = self.readers[scene], self.labels[scene]
         pixels, valid = reader.read(window, gain)
@@ -65,8 +79,8 @@ class SceneCrops(Dataset[dict[str, Any]]):
         targets = detection_targets(local.select(near), size, size, self.center_sigma)
         inside = _within(local, 0, size)
         sample: dict[str, Any] = {"image": pixels, "valid": valid[None], "targets": targets}
-        if turn:
-            sample = _turned(sample)
+        for view in views:
+            sample = _seen(sample, view)
         name = f"{reader.name} rows {window.row}– columns {window.col}–"
         return sample | {
             "name": name,
@@ -92,9 +106,8 @@ def _within(table: LabelTable, low: int, high: int) -> npt.NDArray[np.bool_]:
     return np.asarray(((places >= low) & (places < high)).all(axis=0))
 
 
-def _turned(sample: dict[str, Any]) -> dict[str, Any]:
-    # By 180°: the only turn that keeps the radar's look direction plausible, as in the recipe.
-    turned: dict[str, Any] = {}
-    for key, value in sample.items():
-        turned[key] = _turned(value) if isinstance(value, dict) else np.ascontiguousarray(value[:, ::-1, ::-1])
-    return turned
+def _seen(sample: dict[str, Any], view: View) -> dict[str, Any]:
+    return {
+        key: _seen(value, view) if isinstance(value, dict) else np.ascontiguousarray(view(value))
+        for key, value in sample.items()
+    }
