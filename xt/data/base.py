@@ -40,7 +40,7 @@ class DataModule(LightningDataModule):
         gives: What is known of its images: ``points``, ``mask``, ``label``, or ``tokens`` instead of images.
         classes: Class names, or empty.
         ignore_index: Mask value that is no class and is not scored.
-        untold: Maps of :func:`~xt.data.targets.detection_targets` that no training object tells anything of.
+        untold: Maps of :func:`~xt.data.targets.detection_targets` that no training object teaches.
         described: Of tokens, the metadata of the model that made them.
         resolution: Metres per pixel, or None.
         shoreline: Scene → contours, if the data have any; for scores close to the shore.

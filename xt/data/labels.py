@@ -148,28 +148,22 @@ _LABEL: Columns = _COMMON | {
 }
 ATTRIBUTES: Columns = {name: each for name, each in _LABEL.items() if each[0] not in ("row", "column", "scene_id")}
 """What may be known of an object beside its place."""
-_OWN: Columns = {
-    "row": ("row", number(-0.5, required=True)),
-    "column": ("column", number(-0.5, required=True)),
-    **SCENE,
-}
+_OWN: Columns = {name: (name, number(-0.5, required=True)) for name in ("row", "column")} | SCENE
 
 
 def read_labels(path: Path | str, drop_bad: bool = False) -> LabelTable:
     """Read a label CSV of xView3, or points of one's own in pixels, as :class:`~xt.data.points.PointsData` takes them.
 
     Args:
-        path: File with the columns of the data set, or ``scene_id``, ``row`` and ``column`` and what else is known;
-            further columns are ignored.
+        path: File with the columns of xView3, or ``scene_id``, ``row``, ``column`` and what else is known.
         drop_bad: Leave bad rows out instead of failing.
 
     Raises:
         LabelError: If the file or a column is missing, or rows are bad (up to 20 line numbers are given).
     """
-    header, rows = read_csv(Path(path))
-    if not {"row", "column"} <= set(header) or "detect_scene_row" in header:
-        return as_table(*parse_rows(Path(path), header, rows, _LABEL, {}, drop_bad))
-    return sure(as_table(*parse_rows(Path(path), header, rows, _OWN, ATTRIBUTES, drop_bad)))
+    path, header = Path(path), set(read_csv(Path(path))[0])
+    own = header >= {"row", "column"} and "detect_scene_row" not in header
+    return sure(_read(path, _OWN, drop_bad, ATTRIBUTES)) if own else _read(path, _LABEL, drop_bad)
 
 
 def sure(table: LabelTable) -> LabelTable:

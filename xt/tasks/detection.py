@@ -27,8 +27,7 @@ class PointDetection(ObjectTask):
     """Finds objects and tells vessel, fishing and length.
 
     Publishes maps, centre, vessel and fishing in 0..255 and length in metres, and a table of points. What no training
-    object tells (:attr:`~xt.data.base.DataModule.untold`) is learnt from nothing: it has no map, and is unknown in the
-    table.
+    object teaches (:attr:`~xt.data.base.DataModule.untold`) has no map, and is unknown in the table.
 
     Args:
         loss: :class:`DetectionLoss` by default; ``PaperDetectionLoss`` is the published recipe.
