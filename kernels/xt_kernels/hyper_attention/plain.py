@@ -13,6 +13,9 @@ from xt_kernels.hyper_attention.softmax import softmax, softmax_backward
 _KEYS = 16384
 """Keys copied at a time, about, those of each block together. More would cost memory, fewer time."""
 
+Buffers = dict[str, Tensor]
+"""Memory that tiles use one after the other: new pages for each would cost more than what is copied there."""
+
 
 def sort(q: Tensor, k: Tensor, options: Options) -> Tensor:
     """Sort queries ``(B, H, L, D)`` and keys ``(B, H, S, D)`` of each estimated part by their hash.
@@ -45,10 +48,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, order: Tensor, options: Options) -> 
     dtype = plan.working(q.dtype)
     out = q.new_empty(batch, length, heads, dim).transpose(1, 2)
     lse = q.new_empty(batch, heads, length, dtype=dtype)
+    buffers: Buffers = {}
     for at in _heads(q):
         whole = out[at] if dtype == q.dtype else q.new_empty(length, dim, dtype=dtype)
         for part in plan.parts(length, k.shape[2], options):
-            _attend((q[at], k[at], v[at]), whole, lse[at], order[at], part, options)
+            _attend((q[at], k[at], v[at]), whole, lse[at], order[at], part, options, buffers)
         if whole.dtype != q.dtype:
             out[at].copy_(whole)
     return out, lse
@@ -62,12 +66,13 @@ def backward(
     keys = k.shape[2]
     parts = plan.parts(length, keys, options)
     dtype = plan.working(q.dtype)
+    buffers: Buffers = {}
     grads = [q.new_empty(batch, n, heads, dim).transpose(1, 2) for n in (length, keys, keys)]
     for at in _heads(q):
         sums = [each[at].zero_() if dtype == q.dtype else each.new_zeros(each[at].shape, dtype=dtype) for each in grads]
         tensors = (q[at], k[at], v[at], out[at], grad[at])
         for part in parts:
-            _attend_backward(tensors, lse[at], order[at], part, options.scale, sums)
+            _attend_backward(tensors, lse[at], order[at], part, options.scale, sums, buffers)
         for each, total in zip(grads, sums, strict=True):
             if total.dtype != each.dtype:
                 each[at].copy_(total)
@@ -93,10 +98,18 @@ class _Tile:
     samples: int = 0
     bias: Tensor | None = None
 
-    def cut(self, x: Tensor, index: Tensor | slice, dtype: torch.dtype) -> Tensor:
-        """Take rows out of ``x (L, D)`` as ``(c, ·, D)``."""
-        found = x[index] if isinstance(index, slice) else x.index_select(0, index)
-        return found.to(dtype).reshape(self.blocks, -1, x.shape[-1])
+    def cut(self, x: Tensor, index: Tensor | slice, dtype: torch.dtype, into: Buffers, name: str) -> Tensor:
+        """Take rows out of ``x (L, D)`` as ``(c, ·, D)``, in a buffer of this name."""
+        if isinstance(index, slice):
+            return x[index].to(dtype).reshape(self.blocks, -1, x.shape[-1])
+        if name not in into or len(into[name]) < len(index):
+            into[name] = x.new_empty(len(index), x.shape[-1], dtype=dtype)
+        found = into[name][: len(index)]
+        if x.dtype == dtype:
+            torch.index_select(x, 0, index, out=found)
+        else:
+            found.copy_(x.index_select(0, index))
+        return found.view(self.blocks, -1, x.shape[-1])
 
 
 def _tiles(part: Part, order: Tensor, dtype: torch.dtype) -> Iterator[_Tile]:
@@ -124,12 +137,19 @@ def _tiles(part: Part, order: Tensor, dtype: torch.dtype) -> Iterator[_Tile]:
 
 
 def _attend(
-    tensors: tuple[Tensor, Tensor, Tensor], out: Tensor, lse: Tensor, order: Tensor, part: Part, options: Options
+    tensors: tuple[Tensor, Tensor, Tensor],
+    out: Tensor,
+    lse: Tensor,
+    order: Tensor,
+    part: Part,
+    options: Options,
+    buffers: Buffers,
 ) -> None:
     q, k, v = tensors
     for tile in _tiles(part, order, lse.dtype):
-        some_q = tile.cut(q, tile.rows, lse.dtype)
-        some_k, some_v = (tile.cut(x, tile.columns, lse.dtype) for x in (k, v))
+        some_q = tile.cut(q, tile.rows, lse.dtype, buffers, "q")
+        some_k = tile.cut(k, tile.columns, lse.dtype, buffers, "k")
+        some_v = tile.cut(v, tile.columns, lse.dtype, buffers, "v")
         mixed, sums = softmax(some_q, some_k, some_v, tile.bias, options.scale)
         mixed, sums = mixed.flatten(0, 1), sums.flatten()
         if options.causal and part.seed is not None:
@@ -143,13 +163,22 @@ def _attend(
 
 
 def _attend_backward(
-    tensors: tuple[Tensor, ...], lse: Tensor, order: Tensor, part: Part, scale: float, grads: list[Tensor]
+    tensors: tuple[Tensor, ...],
+    lse: Tensor,
+    order: Tensor,
+    part: Part,
+    scale: float,
+    grads: list[Tensor],
+    buffers: Buffers,
 ) -> None:
     q, k, v, out, grad = tensors
     sampled = [x.new_zeros(part.samples, x.shape[-1]) for x in grads[1:]]
     for tile in _tiles(part, order, lse.dtype):
-        some_grad, some_q, some_out = (tile.cut(x, tile.rows, lse.dtype) for x in (grad, q, out))
-        some_k, some_v = (tile.cut(x, tile.columns, lse.dtype) for x in (k, v))
+        some_q, some_out, some_grad = (
+            tile.cut(x, tile.rows, lse.dtype, buffers, name) for x, name in ((q, "q"), (out, "out"), (grad, "grad"))
+        )
+        some_k = tile.cut(k, tile.columns, lse.dtype, buffers, "k")
+        some_v = tile.cut(v, tile.columns, lse.dtype, buffers, "v")
         # Result and sums are those over all parts, so that shares are what they are in the one softmax of a query.
         sums = lse[tile.rows].view(tile.blocks, -1)
         dq, *found = softmax_backward(some_grad, some_q, some_k, some_v, some_out, sums, tile.bias, scale)

@@ -524,7 +524,7 @@ def _part_backward(
     sums = (lse, lse)  # never read
     if part.samples:
         config = configs.sample
-        runs = max(1, min(_RUNS, part.length // 1024))
+        runs = max(1, min(_RUNS, part.length // _RUN))
         partial = [lse.new_empty(runs, call.sequences, part.samples, q.shape[3]) for _ in range(2)]
         _sample_kernel[(triton.cdiv(part.samples, config.keys), runs, call.sequences)](
             *(q, k, v, grad, *partial, *read, *samples),
@@ -544,6 +544,8 @@ def _part_backward(
 
 _RUNS = 32
 """Runs of queries that are summed apart for each sample, at most."""
+_RUN = 1024
+"""Queries of a run, at least."""
 
 
 def _ranks(x: Tensor, directions: Tensor, first: int, rows: int) -> Tensor:
