@@ -42,27 +42,25 @@ def main() -> None:
     models = {"timm": stock.bfloat16(), "xt": ours.bfloat16()}
     models |= {f"{name} compiled": torch.compile(model) for name, model in list(models.items())}
     image = image.bfloat16()
-    for name, model in models.items():
+    for way in ("forward", "both"):
+        for name, model in models.items():
 
-        def forward() -> None:
-            with torch.no_grad():
-                model(image)  # noqa: B023
+            def run() -> None:
+                with torch.set_grad_enabled(way == "both"):  # noqa: B023
+                    maps = model(image)  # noqa: B023
+                if way == "both":  # noqa: B023
+                    sum(each.float().square().mean() for each in maps).backward()
 
-        def both() -> None:
-            sum(each.float().square().mean() for each in model(image)).backward()  # noqa: B023
-
-        spent = {}
-        for way, run in (("forward", forward), ("both", both)):
             run()
-            spent[way] = do_bench(run, warmup=20, rep=150, return_mode="median")
+            spent = do_bench(run, warmup=20, rep=150, return_mode="median")
             torch.cuda.reset_peak_memory_stats()
             run()
-            spent[f"{way} GiB"] = torch.cuda.max_memory_allocated() / 2**30
-        facts[name] = spent
-        speed = BATCH * SIZE**2 / 1e3 / spent["forward"]
-        say(name, f"forward {spent['forward']:.2f} ms ({speed:.0f} Mpx/s), both {spent['both']:.2f} ms")
-        if len(sys.argv) > 1:
-            (Path(sys.argv[1]) / "gpu_encoder.json").write_text(json.dumps(facts, indent=1))
+            memory = torch.cuda.max_memory_allocated() / 2**30
+            speed = BATCH * SIZE**2 / 1e3 / spent
+            facts[f"{name}, {way}"] = {"ms": spent, "GiB": memory, "Mpx/s": speed}
+            say(f"{name}, {way}: {spent:.2f} ms, {speed:.0f} Mpx/s, {memory:.2f} GiB")
+            if len(sys.argv) > 1:
+                (Path(sys.argv[1]) / "gpu_encoder.json").write_text(json.dumps(facts, indent=1))
 
 
 if __name__ == "__main__":

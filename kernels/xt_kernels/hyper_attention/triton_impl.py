@@ -5,7 +5,7 @@ backward each key of a block has one program; what samples get from all queries 
 so that no result depends on the order of programs. Exact causal parts are one block without samples.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -353,8 +353,8 @@ class Configs:
 
 HALF = Configs(Config(64, 32, 4, 2), Config(64, 64, 8, 2), Config(64, 64, 8, 2), Config(32, 64, 8, 2))
 """For bf16 and fp16. No size here spills registers."""
-HOPPER = replace(HALF, forward=Config(128, 64, 8, 2))
-"""The same for capability 9, whose tensor cores read shared memory."""
+HOPPER = Configs(Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(32, 64, 4, 2), HALF.key)
+"""The same for capability 9, as measured on an H200 (scripts/gpu_hyper.py)."""
 SINGLE = Configs(Config(16, 32, 8, 1), Config(16, 16, 8, 1), Config(32, 16, 8, 1), Config(32, 16, 8, 1))
 """For fp32, whose products on tensor cores take many registers."""
 
