@@ -4,8 +4,6 @@ import json
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,31 +25,11 @@ def taking_turns(peers: Mapping[str, Callable[[], object]], rounds: int = 5) -> 
     return best
 
 
-def gpu_milliseconds(run: Callable[[], object]) -> float:
-    """Median time of a GPU, by its own events."""
-    from triton.testing import do_bench
-
-    value: float = do_bench(run, warmup=10, rep=60, return_mode="median")
-    return value
-
-
-def peak_mebibytes(module: str, *arguments: str) -> float:
-    """What a run of ``python -m module`` in a process of its own takes at its peak, by its own last line of output."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
 def grown_mebibytes(run: Callable[[], object]) -> float:
     """By how much the peak of this process grows in a run."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def gemm_gflops(size: int = 2048) -> float:
-    """What a matrix product reaches here in fp32."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / taking_turns({"gemm": lambda: a @ b})["gemm"] / 1e9
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
