@@ -264,6 +264,12 @@ def test_training_starts_from_the_parts_of_a_saved_model(
         for part in ("region_encoder", "decoder", "heads"):
             pairs = zip(getattr(ours, part).parameters(), getattr(theirs, part).parameters(), strict=True)
             assert all(torch.allclose(a, b, atol=1e-9) for a, b in pairs) == (part in same), part
+    fast = ["--model.lr", "0.01", "--model.warmup_steps", "0", "--model.train_parts", '["decoder"]']
+    assert main(["train", str(path), "--run_dir", str(tmp_path / "some"), *fast]) == 0
+    some, theirs = load_model(tmp_path / "some")[0], load_model(model)[0]
+    for part in ("region_encoder", "decoder", "heads"):
+        pairs = zip(getattr(some, part).parameters(), getattr(theirs, part).parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) == (part != "decoder"), part
     argv = [
         "train",
         str(path),
