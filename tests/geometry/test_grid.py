@@ -101,6 +101,17 @@ def test_tiles_cover_and_weights_sum_to_one(length: int, tile: int, data: st.Dat
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
+def test_two_tiles_fade_as_they_are_named():
+    def of_second(blend: str) -> np.ndarray:
+        return axis_weights([0, 4], 8, 12, blend)[1][:4]
+
+    np.testing.assert_allclose(of_second("linear"), [0.125, 0.375, 0.625, 0.875], atol=1e-6)
+    np.testing.assert_allclose(
+        of_second("cosine"), np.sin(np.pi / 2 * np.array([0.125, 0.375, 0.625, 0.875])) ** 2, atol=1e-6
+    )
+    np.testing.assert_array_equal(of_second("none"), [0, 0, 1, 1])
+
+
 def test_errors_name_the_numbers():
     with pytest.raises(GeometryError, match="region size 100 does not divide by stride 32"):
         RegionGrid(10, 10, 100).layout(32)

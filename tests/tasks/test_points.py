@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from xt.tasks.points import MIN_CENTER, Thresholds, find_candidates, find_in_strips
+from xt.data.labels import LabelTable
+from xt.tasks.points import MIN_CENTER, Candidates, Thresholds, find_candidates, find_in_strips, tune
 
 NAMES = ("center", "vessel", "fishing", "length")
 
@@ -80,3 +81,39 @@ def test_a_map_that_is_missing_leaves_its_column_unknown(missing: str):
     for name in ("row", "is_vessel", "is_fishing", "vessel_length_m"):
         value = float(getattr(part, name)[0])
         assert np.isnan(value) if name in unknown else value == getattr(whole, name)[0], name
+
+
+def table(scores: list[float], vessel: list[float], fishing: list[float]) -> LabelTable:
+    num = len(scores)
+    return LabelTable(
+        row=np.arange(num) * 100.0,
+        column=np.full(num, 50.0),
+        scene_id=np.full(num, "s"),
+        is_vessel=np.array(vessel),
+        is_fishing=np.array(fishing),
+        vessel_length_m=np.full(num, 50.0),
+        distance_from_shore_km=np.full(num, 9999.99),
+        confidence=np.full(num, "HIGH"),
+        score=np.array(scores),
+    )
+
+
+def test_tuned_thresholds_part_what_is_there_from_what_is_not():
+    # Objects have centres above 150, vessels values above 170, boats that fish values above 60.
+    truth = table([np.nan] * 6, [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0])
+    scores = [160, 220, 200, 180, 170, 160, 140, 120, 145, 130]
+    vessel = np.array([200, 180, 240, 190, 165, 100, 0, 0, 0, 0.0])
+    fishing = np.array([70, 90, 55, 52, 0, 0, 0, 0, 0, 0.0])
+    nothing = [np.nan] * 10
+    found = tune(Candidates(table(scores, nothing, nothing), vessel, fishing), truth)
+    assert 140 <= found.center < 160
+    assert 165 <= found.vessel < 180
+    assert 55 <= found.fishing < 70
+
+
+def test_thresholds_that_make_no_difference_stay_near_the_default():
+    truth = table([np.nan] * 3, [1, 1, 0], [1, 0, 0])
+    found = Candidates(
+        table([250.0] * 3, [np.nan] * 3, [np.nan] * 3), np.array([240, 240, 0.0]), np.array([240, 0, 0.0])
+    )
+    assert tune(found, truth) == Thresholds()
