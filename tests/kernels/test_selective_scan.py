@@ -1,8 +1,11 @@
 import multiprocessing
 import os
+import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,10 +178,58 @@ def test_channels_last_is_the_same_op_and_takes_views():
     torch.testing.assert_close(got.transpose(1, 2), run([u, delta, A, B, C, D, z, bias], "chunked")[0])
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("backend", ["chunked", "numba"])
+def test_gradcheck(backend: str):
     tensors = [t[:1, ..., :9] if t.ndim == 3 else t for t in inputs(9)]
     leaves = [t.detach().requires_grad_() for t in tensors]
-    assert torch.autograd.gradcheck(lambda *ts: run(list(ts), "chunked"), leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *ts: run(list(ts), backend), leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_may_lie_apart(dtype: torch.dtype):
+    g = torch.Generator().manual_seed(3)
+    sizes = [530, 530, 530, 3, 3]
+    A = -torch.rand(530, 3, generator=g, dtype=dtype)
+    # Every tensor is a part of a wider one, each of another width; so is the gradient that comes in.
+    wide = [torch.randn(2, 45, size + 5 * i, generator=g, dtype=dtype) for i, size in enumerate([*sizes, 530])]
+    found = []
+    for backend in ("numba", "reference"):
+        leaves = [each.clone().requires_grad_() for each in wide[:5]]
+        u, delta, z, B, C = (each[..., each.shape[-1] - size :] for each, size in zip(leaves, sizes, strict=True))
+        y = selective_scan_channels_last(u, delta, A, B, C, z=z, delta_softplus=True, backend=backend)
+        found.append([y, *torch.autograd.grad(y, leaves, wide[5][..., :530])])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).norm() <= (1e-5 if dtype == torch.float32 else 1e-13) * b.norm()
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "A"])
+def test_what_is_not_a_number_stays_none(name: str):
+    tensors = [t.detach() for t in inputs(20, torch.float32)]
+    if name == "A":
+        tensors[2][3, 1] = torch.nan
+    else:
+        tensors[0 if name == "u" else 1][1, 3, 7] = torch.nan
+    want, got = (run(tensors, backend)[0].isnan() for backend in ("reference", "numba"))
+    assert want.any()
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("features", ["", "+avx2,+fma"])
+def test_other_processors_get_the_same(features: str):
+    if features and platform.machine() != "x86_64":
+        return  # instructions of others
+    code = (
+        "import torch; from xt_kernels.selective_scan import selective_scan_channels_last as scan\n"
+        "u = torch.linspace(-3, 3, 3 * 70).view(1, 3, 70); A = -torch.linspace(0, 200, 140).view(70, 2); b = u[..., :2]\n"
+        "A[5, 1], A[9, 0] = torch.nan, 100.0\n"
+        "y, want = (scan(u, u, A, b, b, z=u, delta_softplus=True, backend=x) for x in ('numba', 'reference'))\n"
+        "assert want[..., 5].isnan().all() and want[0, 2, 9].isinf(), want\n"
+        "torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5, equal_nan=True)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[2] / "kernels"), *sys.path])
+    environment = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "PYTHONPATH": path}
+    told = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-3000:]
 
 
 @pytest.mark.parametrize("backend", ["chunked", "numba"])

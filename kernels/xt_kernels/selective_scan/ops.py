@@ -48,8 +48,8 @@ def _(
     keep: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    state = u.new_empty(u.shape[0], u.shape[2], A.shape[1], dtype=torch.float32)
-    kept = u.new_empty(_module(backend).kept_shape(u, A, keep), dtype=torch.float32)
+    state = u.new_empty(u.shape[0], u.shape[2], A.shape[1], dtype=cpu.compute_dtype(u))
+    kept = u.new_empty(_module(backend).kept_shape(u, A, keep), dtype=cpu.compute_dtype(u))
     return u.new_empty(u.shape), state, kept
 
 
@@ -79,7 +79,7 @@ def _(
     dy: Tensor, dend: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Any
 ) -> list[Tensor]:
     shapes = (u.shape, u.shape, A.shape, B.shape, C.shape, A.shape[:1], u.shape, A.shape[:1], dend.shape)
-    return [u.new_empty(shape, dtype=torch.float32) for shape in shapes]
+    return [u.new_empty(shape, dtype=cpu.compute_dtype(u)) for shape in shapes]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -91,7 +91,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 def _differentiate(ctx: Any, dy: Tensor | None, dend: Tensor | None, dkept: Tensor | None) -> tuple[Any, ...]:
     *tensors, start, kept = ctx.saved_tensors
     dy, dend = (
-        tensors[0].new_zeros(size, dtype=torch.float32) if grad is None else grad
+        tensors[0].new_zeros(size, dtype=cpu.compute_dtype(tensors[0])) if grad is None else grad
         for grad, size in zip((dy, dend), ctx.sizes, strict=True)
     )
     grads = _backward(dy, dend, *tensors, ctx.softplus, ctx.reverse, kept, ctx.backend)
