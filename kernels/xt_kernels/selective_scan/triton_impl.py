@@ -18,7 +18,6 @@ KEPT = 8
 """Tokens between two kept states."""
 SHORTEST, CUTS = 64, 128
 """Tokens of a chunk at least, and chunks at most while they grow."""
-LOG2_E = 1.4426950408889634
 LENGTHS = ["length", "chunk", "num_chunks", "num_kept"]
 
 
