@@ -21,6 +21,8 @@ from xt.models.checkpoint import load_model
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
+from xt.tasks.detection import COLOURS
+from xt.tasks.preview import GAP, NO_DATA, of_classes
 from xt.tasks.registry import task_of
 
 PARTS = {
@@ -63,9 +65,10 @@ class Height(Task):
     def losses(self, model: XT, batch: Batch) -> Losses:
         return {"loss": (model(batch["image"], batch["valid"])["height"][:, 0] - batch["mask"]).abs().mean()}
 
-    def measure(self, model: XT, batch: Batch) -> None:
-        maps = model(batch["image"], batch["valid"])["height"][:, 0]
-        self.errors.append((self.scale * (maps - batch["mask"]).abs())[batch["valid"][:, 0]])
+    def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor]:
+        raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
+        self.errors.append((self.scale * (raw["height"][:, 0] - batch["mask"]).abs())[batch["valid"][:, 0]])
+        return raw
 
     def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
         error = torch.cat(self.errors).mean().item()
@@ -137,12 +140,23 @@ def truth(folder: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         return mask.read(1), (image.read() != 0).all(0)
 
 
+def samples(run: Path, rows: int) -> dict[str, npt.NDArray[Any]]:
+    """What a run drew: name → the last rows, which are those of the pictures."""
+    return {path.name: np.asarray(Image.open(path))[-rows:] for path in sorted((run / "samples").iterdir())}
+
+
 def test_detection(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = tmp_path / "data"
     assert main(["synth", "xview3", str(data), "--scenes", "16", "--size", str(SIZE)]) == 0
     settings = {"root": str(data), "image_size": SIZE, "batch_size": 2}
     run = train(tmp_path, "PointDetection", {"class_path": "XView3Data", "init_args": settings}, 12)
     want = measured(run, capsys)
+    drawn = samples(run, SIZE)
+    assert len(drawn) == len(list((data / "validation").iterdir()))
+    for pixels in drawn.values():
+        marked = np.any([(pixels == colour).all(-1) for colour in COLOURS.values()], axis=0)
+        assert marked[:, :SIZE].any()
+        assert not marked[:, SIZE:].any()
     lines: list[str] = []
     for scene in sorted((data / "validation").iterdir()):
         predicted(run, scene, tmp_path / f"{scene.name}.tif")
@@ -165,6 +179,9 @@ def test_segmentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert (classes[~valid] == 255).all()
     found, real = classes[valid] == 1, mask[valid] == 1
     assert want["iou_ship"] == pytest.approx((found & real).sum() / (found | real).sum(), abs=1e-6)
+    drawn = samples(run, 2 * SIZE)["0_v.png"]
+    assert (drawn[:, -SIZE:] == of_classes(classes.astype(int), valid)).all()
+    assert (drawn[:, -2 * SIZE - GAP : -SIZE - GAP] == of_classes(mask.astype(int), valid)).all()
     assert 0.02 < want["iou_ship"] < 1
 
 
@@ -180,6 +197,7 @@ def test_classification(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = train(
         tmp_path, {"class_path": "ImageClassification", "init_args": {"label_smoothing": 0.0}}, data, decoder="Pooled"
     )
+    assert list(samples(run, SIZE)) == ["0_0.png", "1_1.png", "2_2.png", "3_3.png"]
     right = []
     for name in ("bright", "dark"):
         for i in range(8):
@@ -197,6 +215,10 @@ def test_a_task_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     want = measured(run, capsys)["closeness"]
     (height,), (mask, valid) = predicted(run, tmp_path / "images/v.png", tmp_path / "o.tif"), truth(tmp_path)
     assert (height[~valid] == -1000).all()
+    low, high = min(0, height[valid].min()), max(0, height[valid].max())
+    shown = np.where(valid, (height - low) / (high - low) * 255, NO_DATA[0])
+    drawn = samples(run, 2 * SIZE)["0_v.png"]
+    assert np.abs(drawn[:, -SIZE:, 0] - shown).max() <= 1
     assert want == pytest.approx(-np.abs(height - 7.0 * mask)[valid].mean(), abs=1e-4)
     _, metadata = load_model(run)
     assert (metadata.task, metadata.task_class, metadata.settings) == ("height", "Height", {"scale": 7.0})

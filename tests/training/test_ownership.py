@@ -19,6 +19,8 @@ WRITTEN = [
     "checkpoints/.last.ckpt.0123456789abcdef.partial.ckpt",
     "tensorboard/events.out.tfevents.1.host.2.0",
     "tensorboard/hparams.yaml",
+    "samples/0_scene-1.png",
+    "samples/.0_scene-1.png.0123abcd.partial.png",
     "model/model.safetensors",
     "model/config.json",
     ".model.0123456789abcdef.partial/config.json",

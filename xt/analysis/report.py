@@ -15,6 +15,7 @@ from xt.data.labels import LabelTable
 from xt.errors import InputError
 from xt.files import replacing
 from xt.metrics.xview3 import match
+from xt.tasks.detection import kinds
 
 matplotlib.use("Agg")
 
@@ -139,9 +140,8 @@ def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable) -
     low, high = np.percentile(pixels.compressed(), (1, 99.7)) if pixels.count() else (0, 1)
     axis.imshow(pixels.filled(low), cmap="gray", vmin=low, vmax=high)
     for table, marker, size in ((truth, "o", 170), (found, "+", 80)):
-        kinds = _kinds(table)
         for kind, colour in COLOURS.items():
-            mine = kinds == kind
+            mine = kinds(table) == kind
             style: dict[str, Any] = {"facecolors": "none", "edgecolors": colour} if marker == "o" else {"c": colour}
             places = (table.column[mine] / scale, table.row[mine] / scale)
             axis.scatter(*places, s=size, marker=marker, linewidths=1.5, **style)
@@ -149,11 +149,6 @@ def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable) -
     axis.set_title(f"{hits} of {len(truth)} objects found, {len(found) - hits} false alarms")
     axis.set_xticks([])
     axis.set_yticks([])
-
-
-def _kinds(table: LabelTable) -> npt.NDArray[np.str_]:
-    vessel, fishing = table.is_vessel == 1, table.is_fishing == 1
-    return np.where(vessel & fishing, "fishing", np.where(vessel, "vessel", "other"))
 
 
 def _smooth(

@@ -28,10 +28,10 @@ class ModelConfig:
         region_batch: Regions encoded at a time.
         decode_size: Side of the tiles decoded at a time, in pixels.
         streaming: Encode in chunks with recomputation; False keeps every activation.
-        unbound: Fields that say how the work is cut, not what is computed; a run may go on with others.
+        unbound: Keys that say how the work is done, not what is computed; a run may go on with others.
     """
 
-    unbound = ("region_batch", "decode_size", "streaming")
+    unbound = ("region_batch", "decode_size", "streaming", "region_encoder.init_args.compile")
 
     region_encoder: Callable[[int], RegionEncoder]
     context: Callable[[int], ContextEncoder]

@@ -19,6 +19,8 @@ from xt.errors import ConfigError
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.plugins import Configurable
+from xt.tasks import preview
+from xt.tasks.preview import Panel
 
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
@@ -108,8 +110,12 @@ class Task(nn.Module, Configurable, ABC):
         """Losses of a batch; ``loss`` is minimised."""
 
     @abstractmethod
-    def measure(self, model: XT, batch: Batch) -> None:
-        """Keep what the scores need of a batch."""
+    def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor] | None:
+        """Keep what the scores need of a batch.
+
+        Returns:
+            The raw answers, head → ``(B, n, H, W)``, or ``(B, n)`` of a pooled model, for :meth:`preview`; or None.
+        """
 
     @abstractmethod
     def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
@@ -119,6 +125,27 @@ class Task(nn.Module, Configurable, ABC):
             data: Of the batches.
             tune: Choose decision thresholds by these data first.
         """
+
+    def preview(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> list[Panel]:
+        """Show what is said of an image beside what is true: here the image and the bands of the product.
+
+        Args:
+            batch: Of validation.
+            index: Of the image in it.
+            raw: What :meth:`measure` returned of this image: head → ``(n, H, W)`` or ``(n,)``.
+        """
+        image, valid = batch["image"][index], batch["valid"][index]
+        panels = [Panel(batch["name"][index], preview.of_image(image, valid))]
+        values = self.activate(raw)
+        if values.ndim == 3:
+            known = valid[0].cpu().numpy()
+            bands = np.where(known, self.paint(values, known), 0).astype(np.float32)
+            for name, band in zip(self.product.names, bands, strict=True):
+                low, high = float(band.min()), float(band.max())
+                panels.append(
+                    Panel(f"{name}, {low:.3g} to {high:.3g}", preview.of_values(band - low, valid, high - low))
+                )
+        return panels
 
     def thresholds(self) -> dict[str, float]:
         """Decision thresholds, if the task has any."""

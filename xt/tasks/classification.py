@@ -14,6 +14,7 @@ from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, ImageTask, Losses, Product, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
+from xt.tasks.preview import Panel, of_image
 from xt.tasks.segmentation import class_product
 
 
@@ -52,9 +53,18 @@ class ImageClassification(ImageTask):
         sums = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing, reduction="sum")
         return {"loss": summed(sums) / num_images(batch["image"])}
 
-    def measure(self, model: XT, batch: Batch) -> None:
+    def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor]:
         """Count right and wrong images."""
-        self.top1.update(model(batch["image"], batch["valid"])["label"], batch["label"])
+        raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
+        self.top1.update(raw["label"], batch["label"])
+        return raw
+
+    def preview(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> list[Panel]:
+        """The image, under its class and the one found."""
+        scores = self.activate(raw)
+        true, said = int(batch["label"][index]), int(scores.argmax())
+        title = f"{self.classes[true]}, predicted {self.classes[said]} ({scores[said]:.0%})"
+        return [Panel(title, of_image(batch["image"][index], batch["valid"][index]))]
 
     def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
         """The accuracy."""

@@ -19,8 +19,11 @@ from xt.tasks import points
 from xt.tasks.base import Batch, Losses, ObjectTask, Product, Valid, Values, painted
 from xt.tasks.gather import gathered, num_images, summed
 from xt.tasks.points import Candidates, Maps, Thresholds, find_candidates, find_in_strips, scaled
+from xt.tasks.preview import Mark, Panel, of_image, of_values, shrinking
 
 MAPS = ("center", "vessel", "fishing", "length")
+COLOURS = {"fishing": (214, 39, 40), "vessel": (23, 190, 207), "other": (255, 215, 0)}
+"""Of marks."""
 
 
 class PointDetection(ObjectTask):
@@ -106,15 +109,31 @@ class PointDetection(ObjectTask):
             losses["loss"] = losses["loss"] + losses["tokens"]
         return losses
 
-    def measure(self, model: XT, batch: Batch) -> None:
+    def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor] | None:
         """Collect the candidates of each tile."""
-        maps = model(batch["image"], batch["valid"])
+        raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
         for i in range(len(batch["name"])):
-            values = self.activate({name: each[i] for name, each in maps.items()})
-            # As in prediction: what has no data is 0, and holds no object.
-            known = dict(zip(self.maps, values * batch["valid"][i].cpu().numpy(), strict=True))
+            known = self._known(batch, i, {name: each[i] for name, each in raw.items()})
             self._found.append(find_candidates(known, batch["scene_id"][i], batch["origin"][i]))
             self._truth.append(batch["points"][i])
+        return raw
+
+    def preview(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> list[Panel]:
+        """The image with rings around the objects and crosses on those found, and the map of centres."""
+        image, valid, origin = batch["image"][index], batch["valid"][index], batch["origin"][index]
+        known = self._known(batch, index, raw)
+        candidates, truth = find_candidates(known, batch["scene_id"][index], origin), batch["points"][index]
+
+        def marks() -> list[Mark]:
+            found = candidates.decide(self._thresholds)
+            return [*_marks(truth, origin, False), *_marks(found, origin, True)]
+
+        scale = shrinking(*image.shape[-2:])
+        title = f"{batch['name'][index]}\no there, + found; red fishing, blue vessel, yellow other"
+        return [
+            Panel(title, of_image(image, valid), scale, marks),
+            Panel("centres", of_values(known["center"], valid, 255.0), scale),
+        ]
 
     def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
         """Scores of the xView3 metric."""
@@ -139,6 +158,10 @@ class PointDetection(ObjectTask):
         """The maps, NaN where nothing is valid."""
         return painted(values, valid, self.product)
 
+    def _known(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+        """Maps of an image; as in prediction what has no data is 0, and holds no object."""
+        return dict(zip(self.maps, self.activate(raw) * batch["valid"][index].cpu().numpy(), strict=True))
+
     def find(self, read: Callable[[int, int], npt.NDArray[Any]], height: int, name: str) -> LabelTable:
         """Find the points that the thresholds accept."""
 
@@ -146,3 +169,16 @@ class PointDetection(ObjectTask):
             return dict(zip(self.maps, np.nan_to_num(read(top, stop)), strict=True))
 
         return find_in_strips(maps, height, name).decide(self._thresholds)
+
+
+def kinds(table: LabelTable) -> npt.NDArray[np.str_]:
+    """What each object is: ``fishing``, ``vessel`` or ``other``."""
+    vessel, fishing = table.is_vessel == 1, table.is_fishing == 1
+    return np.where(vessel & fishing, "fishing", np.where(vessel, "vessel", "other"))
+
+
+def _marks(table: LabelTable, origin: tuple[int, int], found: bool) -> list[Mark]:
+    return [
+        Mark(float(row) - origin[0], float(column) - origin[1], COLOURS[str(kind)], found)
+        for row, column, kind in zip(table.row, table.column, kinds(table), strict=True)
+    ]

@@ -15,6 +15,7 @@ from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
+from xt.tasks.preview import Panel, of_classes, of_image
 
 
 class SemanticSegmentation(Task):
@@ -59,11 +60,23 @@ class SemanticSegmentation(Task):
         sums = model.statistics(batch["image"], targets, self.loss.statistics, batch["valid"])
         return self.loss.total(summed(sums), num_images(batch["image"]))
 
-    def measure(self, model: XT, batch: Batch) -> None:
+    def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor]:
         """Count right and wrong pixels."""
-        predicted = model(batch["image"], batch["valid"])["mask"].argmax(1)
+        raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
+        predicted = raw["mask"].argmax(1)
         self.iou.update(predicted, batch["mask"])
         self.f1.update(predicted, batch["mask"])
+        return raw
+
+    def preview(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> list[Panel]:
+        """The image, the true classes and the ones found."""
+        valid, mask = batch["valid"][index], batch["mask"][index].cpu().numpy()
+        known = valid[0].cpu().numpy()
+        return [
+            Panel(batch["name"][index], of_image(batch["image"][index], valid)),
+            Panel("true", of_classes(mask, known & (mask != self.ignore_index))),
+            Panel("predicted", of_classes(raw["mask"].argmax(0).cpu().numpy(), known)),
+        ]
 
     def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
         """IoU and F1 of each class and the means; ``iou`` and ``f1`` leave the first class (background) out."""

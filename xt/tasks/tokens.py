@@ -63,7 +63,7 @@ class TokenDetection(PointDetection):
         return {"loss": self.token_loss.total(summed(self.token_loss.of_cells(_mixed(model, batch), batch["cells"])))}
 
     def measure(self, model: XT, batch: Batch) -> None:
-        """Collect what is said of the cells whose answer is known."""
+        """Collect what is said of the cells whose answer is known; there is no image to show."""
         assert self.token_loss is not None
         asked = (batch["cells"]["asked"] * batch["cells"]["seen"]) > 0
         fishing = self.token_loss.head(_mixed(model, batch)).float()[:, 1:]

@@ -62,12 +62,14 @@ def _limit(value: int | None) -> float:
 def _bound(config: dict[str, Any], data: type[DataModule]) -> dict[str, Any]:
     kept = deepcopy({key: config.get(key) for key in ("model", "data", "seed_everything")})
     kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in BOUND_TRAINER}
-    for place, keys in ((("data", "init_args"), data.unbound), (("model", "model"), ModelConfig.unbound)):
+    free = [*(f"data.init_args.{key}" for key in data.unbound), *(f"model.model.{key}" for key in ModelConfig.unbound)]
+    for path in free:
+        *place, last = path.split(".")
         values: Any = kept
         for key in place:
             values = values.get(key) if isinstance(values, dict) else None
-        for key in keys if isinstance(values, dict) else ():
-            values.pop(key, None)
+        if isinstance(values, dict):
+            values.pop(last, None)
     return kept
 
 

@@ -21,6 +21,7 @@ from xt.training.metrics_file import MetricsFile
 from xt.training.parsing import CLI, parse
 from xt.training.progress import showing
 from xt.training.run_folder import DONE, RunFolder
+from xt.training.samples import Samples
 from xt.training.stopping import StopRequest
 
 
@@ -95,6 +96,7 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
     seed = cli.config.seed_everything
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     with StopRequest() as stop:
+        callbacks.append(Samples(folder))
         callbacks.append(RunFolder(folder, seed if isinstance(seed, int) else 0, cli.config.checkpoint_every, stop))
         try:
             with showing(trainer):

@@ -1,6 +1,6 @@
 """The one LightningModule: a model, its task, and how it is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,9 +171,9 @@ class TrainingModule(LightningModule):
             loss = loss + sum(0 * each.sum() for each in self.parameters() if each.requires_grad)
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Keep what the scores need."""
-        self.task.measure(self.model, batch)
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> Mapping[str, Tensor] | None:
+        """Keep what the scores need; the answers go to :class:`~xt.training.samples.Samples`."""
+        return self.task.measure(self.model, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Score the validation data; in training, thresholds are tuned on them."""

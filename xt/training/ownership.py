@@ -10,10 +10,12 @@ from xt import plugins
 from xt.errors import OutputError
 
 _FILES = "config.yaml|metrics.csv|done|(validation|test).json|(last|previous).ckpt(.sha256)?".replace(".", r"\.")
+_SAMPLE = r"\d_[A-Za-z0-9._-]+\.png"
 _MODEL = r"/((model|training)\.safetensors|config\.json)"
 _TREE = re.compile(
     rf"config\.yaml|metrics\.csv|done|(validation|test)\.json|checkpoints(/(last|previous)\.ckpt(\.sha256)?)?|(\.model\.previous|model)({_MODEL})?"
     r"|tensorboard(/(events\.out\.tfevents\.[^/]+|hparams\.yaml))?"
+    rf"|samples(/({_SAMPLE}|\.{_SAMPLE}\.[0-9a-f]+\.partial(\.png)?))?"
     rf"|(checkpoints/)?\.({_FILES})\.[0-9a-f]+\.partial(\.\w+)?|\.model\.[0-9a-f]+\.partial({_MODEL})?"
 )
 """Every path that a run writes, half-written ones included."""

@@ -1,0 +1,154 @@
+"""Runs that are killed, stopped, damaged or finished, and go on."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import config, losses, run_train
+
+from xt.cli.main import main
+from xt.errors import CheckpointError
+from xt.models.checkpoint import load_model
+from xt.training.checkpoints import find_checkpoint
+
+
+def test_same_seed_same_losses(unbroken: Path, scenes: Path, tmp_path: Path):
+    assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]) == 0
+    assert losses(tmp_path / "run") == losses(unbroken)
+
+
+@pytest.mark.parametrize("kill_at", [0, 1, 3, 7])
+def test_killed_run_goes_on_exactly(unbroken: Path, scenes: Path, tmp_path: Path, kill_at: int):
+    argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
+    assert run_train(*argv, kill_at=kill_at) == 9
+    assert not (tmp_path / "run" / "done").exists()
+    assert main(["train", *argv]) == 0
+    assert losses(tmp_path / "run") == losses(unbroken)
+    ours, theirs = (load_model(run)[0].state_dict() for run in (tmp_path / "run", unbroken))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_sparse_checkpoints_go_on_exactly_too(unbroken: Path, scenes: Path, tmp_path: Path):
+    argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--checkpoint_every", "3"]
+    assert run_train(*argv, kill_at=5) == 9
+    assert main(["train", *argv]) == 0
+    assert losses(tmp_path / "run") == losses(unbroken)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(unbroken: Path, tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("last.ckpt", "previous.ckpt"):
+        (folder / name).write_bytes((unbroken / "checkpoints" / name).read_bytes())
+        sidecar = f"{name}.sha256"
+        (folder / sidecar).write_bytes((unbroken / "checkpoints" / sidecar).read_bytes())
+    data = bytearray((folder / "last.ckpt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "last.ckpt").write_bytes(data)
+    path, note = find_checkpoint(tmp_path)
+    assert path == folder / "previous.ckpt"
+    assert "last.ckpt is damaged" in note
+    (folder / "previous.ckpt").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        find_checkpoint(tmp_path)
+
+
+def test_complete_run_is_left_alone_and_another_config_is_refused(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = config(tmp_path, scenes)
+    before = (unbroken / "metrics.csv").stat().st_mtime_ns
+    assert main(["train", str(path), "--run_dir", str(unbroken)]) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert main(["train", str(path), "--run_dir", str(unbroken), "--model.lr", "0.5"]) == 2
+    assert "another model.lr" in capsys.readouterr().err
+    assert (unbroken / "metrics.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("by", "stage", "kill_at", "options"),
+    [
+        (signal.SIGINT, "training", 4, ["--checkpoint_every", "50", "--data.num_workers", "1"]),
+        (signal.SIGTERM, "training", 5, ["--checkpoint_every", "50"]),
+        (signal.SIGTERM, "validation", 4, ["--checkpoint_every", "50"]),
+    ],
+)
+def test_signals_stop_at_a_boundary_and_the_run_goes_on_exactly(
+    unbroken: Path, scenes: Path, tmp_path: Path, by: int, stage: str, kill_at: int, options: list[str]
+):
+    argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
+    assert run_train(*argv, *options, kill_at=kill_at, by=by, stage=stage) == 128 + by
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == (kill_at + 1 if stage == "training" else kill_at - 1)
+    assert not (tmp_path / "run" / "done").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "small.yaml"]
+    assert main(["train", *argv]) == 0
+    assert losses(tmp_path / "run") == losses(unbroken)
+    ours, theirs = (load_model(run)[0].state_dict() for run in (tmp_path / "run", unbroken))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_finished_run_goes_on_when_its_end_is_moved(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(run)]
+    assert main([*argv, "--trainer.max_epochs", "1"]) == 0
+    assert "raise --trainer.max_epochs" in capsys.readouterr().out
+    assert losses(run) == losses(unbroken)
+    assert main([*argv, "--trainer.max_epochs", "3"]) == 0
+    assert "going on from" in capsys.readouterr().out
+    end = max(int(row[0]) for row in losses(unbroken)[1:])
+    before = [[row for row in losses(each)[1:] if int(row[0]) < end] for each in (run, unbroken)]
+    assert before[0] == before[1]
+    steps = [int(row[0]) for row in losses(run)[1:] if row[1] == "train/loss"]
+    assert steps == list(range((end + 1) * 3 // 2))
+    assert main([*argv, "--trainer.max_epochs", "3"]) == 0
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_a_run_without_a_step_binds_nothing_and_leaves_nothing(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["train", str(config(tmp_path, tmp_path / "nowhere")), "--run_dir", str(tmp_path / "run")]
+    assert main(argv) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
+    assert main([*argv, "--data.root", str(scenes), "--trainer.max_steps", "1"]) == 0
+
+
+def test_where_data_lie_and_how_work_is_cut_do_not_bind(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(unbroken)]
+    free = ["--data.root", "/elsewhere", "--data.num_workers", "2", "--model.model.region_batch", "2"]
+    free += [
+        "--model.model.region_encoder.init_args.compile",
+        "true",
+        "--model.model.decode_size",
+        "64",
+        "--model.model.streaming",
+        "false",
+        "--trainer.accelerator",
+        "auto",
+    ]
+    assert main([*argv, *free]) == 0
+    assert "is complete" in capsys.readouterr().out
+    for bound in (["--data.image_size", "64"], ["--trainer.gradient_clip_val", "1"], ["--seed_everything", "5"]):
+        assert main([*argv, *bound]) == 2
+        assert f"was trained with another {bound[0][2:6]}" in capsys.readouterr().err
+
+
+def test_damaged_checkpoints_are_never_trained_over(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    (run / "done").unlink()
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(b"spoilt")
+    assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(run)]) == 2
+    assert "--fresh" in capsys.readouterr().err
+    assert losses(run) == losses(unbroken)
