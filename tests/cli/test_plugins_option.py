@@ -1,5 +1,6 @@
 """A context encoder of one's own, from training to prediction, in processes that know it by ``--plugins`` alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,26 +44,38 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def xt(place: Path, *argv: str) -> tuple[int, str]:
+def xt(place: Path, *commands: str) -> list[tuple[int, str]]:
+    """Run commands one after the other in one process that knows nothing of the plug-in; exit codes and errors."""
+    code = (
+        "import contextlib, io, json, sys\nfrom xt.cli.main import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):\n"
+        "        code = main(command.split())\n"
+        "    print(json.dumps([code, error.getvalue()]))\n"
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(place), *sys.path]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "xt.cli.main", *argv]
-    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr
+    argv = [sys.executable, "-c", code, *commands]
+    done = subprocess.run(argv, env=environment, cwd=place, capture_output=True, text=True, check=True)
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_a_plug_in_is_trained_measured_and_predicted_with(place: Path):
-    code, error = xt(place, "train", "mine.yaml", "--run_dir", "run")
-    assert (code, "'MeanContext' is unknown" in error) == (2, True), error
-    more = ["--plugins", "my_mean_context"]
-    assert xt(place, "train", "mine.yaml", "--run_dir", "run", *more) == (0, "")
+    more = "--plugins my_mean_context"
+    refused, trained = xt(place, "train mine.yaml --run_dir run", f"train mine.yaml --run_dir run {more}")
+    assert (refused[0], "'MeanContext' is unknown" in refused[1]) == (2, True), refused
+    assert trained == (0, "")
     assert yaml.safe_load((place / "run/config.yaml").read_text())["plugins"] == ["my_mean_context"]
-    assert xt(place, "eval", "run")[0] == 0
-    scene = str(next((place / "data/test").iterdir()))
-    code, error = xt(place, "predict", scene, "-m", "run", "-o", "o.tif")
-    assert (code, "no context encoder is named 'MeanContext'" in error) == (2, True), error
-    assert xt(place, "predict", scene, "-m", "run", "-o", "o.tif", *more)[0] == 0
-    assert xt(place, "features", scene, "-m", "run", "-o", "tokens", *more)[0] == 0
-    code, error = xt(place, "predict", scene, "-m", "run", "-o", "p.tif", "--plugins", "none")
-    assert (code, "no module named 'none'" in error) == (2, True), error
-    code, error = xt(place, "train", "mine.yaml", "--plugins")
-    assert (code, "argument --plugins: expected one argument" in error) == (2, True), error
+    scene = next((place / "data/test").iterdir())
+    unknown, absent, without_name, predicted, tokens = xt(
+        place,
+        f"predict {scene} -m run -o o.tif",
+        f"predict {scene} -m run -o p.tif --plugins none",
+        "train mine.yaml --plugins",
+        f"predict {scene} -m run -o o.tif {more}",
+        f"features {scene} -m run -o tokens {more}",
+    )
+    assert (unknown[0], "no context encoder is named 'MeanContext'" in unknown[1]) == (2, True), unknown
+    assert (absent[0], "no module named 'none'" in absent[1]) == (2, True), absent
+    assert (without_name[0], "argument --plugins: expected one argument" in without_name[1]) == (2, True), without_name
+    assert (predicted[0], tokens[0]) == (0, 0)
+    assert xt(place, "eval run")[0][0] == 0  # the run's config names it
