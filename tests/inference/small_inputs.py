@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
 import torch
 
+from xt.cli.main import main
 from xt.models.checkpoint import save_model
 from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
@@ -62,3 +64,15 @@ def raster(path: Path, array: np.ndarray, **options: object) -> Path:
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(50, 30, shape).astype(np.float32)
+
+
+RUNS = {"run": "semantic-segmentation", "detect": "point-detection", "classify": "classification"}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """Run ``xt predict`` and return the one line that refuses it."""
+    assert main(["predict", *map(str, argv)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("xt: error: ")
+    assert error.count("\n") == 1
+    return error

@@ -3,19 +3,16 @@
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from small_inputs import noise, raster, save
+from small_inputs import noise, raster, refused, save
 
 from xt import files
 from xt.cli.main import main
 from xt.errors import OutputError
-from xt.files import locked
 from xt.inference import predict as predict_module
 from xt.inference import tiles
 from xt.models import checkpoint
@@ -26,15 +23,6 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """Run ``xt predict`` and return the one line that refuses it."""
-    assert main(["predict", *map(str, argv)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("xt: error: ")
-    assert error.count("\n") == 1
-    return error
-
-
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model must not load."""
@@ -43,27 +31,6 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the model was loaded")
 
     monkeypatch.setattr(checkpoint, "load_model", fail)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder with images and a model that takes one band."""
-    monkeypatch.chdir(tmp_path)
-    raster(tmp_path / "a.tif", noise(1, 40, 50))
-    (tmp_path / "b").mkdir()
-    raster(tmp_path / "b" / "c.tif", noise(1, 40, 50))
-    raster(tmp_path / "data.gpkg", noise(1, 40, 50))
-    (tmp_path / "scene").mkdir()
-    raster(tmp_path / "scene" / "b0.tif", noise(1, 40, 50))
-    (tmp_path / "link.tif").symlink_to("a.tif")
-    (tmp_path / "linked").symlink_to("b")
-    os.link(tmp_path / "a.tif", tmp_path / "hard.tif")
-    for run, task in RUNS.items():
-        save(tmp_path / run / "model", task, 1)
-    return tmp_path
-
-
-RUNS = {"run": "semantic-segmentation", "detect": "point-detection", "classify": "classification"}
 
 
 @pytest.mark.usefixtures("no_model")
@@ -188,64 +155,6 @@ def test_file_that_appears_meanwhile_is_kept(
     monkeypatch.setattr(tiles, "run_model", run)
     assert "o.tif exists" in refused(capsys, "a.tif", "-m", "run", "-o", "o.tif")
     assert (place / "o.tif").read_text() == "mine"
-
-
-@pytest.mark.parametrize("task", ["semantic-segmentation", "point-detection"])
-def test_results_stay_whole_when_q_tif_and_q_tiff_are_written_at_once(tmp_path: Path, task: str):
-    """The second run starts inside the first, when that has written half of its rows."""
-    image, model = raster(tmp_path / "a.tif", noise(1, 200, 90)), save(tmp_path / "model", task, 1, 64)
-    code = """
-import subprocess, sys
-from xt.cli.main import main
-from xt.inference import tiles
-argv = ["predict", *sys.argv[1:], "-o"]
-plain, calls = tiles.run_model, []
-def run(*args):
-    calls.append(1)
-    if len(calls) == 5:
-        code = subprocess.run([sys.executable, "-m", "xt.cli.main", *argv, "q.tiff"]).returncode
-        print("second", code)
-    return plain(*args)
-tiles.run_model = run
-print("first", main([*argv, "q.tif"]))
-"""
-    argv = [sys.executable, "-c", code, str(image), "-m", str(model)]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "first 0" in done.stdout
-    written = sorted(p.name for p in tmp_path.glob("*q.*"))
-    if task == "point-detection":  # they share q.csv and q.gpkg
-        assert "second 2" in done.stdout
-        assert "q.gpkg is being written by process" in done.stderr or "q.csv is being written by" in done.stderr
-        assert written == ["q.csv", "q.gpkg", "q.tif"]
-        return
-    assert "second 0" in done.stdout
-    assert written == ["q.tif", "q.tiff"]
-    with rasterio.open(tmp_path / "q.tif") as a, rasterio.open(tmp_path / "q.tiff") as b:
-        assert np.array_equal(a.read(), b.read())
-        assert (a.read() < 3).all()
-
-
-def test_second_run_on_one_output_names_the_first(place: Path, capsys: pytest.CaptureFixture[str]):
-    with locked(place / "o.tif"):
-        error = refused(capsys, "a.tif", "-m", "run", "-o", "o.tif", "--overwrite")
-        assert f"o.tif is being written by process {os.getpid()} on " in error
-        assert main(["predict", "a.tif", "b/c.tif", "-m", "run", "-o", "out"]) == 0
-
-
-def test_next_run_removes_what_a_killed_one_left(place: Path):
-    code = """
-import os, sys
-from xt.cli.main import main
-from xt.inference import tiles
-tiles.run_model = lambda *args: os._exit(9)
-main(sys.argv[1:])
-"""
-    argv = ["predict", "a.tif", "-m", "run", "-o", "o.tif"]
-    for _ in range(2):
-        assert subprocess.run([sys.executable, "-c", code, *argv], capture_output=True).returncode == 9
-    assert len(list(place.glob(".o.tif.*.partial.tif"))) == 1
-    assert main(argv) == 0
-    assert [p.name for p in place.glob("*o.*")] == ["o.tif"]
 
 
 @pytest.mark.usefixtures("no_model")
