@@ -47,7 +47,7 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """
     partials = [_partial(path) for path in paths]
     try:
-        with _explained(paths[-1]):
+        with explained(paths[-1]):
             modes = [_new_file_mode(partial) for partial in partials]
             yield partials
             for partial, mode in zip(partials, modes, strict=True):
@@ -74,7 +74,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     partial, aside = _partial(path), previous(path)
     try:
-        with _explained(path):
+        with explained(path):
             partial.mkdir(parents=True)
             yield partial
             mode = stat.S_IMODE(partial.stat().st_mode) & 0o666
@@ -117,7 +117,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     path = Path(os.path.abspath(path))
     lock = path.with_name(f".{path.name}.lock")
-    with _explained(path):
+    with explained(path):
         handle = _acquire(lock, path)
     if handle is None:
         yield
@@ -231,7 +231,12 @@ def _remove(partial: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into an error of ours.
+
+    Raises:
+        OutputError: If anything in the block cannot be written.
+    """
     try:
         yield
     except OSError as error:

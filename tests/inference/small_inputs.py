@@ -1,6 +1,8 @@
 """Small images and untrained models."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,3 +78,13 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert error.startswith("xt: error: ")
     assert error.count("\n") == 1
     return error
+
+
+def decoding(maps: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> Callable[..., dict[str, torch.Tensor]]:
+    """A model that makes its maps of the image alone, in place of :func:`xt.inference.engine.decode`."""
+
+    def decode(model: object, pyramid: Any, window: Any = None) -> dict[str, torch.Tensor]:
+        found = maps(pyramid.image)
+        return found if window is None else {name: each[..., *window.slices] for name, each in found.items()}
+
+    return decode

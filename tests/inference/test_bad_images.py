@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from small_inputs import HEADS, noise, raster, save
+from small_inputs import HEADS, decoding, noise, raster, save
 
 from xt.cli.main import main
 from xt.errors import InputError
-from xt.inference import tiles
+from xt.inference import engine
 from xt.models.metadata import ModelMetadata
-from xt.tasks.base import Product
 from xt.tasks.registry import task_of
 
 
@@ -21,30 +20,27 @@ from xt.tasks.registry import task_of
 def test_a_tile_that_cannot_be_read_does_not_fade_its_neighbours(
     tmp_path: Path, overlap: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(
-        tiles,
-        "run_model",
-        lambda m, image, v: {n: torch.full((1, 1, *image.shape[2:]), 0.3) for n in HEADS["point-detection"]},
-    )
-    plain = tiles.Source.read
+    flat = decoding(lambda image: {n: torch.full((1, 1, *image.shape[2:]), 0.3) for n in HEADS["point-detection"]})
+    monkeypatch.setattr(engine, "decode", flat)
+    plain = engine.Source.read
 
     def read(self: object, window: object, *more: object) -> object:
         if window.row == 0 and window.col == 0:
             raise InputError("a bad tile")
         return plain(self, window, *more)
 
-    monkeypatch.setattr(tiles.Source, "read", read)
+    monkeypatch.setattr(engine.Source, "read", read)
     image = raster(tmp_path / "a.tif", noise(1, 256, 256))
     model = save(tmp_path / "model", "point-detection", 1, 128)
     argv = ["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--overlap", overlap]
     assert main([*argv, "--on-bad-tile", "nodata", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["bad_tiles"] == 1
+    assert json.loads(capsys.readouterr().out)["bad_regions"] == 1
     with rasterio.open(tmp_path / "o.tif") as out:
         center = out.read(1)
     known = np.isfinite(center)
-    assert known[128:].all()
-    assert known[:, 128:].all()
-    assert not known[:80, :80].any()
+    assert known[64:].all()
+    assert known[:, 64:].all()
+    assert not known[:64, :64].any()
     np.testing.assert_allclose(center[known], 0.3 * 255, rtol=1e-5)
 
 
@@ -54,12 +50,12 @@ def test_an_image_without_a_readable_tile_fails(
     def read(*arguments: object) -> object:
         raise InputError("a bad tile")
 
-    monkeypatch.setattr(tiles.Source, "read", read)
+    monkeypatch.setattr(engine.Source, "read", read)
     image = raster(tmp_path / "a.tif", noise(1, 256, 256))
     model = save(tmp_path / "model", "semantic-segmentation", 1, 128)
     argv = ["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--on-bad-tile", "nodata"]
     assert main(argv) == 3
-    assert "none of its 9 tiles can be read" in capsys.readouterr().err
+    assert "none of its 16 regions can be read" in capsys.readouterr().err
     assert not (tmp_path / "o.tif").exists()
 
 
@@ -67,13 +63,13 @@ def test_an_image_without_a_readable_tile_fails(
 def test_a_model_that_gives_nan_fails_by_name(
     tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    plain = tiles.run_model
+    plain = engine.decode
 
     def broken(*arguments: object) -> object:
         maps = plain(*arguments)
         return {name: values + float("nan") for name, values in maps.items()}
 
-    monkeypatch.setattr(tiles, "run_model", broken)
+    monkeypatch.setattr(engine, "decode", broken)
     image = raster(tmp_path / "a.tif", noise(1, 100, 100))
     model = save(tmp_path / "model", task, 1)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3
@@ -84,7 +80,8 @@ def test_a_model_that_gives_nan_fails_by_name(
 @pytest.mark.parametrize(("num", "dtype"), [(255, "uint8"), (256, "uint16")])
 def test_no_class_has_the_number_of_nodata(num: int, dtype: str):
     metadata = ModelMetadata("semantic-segmentation", ("b",), (0.0,), (1.0,), classes=tuple(map(str, range(num))))
-    assert task_of(metadata).product == Product(("class",), dtype, float(np.iinfo(dtype).max))
+    product = task_of(metadata).product
+    assert (product.names, product.dtype, product.nodata) == (("class",), dtype, float(np.iinfo(dtype).max))
     assert num - 1 < np.iinfo(dtype).max
 
 
@@ -96,7 +93,7 @@ def test_one_image_that_cannot_be_done_stops_no_other(tmp_path: Path, capsys: py
     assert main(argv) == 3
     assert capsys.readouterr().err.count("none.tif") == 1
     assert (out / "b.tif").exists()
-    for name in ("b.tif", "b.csv", "b.gpkg"):
+    for name in ("b.tif", "b.csv", "b.gpkg", "b.report.json"):
         (out / name).unlink()
     before = (out / "a.tif").stat().st_mtime_ns
     assert main(argv) == 3

@@ -13,8 +13,8 @@ from small_inputs import noise, raster, refused, save
 from xt import files
 from xt.cli.main import main
 from xt.errors import OutputError
+from xt.inference import engine, parts
 from xt.inference import predict as predict_module
-from xt.inference import tiles
 from xt.models import checkpoint
 from xt.tasks.classification import ImageClassification
 
@@ -68,7 +68,7 @@ def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypa
         (place / "o.tif").write_text("mine")
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
-    monkeypatch.setattr(tiles, "run_model", lambda *args: pytest.fail("the work has begun"))
+    monkeypatch.setattr(engine, "encode", lambda *args: pytest.fail("the work has begun"))
     model, metadata = checkpoint.load_model(place / "run")
     with pytest.raises(OutputError, match=reason):
         predict_module.predict_image(model, metadata, place / "a.tif", place / "o.tif", predict_module.PredictOptions())
@@ -115,7 +115,7 @@ def test_failure_at_any_stage_leaves_all_old_files(
         full() if target == out else plain(source, target)
 
     target = {
-        "pixels": (tiles, "run_model", full),
+        "pixels": (parts, "write_part", full),
         "changed": (predict_module.Source, "_state", iter_states()),
         "siblings": (predict_module, "write_geopackage", full)
         if task == "point-detection"
@@ -140,19 +140,19 @@ def test_geotiff_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plain, order = os.replace, []
     monkeypatch.setattr(files.os, "replace", lambda a, b: (order.append(Path(b).name), plain(a, b)))
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 0
-    assert order == ["o.csv", "o.gpkg", "o.tif"]
+    assert order == ["o.csv", "o.gpkg", "o.report.json", "o.tif"]
 
 
 def test_file_that_appears_meanwhile_is_kept(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    plain = tiles.run_model
+    plain = engine.encode
 
     def run(*args: object) -> object:
         (place / "o.tif").write_text("mine")
         return plain(*args)
 
-    monkeypatch.setattr(tiles, "run_model", run)
+    monkeypatch.setattr(engine, "encode", run)
     assert "o.tif exists" in refused(capsys, "a.tif", "-m", "run", "-o", "o.tif")
     assert (place / "o.tif").read_text() == "mine"
 
@@ -220,7 +220,7 @@ def test_unreadable_images_leave_no_folder(place: Path, missing: bool, capsys: p
     assert [line.split(": ")[2] for line in lines] == images
     assert not (place / "out").exists()
     assert main(["predict", "a.tif", *images, "-m", "run", "-o", "out"]) == 3
-    assert [p.name for p in (place / "out").iterdir()] == ["a.tif"]
+    assert sorted(p.name for p in (place / "out").iterdir()) == ["a.report.json", "a.tif"]
 
 
 @pytest.mark.usefixtures("no_model")

@@ -10,10 +10,10 @@ import rasterio
 import torch
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
-from small_inputs import HEADS, noise, raster, save
+from small_inputs import HEADS, decoding, noise, raster, save
 
 from xt.cli.main import main
-from xt.inference import tiles
+from xt.inference import engine
 from xt.models.checkpoint import load_model
 
 REAL = [
@@ -61,7 +61,7 @@ def test_bad_file_fails_by_name_and_the_others_go_on(
     bad = shared_data / "rasters/corrupt" / name
     assert main(["predict", str(bad), str(good), "-m", str(model), "-o", str(tmp_path / "out")]) == 3
     assert name in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.tif"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.report.json", "good.tif"]
 
 
 def test_bad_tile_can_be_filled(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -73,34 +73,14 @@ def test_bad_tile_can_be_filled(shared_data: Path, tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert main([*argv, "--on-bad-tile", "nodata", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert 0 < summary["bad_tiles"] < summary["tiles"]
-
-
-def test_tiles_equal_the_whole_image_without_context(tmp_path: Path):
-    model = save(tmp_path / "model", "point-detection", 2, 64)
-    halo = load_model(model)[0].decoder.halo
-    tile = -(-(2 * halo + 20) // 64) * 64
-    image = raster(tmp_path / "a.tif", noise(2, tile, 2 * tile))
-    for name, options in (
-        ("whole", ["--tile", str(2 * tile)]),
-        ("tiles", ["--tile", str(tile), "--overlap", "0", "--blend", "none"]),
-    ):
-        assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / f"{name}.tif"), *options]) == 0
-    with rasterio.open(tmp_path / "whole.tif") as a, rasterio.open(tmp_path / "tiles.tif") as b:
-        whole, tiles = a.read(), b.read()
-    # The decoder looks over the border of a tile; where it does not reach one, nothing differs.
-    np.testing.assert_allclose(whole[..., : tile - halo], tiles[..., : tile - halo], rtol=1e-4, atol=1e-3)
-    assert np.abs(whole[..., tile] - tiles[..., tile]).max() > 0.01
+    assert 0 < summary["bad_regions"] < summary["regions"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (65, 63), (300, 200)])
 def test_blending_leaves_a_constant_as_it_is(tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     ones = {name: 0.3 for name in HEADS["point-detection"]}
-    monkeypatch.setattr(
-        tiles,
-        "run_model",
-        lambda m, image, v: {n: torch.full((1, 1, *image.shape[2:]), x) for n, x in ones.items()},
-    )
+    flat = decoding(lambda image: {n: torch.full((1, 1, *image.shape[2:]), x) for n, x in ones.items()})
+    monkeypatch.setattr(engine, "decode", flat)
     image = raster(tmp_path / "a.tif", noise(1, *size))
     model = save(tmp_path / "model", "point-detection", 1, 64)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--overlap", "24"]) == 0
@@ -115,12 +95,12 @@ def test_blending_leaves_a_constant_as_it_is(tmp_path: Path, size: tuple[int, in
 def blob(monkeypatch: pytest.MonkeyPatch, row: int, col: int) -> None:
     """A model that sees one vessel where the image is brightest."""
 
-    def run(model: object, image: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+    def run(image: torch.Tensor) -> dict[str, torch.Tensor]:
         spot = image[:, :1].float()
         peak = torch.nn.functional.avg_pool2d(spot, 5, 1, 2) * 25 / 1000
         return {"center": peak, "vessel": peak * 20 - 1, "fishing": peak - 9, "length": peak * 0 + 0.5}
 
-    monkeypatch.setattr(tiles, "run_model", run)
+    monkeypatch.setattr(engine, "decode", decoding(run))
 
 
 @pytest.mark.parametrize("kind", ["affine", "gcps", "none"])
@@ -190,7 +170,7 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
     out = tmp_path / "out" / "o.tif"
     out.parent.mkdir()
     out.write_bytes(b"old")
-    plain = tiles.run_model
+    plain = engine.encode
     calls: list[int] = []
 
     def stop(*args: object) -> object:
@@ -199,7 +179,7 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
             raise KeyboardInterrupt
         return plain(*args)
 
-    monkeypatch.setattr(tiles, "run_model", stop)
+    monkeypatch.setattr(engine, "encode", stop)
     assert main(["predict", str(image), "-m", str(model), "-o", str(out), "--overwrite"]) == 130
     assert out.read_bytes() == b"old"
     assert [p.name for p in out.parent.iterdir()] == ["o.tif"]
@@ -211,31 +191,30 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
 def test_changed_input_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     image = raster(tmp_path / "a.tif", noise(1, 100, 100))
     model = save(tmp_path / "model", "semantic-segmentation", 1)
-    plain = tiles.run_model
+    plain = engine.encode
 
     def touch(*args: object) -> object:
         os.utime(image, (1, 1))
         return plain(*args)
 
-    monkeypatch.setattr(tiles, "run_model", touch)
+    monkeypatch.setattr(engine, "encode", touch)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3
     assert "has changed while it was read" in capsys.readouterr().err
     assert not (tmp_path / "o.tif").exists()
 
 
 def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from xt.models.checkpoint import load_model
-
     model, _ = load_model(save(tmp_path / "model", "semantic-segmentation", 1))
-    x, valid = torch.randn(1, 1, 128, 128), torch.ones(1, 1, 128, 128, dtype=torch.bool)
-    want = tiles.run_model(model, x, valid)["mask"]
-    plain = model.region_encoder.forward
+    regions = torch.randn(5, 1, 64, 64)
+    with torch.no_grad():
+        want = engine.encode(model, regions)
+        plain = model.region_encoder.forward
 
-    def limited(regions: torch.Tensor) -> list[torch.Tensor]:
-        if regions.shape[0] > 1:
-            raise torch.cuda.OutOfMemoryError("full")
-        return plain(regions)
+        def limited(regions: torch.Tensor) -> list[torch.Tensor]:
+            if regions.shape[0] > 1:
+                raise torch.cuda.OutOfMemoryError("full")
+            return plain(regions)
 
-    monkeypatch.setattr(model.region_encoder, "forward", limited)
-    torch.testing.assert_close(tiles.run_model(model, x, valid)["mask"], want, atol=1e-5, rtol=1e-5)
+        monkeypatch.setattr(model.region_encoder, "forward", limited)
+        torch.testing.assert_close(engine.encode(model, regions), want, atol=1e-5, rtol=1e-5)
     assert model.region_batch == 1

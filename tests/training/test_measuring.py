@@ -16,11 +16,11 @@ from xt.models.context.identity import Identity
 from xt.models.decoders.unet import UNet
 from xt.models.factory import ModelConfig
 from xt.models.region.timm_features import TimmFeatures
+from xt.stopping import StopRequest
 from xt.tasks import detection
 from xt.tasks.detection import PointDetection
 from xt.training import run_folder
 from xt.training.run_folder import RunFolder
-from xt.training.stopping import StopRequest
 
 ENCODER = {"name": "convnext_atto", "region_size": 64,
            "model_args": {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}}  # fmt: skip

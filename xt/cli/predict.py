@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
+    parser.add_argument("--restart", action="store_true", help="begin anew what other options or another model began")
     options.add_image(parser)
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
-    parser.add_argument("--tile", type=int, metavar="PX", help="side of a tile (the size the model was trained on)")
-    parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of tiles (an eighth of a tile)")
-    parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how tiles meet")
-    parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="when a tile cannot be read")
+    parser.add_argument("--tile", type=int, metavar="PX", help="side of a context window (the size it was trained on)")
+    parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of windows (an eighth, at least a region)")
+    parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
+    parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each image")
 
@@ -54,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
     from xt import plugins
     from xt.cli.progress import progress
-    from xt.inference.creation import check_creation
+    from xt.inference.cog import check_cog
     from xt.inference.predict import PredictOptions, predict_image
     from xt.inference.session import load
     from xt.models.checkpoint import read_metadata
+    from xt.stopping import StopRequest
     from xt.tasks.registry import task_of
 
     plugins.load_modules(args.plugins)
@@ -68,16 +70,17 @@ def run(args: argparse.Namespace) -> int:
         if not outputs:
             return code
     creation = _creation(args.co)
-    check_creation(creation, task.product.dtype, len(task.product.names))
+    check_cog(creation, task.product)
     model = load(args.model, args.device, args.plugins)
     chosen = PredictOptions(
         args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
-        args.on_bad_tile == "nodata", args.overwrite, creation,
+        args.on_bad_tile == "nodata", args.overwrite, args.restart, creation,
     )  # fmt: skip
-    with folder_for_outputs(folder):
+    with folder_for_outputs(folder), StopRequest("window") as stop:
         for image, out in outputs.items():
+            shown = progress(image.name, "region")
             try:
-                summary = predict_image(model.network, model.metadata, image, out, chosen, progress(image.name, "tile"))
+                summary = predict_image(model.network, model.metadata, image, out, chosen, shown, stop)
             except (InputError, OutputError) as error:
                 if len(args.images) == 1 and isinstance(error, OutputError):
                     raise
@@ -93,12 +96,13 @@ def _leave_out_existing(
 ) -> int:
     """Take out the images whose outputs may not be written, and say why; of one image alone the error goes up."""
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, OutputError
+    from xt.inference.journal import is_publishing
     from xt.inference.outputs import check_outputs
 
     code = EXIT_OK
     for image, out in list(outputs.items()):
         try:
-            check_outputs(files(out), args.overwrite)
+            check_outputs(files(out), args.overwrite or is_publishing(out))
         except OutputError as error:
             if len(args.images) == 1:
                 raise
@@ -109,9 +113,9 @@ def _leave_out_existing(
 
 
 def _line(summary: "Summary") -> str:
-    facts = [f"{summary.tiles} tiles"]
-    facts += [f"{summary.empty_tiles} without data"] * bool(summary.empty_tiles)
-    facts += [f"{summary.bad_tiles} not readable"] * bool(summary.bad_tiles)
+    facts = [f"{summary.regions} regions"]
+    facts += [f"{summary.empty_regions} without data"] * bool(summary.empty_regions)
+    facts += [f"{summary.bad_regions} not readable"] * bool(summary.bad_regions)
     facts += [f"{summary.points} points"] * (summary.points is not None)
     if summary.score is not None:
         facts.append(f"class {summary.label} ({summary.score:.2f})")

@@ -105,6 +105,11 @@ class Source:
         """Name of the scene."""
         return self.path.name if self.path.is_dir() else self.path.stem
 
+    @property
+    def strips(self) -> bool:
+        """Whether a block of the first file is as wide as the image, so that a part of a row costs the whole."""
+        return bool(self._dataset(self._grid_file()).block_shapes[0][1] >= self.width)
+
     def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> "Source":
         """Return the same source with other statistics."""
         other = copy(self)
@@ -192,6 +197,11 @@ class Source:
             same = False
         if not same:
             raise InputError(f"{self.path}: has changed while it was read; run again")
+
+    @property
+    def fingerprint(self) -> list[tuple[Path, tuple[int, int]]]:
+        """Files with size in bytes and time of change in nanoseconds, as they were at the start."""
+        return list(zip(self.files.values(), self.before, strict=True))
 
     def _find_bands(self) -> None:
         odd = [band for band in self.inputs.bands if Path(band).name != band]

@@ -42,6 +42,16 @@ class Window:
         stop_col = min(max(self.col_stop, col), width)
         return Window(row, col, stop_row - row, stop_col - col)
 
+    def intersect(self, other: "Window") -> "Window":
+        """Return the pixels that lie in both; it may have none."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        stop_row, stop_col = min(self.row_stop, other.row_stop), min(self.col_stop, other.col_stop)
+        return Window(row, col, max(stop_row - row, 0), max(stop_col - col, 0))
+
+    def within(self, other: "Window") -> "Window":
+        """Return the same pixels, counted from the first pixel of another window."""
+        return Window(self.row - other.row, self.col - other.col, self.height, self.width)
+
     def grow(self, margin: int) -> "Window":
         """Return the window with ``margin`` pixels more on each side."""
         return Window(self.row - margin, self.col - margin, self.height + 2 * margin, self.width + 2 * margin)

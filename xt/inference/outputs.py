@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from xt.tasks.base import Task
 
 
+REPORT = ".report.json"
+"""Suffix of what says how a prediction went."""
+
+
 def output_files(out: Path, task: "Task") -> list[Path]:
     """Return what a prediction of a task writes, in the order of publication: the GeoTIFF ``out`` comes last."""
-    return [*(out.with_suffix(suffix) for suffix in task.files), out]
+    return [*(out.with_suffix(suffix) for suffix in (*task.files, REPORT)), out]
 
 
 def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:

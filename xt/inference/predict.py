@@ -1,9 +1,10 @@
 """Runs a model over a whole image and writes what its task publishes."""
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,27 @@ import rasterio
 
 from xt.data.labels import LabelTable, write_predictions
 from xt.data.source import Source
-from xt.errors import InputError
+from xt.errors import GeometryError, InputError
 from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
-from xt.inference.creation import check_creation
+from xt.geometry.grid import RegionGrid, Window
+from xt.geometry.plan import ScenePlan
+from xt.inference.cog import assemble, check_cog
+from xt.inference.engine import Scene
+from xt.inference.journal import Journal, is_publishing, job
 from xt.inference.outputs import check_outputs, output_files, refuse_inputs
+from xt.inference.parts import PartWriter
 from xt.inference.points import write_geopackage
-from xt.inference.tiles import TiledImage
-from xt.inference.writer import BandWriter
+from xt.inference.report import facts_of, tags_of, write_report
+from xt.models.decoders.base import DenseDecoder
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
-from xt.tasks.base import ImageTask, ObjectTask
+from xt.stopping import StopRequest
+from xt.tasks.base import ImageTask, ObjectTask, Task
 from xt.tasks.registry import task_of
+
+BUDGET = 512 << 20
+"""Bytes of encoded regions that are kept in memory; the others go to the disk until they are needed."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +42,17 @@ class PredictOptions:
     """How an image is predicted.
 
     Attributes:
-        tile: Side of a tile in pixels; the model's training size by default.
-        overlap: Pixels that neighbouring tiles share; an eighth of a tile by default.
-        blend: How they fade into each other.
+        tile: Side of the windows over which the context mixes, in pixels, rounded up to whole regions; the model's
+            training size by default.
+        overlap: Pixels that neighbouring windows share, rounded up to whole regions; by default an eighth of a window,
+            and at least one region.
+        blend: How what they say fades into each other.
         bands: 1-based bands; all by default.
         nodata: Value that is no data.
         complex_abs: Take complex samples by their absolute value.
-        fill_bad_tiles: Give tiles that cannot be read nodata instead of failing.
+        fill_bad_tiles: Give regions that cannot be read nodata instead of failing.
         overwrite: Replace outputs.
+        restart: Begin anew where an earlier run of other options was cut off.
         creation: Creation options of GDAL (:mod:`xt.inference.creation`).
     """
 
@@ -51,6 +64,7 @@ class PredictOptions:
     complex_abs: bool = False
     fill_bad_tiles: bool = False
     overwrite: bool = False
+    restart: bool = False
     creation: dict[str, str] = field(default_factory=dict)
 
 
@@ -60,9 +74,9 @@ class Summary:
 
     image: str
     output: str
-    tiles: int = 0
-    empty_tiles: int = 0
-    bad_tiles: int = 0
+    regions: int = 0
+    empty_regions: int = 0
+    bad_regions: int = 0
     points: int | None = None
     label: str | None = None
     score: float | None = None
@@ -75,12 +89,13 @@ def predict_image(
     out: Path,
     options: PredictOptions,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stop: StopRequest | None = None,
 ) -> Summary:
     """Predict one image.
 
-    Writes the raster of the model's task (:attr:`~xt.tasks.base.Task.product`) and, beside it, the objects of a task
-    that finds some as ``.csv`` and ``.gpkg``, or the answer for the whole image, a mean over tiles, as ``.json``. All
-    appear when all are complete.
+    Writes the raster of the task (:attr:`~xt.tasks.base.Task.product`), what the task has beside it (objects as
+    ``.csv`` and ``.gpkg``; the answer for the whole image, a mean over windows, as ``.json``), and ``.report.json``.
+    All appear when all are complete. A run that was cut off goes on where its last commit was.
 
     Args:
         model: On its device, in evaluation mode.
@@ -88,57 +103,111 @@ def predict_image(
         path: GeoTIFF or scene folder.
         out: GeoTIFF to write.
         options: How.
-        progress: Called with tiles done and tiles in all.
+        progress: Called with regions done and regions in all.
+        stop: Asked after each window; work up to there is kept.
 
     Raises:
         InputError: If the image cannot be read or does not fit the model.
         OutputError: If an output exists, cannot be written, is an input, or is held by another run.
-        ConfigError: If a creation option is wrong.
+        ConfigError: If an option is wrong.
         CheckpointError: If the model's task is not known.
     """
     task = task_of(metadata).eval()
-    product = task.product
     source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
-    settings = check_creation(options.creation, product.dtype, len(product.names))
+    settings = check_cog(options.creation, task.product)
+    plan = plan_of(model, metadata, source, options)
     files = output_files(out, task)
     refuse_inputs(files, [path])
-    tile = options.tile or metadata.image_size
-    overlap = tile // 8 if options.overlap is None else options.overlap
-    tiled = TiledImage(model, task, source, tile, overlap, options.blend, options.fill_bad_tiles, progress)
-    summary = Summary(str(path), str(out))
     with ExitStack() as stack:
         for each in reversed(files):
             stack.enter_context(locked(each))
-        needed = source.height * source.width * len(product.names) * np.dtype(product.dtype).itemsize
-        check_outputs(files, options.overwrite, needed)
-        partials = stack.enter_context(replacing_all(files))
-        profile = source.profile()
-        with BandWriter(out, partials[-1], profile, product, settings) as writer:
-            for values, valid in tiled.rows():
-                writer.write(task.paint(values, valid))
-        source.check_unchanged()
-        if tiled.bad_tiles == tiled.tiles:
-            raise InputError(f"{path}: none of its {tiled.tiles} tiles can be read; fetch the file again")
-        summary.tiles, summary.empty_tiles, summary.bad_tiles = tiled.tiles, tiled.empty_tiles, tiled.bad_tiles
+        check_outputs(files, options.overwrite or is_publishing(out), _bytes_needed(source, task))
+        facts = facts_of(model, metadata, source, plan, options)
+        with job(out, facts, options.restart) as journal:
+            scene = _work(model, task, source, plan, journal, options, progress, stop)
+            return _publish(scene, files, out, settings, options, facts)
+
+
+def plan_of(model: XT, metadata: ModelMetadata, source: Source, options: PredictOptions) -> ScenePlan:
+    """Plan the work on an image.
+
+    Raises:
+        GeometryError: If the overlap is not smaller than the window.
+    """
+    size, tile = model.region_size, options.tile or metadata.image_size
+    side = max(1, math.ceil(tile / size))
+    shared = max(1, side // 8) if options.overlap is None else math.ceil(options.overlap / size)
+    if options.overlap is not None and not 0 <= options.overlap < tile:
+        raise GeometryError(f"overlap {options.overlap} px must be at least 0 and smaller than the window of {tile} px")
+    decoder = model.decoder
+    # What a decoder prepares is the window's own, and nothing beyond it is looked at.
+    halo = decoder.halo if isinstance(decoder, DenseDecoder) and decoder.is_local else 0
+    grid = RegionGrid(source.height, source.width, size)
+    return ScenePlan(grid, side, min(shared, side - 1), halo, model.region_batch)
+
+
+def _work(
+    model: XT,
+    task: Task,
+    source: Source,
+    plan: ScenePlan,
+    journal: Journal,
+    options: PredictOptions,
+    progress: Callable[[int, int], None],
+    stop: StopRequest | None,
+) -> Scene:
+    with PartWriter(journal.subfolder("parts"), task.product) as writer:
+        scene = Scene(
+            model, task, source, plan, options.blend, journal, writer, BUDGET, options.fill_bad_tiles, progress, stop
+        )
+        scene.run()
+    source.check_unchanged()
+    if scene.counts.bad == scene.counts.regions:
+        raise InputError(f"{source.path}: none of its {scene.counts.regions} regions can be read; fetch the file again")
+    return scene
+
+
+def _publish(
+    scene: Scene, files: list[Path], out: Path, settings: dict[str, Any], options: PredictOptions, facts: dict[str, Any]
+) -> Summary:
+    """Join the parts, find objects, and give all files their names."""
+    task, source, counts = scene.task, scene.source, scene.counts
+    summary = Summary(str(source.path), str(out), counts.regions, counts.empty, counts.bad)
+    profile = source.profile()
+    with replacing_all(files) as partials:
+        *beside, report, raster = partials
+        with scene.timed("assemble"):
+            assemble(scene.writer.parts, raster, profile, task.product, settings, tags_of(facts))
         if isinstance(task, ObjectTask):
-            table = _objects(task, partials[-1], source)
+            with scene.timed("objects"):
+                table = _objects(task, raster, source)
             summary.points = len(table)
-            write_predictions(partials[0], table)
-            write_geopackage(partials[1], table, profile)
+            write_predictions(beside[0], table)
+            write_geopackage(beside[1], table, profile)
         elif isinstance(task, ImageTask):
-            answer = task.describe(tiled.mean)
+            answer = task.describe(scene.mean)
             summary.label = answer["class"]
             summary.score = max(answer["scores"].values(), default=None)
-            partials[0].write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
-        check_outputs(files, options.overwrite)  # hours later: somebody may have put a file there
+            beside[0].write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+        write_report(report, facts, asdict(summary), scene.seconds)
+        check_outputs(files, options.overwrite or is_publishing(out))  # hours later: somebody may have put one there
+        scene.journal.commit((scene.journal.last or {}) | {"publishing": True})
     return summary
 
 
 def _objects(task: ObjectTask, raster: Path, source: Source) -> LabelTable:
     with rasterio.open(raster) as dataset:
 
-        def read(top: int, stop: int) -> npt.NDArray[Any]:
-            pixels: npt.NDArray[Any] = dataset.read(window=((top, stop), (0, source.width)))
+        def read(window: Window) -> npt.NDArray[Any]:
+            place = ((window.row, window.row_stop), (window.col, window.col_stop))
+            pixels: npt.NDArray[Any] = dataset.read(window=place)
             return pixels
 
-        return task.find(read, source.height, source.name)
+        return task.find(read, source.height, source.width, source.name)
+
+
+def _bytes_needed(source: Source, task: Task) -> int:
+    """On the disk, at most: parts, and the raster made of them."""
+    product = task.product
+    size: int = np.dtype(product.dtype).itemsize * len(product.names)
+    return 2 * source.height * source.width * size

@@ -78,21 +78,21 @@ def predict(
     scratch: str | Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "Prediction":
-    """Predict a whole image. What is in memory is one row of tiles; the result lies in a temporary folder.
+    """Predict a whole image, in memory that its size does not set; the result lies in a temporary folder.
 
     Args:
         model: Of :func:`load`.
         image: GeoTIFF, or folder of a scene.
-        tile: Side of a tile in pixels; the size the model was trained on by default.
-        overlap: Pixels that neighbouring tiles share; an eighth of a tile by default.
+        tile: Side of the windows over which the context mixes, in pixels; the size the model was trained on by default.
+        overlap: Pixels that neighbouring windows share; an eighth of a window, and at least a region, by default.
         blend: How they fade into each other: ``cosine``, ``linear`` or ``none``.
         bands: 1-based bands of the image; all by default.
         nodata: Value of missing pixels, beside what the file and the model say.
         complex_abs: Take complex samples by their absolute value.
-        fill_bad_tiles: Give tiles that cannot be read nodata instead of failing.
+        fill_bad_tiles: Give regions that cannot be read nodata instead of failing.
         creation: Creation options of GDAL for the raster.
         scratch: Folder for the result until it is written, with room for it; that of the system by default.
-        progress: Called with tiles done and tiles in all.
+        progress: Called with regions done and regions in all.
 
     Raises:
         InputError: If the image cannot be read or does not fit the model.
@@ -117,7 +117,7 @@ class Prediction:
 
     Attributes:
         image: What was predicted.
-        summary: Counts of tiles and objects; the class of a model that has one for the image.
+        summary: Counts of regions and objects; the class of a model that has one for the image.
         objects: The objects that the task finds, or None.
         answer: What the task says of the image as a whole, such as class and scores, or None.
         names: Of the maps.
@@ -173,7 +173,11 @@ class Prediction:
         out = Path(out)
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise ConfigError(f"{out}: the result is a GeoTIFF; name it .tif")
-        files = [out if path == self._raster else out.with_suffix(path.suffix) for path in self._files]
+        suffixes = [path.name.removeprefix(self._raster.stem) for path in self._files]
+        files = [
+            out if path == self._raster else out.with_suffix(suffix)
+            for path, suffix in zip(self._files, suffixes, strict=True)
+        ]
         refuse_inputs(files, [self.image])
         with ExitStack() as stack:
             for path in reversed(files):

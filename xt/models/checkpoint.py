@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from xt.errors import CheckpointError, OutputError
 from xt.files import previous, replacing_folder
-from xt.models.factory import build_from_spec
+from xt.models.factory import ModelConfig, build_from_spec
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 
@@ -130,8 +130,19 @@ def encoder_sha256(model: XT, metadata: ModelMetadata) -> str:
     fed = [
         model.region_encoder.spec(), metadata.bands, metadata.mean, metadata.std, metadata.nodata, metadata.coarse,
     ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(fed, sort_keys=True).encode())
-    for name, value in sorted(model.region_encoder.state_dict().items()):
+    return _sha256(fed, model.region_encoder)
+
+
+def model_sha256(model: XT, metadata: ModelMetadata) -> str:
+    """Return the SHA-256 of a whole model and of all that is saved beside its weights: what a prediction depends on."""
+    # How the work is cut is no part of it.
+    spec = {key: value for key, value in model.spec().items() if key not in ModelConfig.unbound}
+    return _sha256([spec, metadata.to_dict()], model)
+
+
+def _sha256(facts: Any, module: torch.nn.Module) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

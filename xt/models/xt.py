@@ -164,13 +164,25 @@ class XT(nn.Module):
         Raises:
             ModelError: If the decoder is pooled.
         """
-        self._dense_decoder("mix_features")
-        # An image without any region leaves an encoder nothing to mix.
-        mixed = [
-            _add(each, self.context(each, layout), layout) if layout.num_existing else each
+        return features + self.said(features, grid, exists)
+
+    def said(self, features: Tensor, grid: RegionGrid, exists: Sequence[tuple[bool, ...]] | None = None) -> Tensor:
+        """What the context encoder says of a last-stage map, and :meth:`mix_features` adds to it; 0 without a region.
+
+        Args:
+            features: As :meth:`mix_features`.
+            grid: As :meth:`mix_features`.
+            exists: As :meth:`mix_features`.
+
+        Raises:
+            ModelError: If the decoder is pooled.
+        """
+        self._dense_decoder("said")
+        found = [
+            to_map(self.context(each, layout), layout).to(each.dtype) if layout.num_existing else torch.zeros_like(each)
             for each, layout in sequences(features, grid.layout(self.region_encoder.strides[-1]), exists)
         ]
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def mix_segment(self, features: Tensor, layout: TokenLayout, memory: Memory | None = None) -> tuple[Tensor, Memory]:
         """Do what :meth:`mix_features` does, one segment of a scene after the other (:class:`RecurrentContextEncoder`).

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from xt.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from xt.files import locked, replacing
 from xt.models.checkpoint import find_model, load_beside, load_model
+from xt.stopping import StopRequest
 from xt.training import ownership
 from xt.training.binding import check_same, is_complete
 from xt.training.checkpoints import clean, find_checkpoint
@@ -22,7 +23,6 @@ from xt.training.parsing import CLI, parse
 from xt.training.progress import showing
 from xt.training.run_folder import DONE, RunFolder
 from xt.training.samples import Samples
-from xt.training.stopping import StopRequest
 
 
 def train(config: Path, overrides: list[str], fresh: bool = False, modules: Sequence[str] = ()) -> Path:

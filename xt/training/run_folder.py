@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xt.files import replacing
 from xt.models.checkpoint import save_model
+from xt.stopping import StopRequest
 from xt.training.checkpoints import save_checkpoint
 from xt.training.metrics_file import MetricsFile
 from xt.training.module import TrainingModule
-from xt.training.stopping import StopRequest
 
 DONE = "done"
 

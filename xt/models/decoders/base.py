@@ -51,6 +51,11 @@ class DenseDecoder(Decoder):
     stride: int
     halo: int
 
+    @property
+    def is_local(self) -> bool:
+        """Whether :meth:`prepare` has nothing to do, so that a part of an image can be decoded without the rest."""
+        return type(self).prepare is DenseDecoder.prepare
+
     def prepare(self, pyramid: Sequence[Tensor]) -> Sequence[Tensor]:
         """Do to the pyramid of a whole image what needs all of it; nothing by default.
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in training: stop at the next boundary, with the state saved."""
+"""Ctrl-C and SIGTERM in long work: stop at the next boundary, with the state saved."""
 
 import os
 import signal
@@ -12,12 +12,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Takes the first signal as a request, which the training asks for between two batches; a second stops at once.
+    """Takes the first signal as a request, which the work asks for between two steps; a second stops at once.
 
-    Use as a context manager around the training, in the main thread; in others it takes no signals.
+    Use as a context manager around the work, in the main thread; in others it takes no signals.
+
+    Args:
+        step: What is said to be finished first.
+
+    Attributes:
+        received: The signal that has arrived, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step: str = "step") -> None:
+        self.step = step
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -43,7 +50,7 @@ class StopRequest:
             raise Stopped(self.received)
 
     def stop(self) -> None:
-        """Stop because this process, or another one of the training, was asked to.
+        """Stop because this process, or another one that shares the work, was asked to.
 
         Raises:
             Stopped: With the signal that has arrived here, or else SIGTERM.
@@ -54,7 +61,7 @@ class StopRequest:
         self.check()
         self.received = number
         # Not print: the handler may run inside a print.
-        os.write(2, b"\nxt: stopping when this step is done; once more stops at once\n")
+        os.write(2, f"\nxt: stopping when this {self.step} is done; once more stops at once\n".encode())
 
     def _set(self, handlers: dict[int, Any]) -> None:
         if threading.current_thread() is threading.main_thread():

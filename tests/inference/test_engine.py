@@ -1,0 +1,212 @@
+"""A scene that is worked through in windows: what comes out, and how often each region is looked at."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+import torch
+from small_inputs import noise, raster, save
+
+from xt.data.source import Source
+from xt.geometry.blend import axis_weights, tile_starts
+from xt.geometry.grid import RegionGrid, Window
+from xt.inference import engine, predict, reader
+from xt.inference.predict import PredictOptions, predict_image
+from xt.models.checkpoint import load_model
+from xt.tasks.registry import task_of
+
+TASKS = ["semantic-segmentation", "point-detection", "classification"]
+R = 64
+
+
+def holed(num: int, height: int, width: int) -> npt.NDArray[np.float32]:
+    """An image with a region, a row and some pixels of no data (-1)."""
+    image = noise(num, height, width)
+    image[:, :R, R : 2 * R] = -1
+    image[:, 2 * R : 3 * R] = -1
+    image[:, 5:9, 7:30] = -1
+    return image
+
+
+def whole(model: Any, metadata: Any, path: Path, side: int, overlap: int) -> npt.NDArray[Any]:
+    """The same in memory: all regions encoded, each window mixed, what they say blended, all decoded at once."""
+    source, task = Source(path, metadata.inputs), task_of(metadata)
+    pixels, valid = source.read(Window(0, 0, source.height, source.width))
+    with torch.inference_mode():
+        pyramid = model.encode(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None, None])
+        grid, exists = pyramid.grid, np.array(pyramid.exists[0]).reshape(pyramid.grid.rows, pyramid.grid.cols)
+        last, cell = pyramid.maps[-1], R // pyramid.strides[-1]
+        said = torch.zeros_like(last)
+        ways = []
+        for length in (grid.rows, grid.cols):
+            size = min(side, length)
+            starts = tile_starts(length, size, min(overlap, size - 1))
+            ways.append((starts, size, axis_weights([s * cell for s in starts], size * cell, length * cell, "cosine")))
+        (tops, high, down), (lefts, wide, across) = ways
+        for top, rows in zip(tops, down, strict=True):
+            for left, cols in zip(lefts, across, strict=True):
+                at = (..., slice(top * cell, (top + high) * cell), slice(left * cell, (left + wide) * cell))
+                there = tuple(exists[top : top + high, left : left + wide].ravel().tolist())
+                mixed = model.mix_features(last[at], RegionGrid(high * R, wide * R, R), [there])
+                said[at] += (mixed - last[at]) * torch.from_numpy(rows[:, None] * cols[None, :])
+        maps = model.decode(type(pyramid)(pyramid.image, (*pyramid.maps[:-1], last + said), pyramid.strides, grid))
+    return task.paint(task.activate({name: each[0] for name, each in maps.items()}), valid)
+
+
+def run(path: Path, model: Path, out: Path, **options: Any) -> npt.NDArray[Any]:
+    predict_image(*load_model(model), path, out, PredictOptions(**options))
+    with rasterio.open(out) as dataset:
+        return dataset.read()
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Regions that were encoded, call by call."""
+    calls: list[int] = []
+    plain = engine.encode
+
+    def counted(model: Any, regions: torch.Tensor) -> Any:
+        calls.append(len(regions))
+        return plain(model, regions)
+
+    monkeypatch.setattr(engine, "encode", counted)
+    return calls
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (65, 200), (300, 420)])
+def test_an_image_of_one_window_gets_what_the_model_says(tmp_path: Path, task: str, size: tuple[int, int]):
+    path, model = raster(tmp_path / "a.tif", noise(2, *size)), save(tmp_path / "m", task, 2, 512)
+    got = run(path, model, tmp_path / "o.tif")
+    network, metadata = load_model(model)
+    pixels, valid = Source(path, metadata.inputs).read(Window(0, 0, *size))
+    with torch.inference_mode():
+        raw = network(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None, None])
+    answer = task_of(metadata)
+    values = answer.activate({name: each[0] for name, each in raw.items()})
+    if values.ndim == 1:
+        values = np.broadcast_to(values[:, None, None], (len(values), *size))
+    np.testing.assert_allclose(got, answer.paint(values, valid), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("side", "overlap"), [(3, 1), (2, 0), (4, 2), (1, 0)])
+def test_windows_blend_what_the_context_says(tmp_path: Path, side: int, overlap: int, encoded: list[int]):
+    path, model = raster(tmp_path / "a.tif", holed(2, 470, 400), nodata=-1), save(tmp_path / "m", "point-detection", 2)
+    got = run(path, model, tmp_path / "o.tif", tile=side * R, overlap=overlap * R)
+    want = whole(*load_model(model), path, side, overlap)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-3)
+    assert np.isnan(got).any()
+    report = json.loads((tmp_path / "o.report.json").read_text())["result"]
+    assert report["regions"] == 56
+    assert sum(encoded) == 56 - report["empty_regions"] == 56 - 8
+
+
+@pytest.mark.parametrize("budget", [0, 3 << 20])
+def test_a_small_memory_changes_nothing(tmp_path: Path, budget: int, monkeypatch: pytest.MonkeyPatch):
+    path, model = raster(tmp_path / "a.tif", holed(2, 330, 400), nodata=-1), save(tmp_path / "m", "point-detection", 2)
+    want = run(path, model, tmp_path / "o.tif")
+    monkeypatch.setattr(predict, "BUDGET", budget)
+    held: list[int] = []
+    plain = engine.RegionStore.put
+
+    def put(store: Any, *args: Any) -> None:
+        plain(store, *args)
+        held.append(len(store._loaded))
+
+    monkeypatch.setattr(engine.RegionStore, "put", put)
+    assert np.array_equal(run(path, model, tmp_path / "p.tif"), want, equal_nan=True)
+    assert max(held) <= max(1, budget // 100_000)
+
+
+def test_a_pooled_model_paints_its_windows(tmp_path: Path, encoded: list[int]):
+    path, model = raster(tmp_path / "a.tif", noise(2, 300, 200)), save(tmp_path / "m", "classification", 2)
+    got = run(path, model, tmp_path / "o.tif", tile=2 * R, overlap=R)
+    network, metadata = load_model(model)
+    source, task = Source(path, metadata.inputs), task_of(metadata)
+    sums, vectors = np.zeros((3, 5 * R, 4 * R)), []
+    down, across = ([s * R for s in tile_starts(n, 2, 1)] for n in (5, 4))
+    for i, top in enumerate(down):
+        for j, left in enumerate(across):
+            pixels, valid = source.read(Window(top, left, min(2 * R, 300 - top), min(2 * R, 200 - left)))
+            with torch.inference_mode():
+                raw = network(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None, None])
+            vectors.append(task.activate({name: each[0] for name, each in raw.items()}))
+            rows, cols = axis_weights(down, 2 * R, 5 * R, "cosine")[i], axis_weights(across, 2 * R, 4 * R, "cosine")[j]
+            sums[:, top : top + 2 * R, left : left + 2 * R] += vectors[-1][:, None, None] * np.outer(rows, cols)
+    ranked = np.sort(sums[:, :300, :200], axis=0)
+    sure = ranked[-1] - ranked[-2] > 1e-5
+    assert (got[0] == sums[:, :300, :200].argmax(0))[sure].all()
+    scores = json.loads((tmp_path / "o.json").read_text())["scores"]
+    assert list(scores.values()) == pytest.approx(np.mean(vectors, axis=0).tolist(), abs=1e-5)
+    assert sum(encoded) == 20
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 30])
+def test_strips_are_read_once_and_right(tmp_path: Path, cached: int, monkeypatch: pytest.MonkeyPatch):
+    image = holed(2, 330, 400)
+    tiled = raster(tmp_path / "a.tif", image, nodata=-1, tiled=True, blockxsize=64, blockysize=64)
+    strips = raster(tmp_path / "b.tif", image, nodata=-1, blockysize=1)
+    model = save(tmp_path / "m", "point-detection", 2)
+    want = run(tiled, model, tmp_path / "o.tif")
+    monkeypatch.setattr(reader, "CACHED", cached)
+    monkeypatch.setattr(reader, "SLICE", 20 * 448 * 4 * 2)
+    rows = np.zeros(400, int)
+    plain = Source.read
+
+    def read(source: Source, window: Window, *more: Any) -> Any:
+        rows[window.row : window.row_stop] += 1
+        return plain(source, window, *more)
+
+    monkeypatch.setattr(Source, "read", read)
+    assert np.array_equal(run(strips, model, tmp_path / "p.tif"), want, equal_nan=True)
+    assert rows[:330].max() == (1 if cached == 0 else 7)
+
+
+def test_reading_goes_ahead_but_not_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, model = raster(tmp_path / "a.tif", noise(2, 64, 64 * 40)), save(tmp_path / "m", "semantic-segmentation", 2)
+    reads: list[int] = []
+    plain, encode, ahead = Source.read, engine.encode, []
+
+    def read(source: Source, window: Window, *more: Any) -> Any:
+        reads.append(window.col)
+        return plain(source, window, *more)
+
+    def encoding(network: Any, regions: torch.Tensor) -> Any:
+        ahead.append(len(reads))
+        return encode(network, regions)
+
+    monkeypatch.setattr(Source, "read", read)
+    monkeypatch.setattr(engine, "encode", encoding)
+    run(path, model, tmp_path / "o.tif")
+    batch = load_model(model)[0].region_batch
+    assert all(read <= (i + 1 + reader.AHEAD + 1) * batch for i, read in enumerate(ahead))
+
+
+def test_a_decoder_that_prepares_does_so_for_each_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from xt.models.decoders.unet import UNet
+
+    model = save(tmp_path / "m", "semantic-segmentation", 2)
+    path = raster(tmp_path / "a.tif", noise(2, 200, 128))
+    network, metadata = load_model(model)
+    seen: list[tuple[int, ...]] = []
+
+    def prepare(decoder: Any, pyramid: Any) -> Any:
+        seen.append(tuple(pyramid[-1].shape[-2:]))
+        return [each * 2 for each in pyramid]
+
+    monkeypatch.setattr(UNet, "prepare", prepare)
+    predict_image(network, metadata, path, tmp_path / "o.tif", PredictOptions(tile=128, overlap=0))
+    assert seen == [(4, 4)] * 2
+
+
+def test_an_overlap_as_large_as_the_window_is_refused(tmp_path: Path):
+    path, model = raster(tmp_path / "a.tif", noise(2, 64, 64)), save(tmp_path / "m", "semantic-segmentation", 2)
+    from xt.errors import GeometryError
+
+    with pytest.raises(GeometryError, match="smaller than the window of 64 px"):
+        run(path, model, tmp_path / "o.tif", tile=64, overlap=64)
+    assert not (tmp_path / "o.tif").exists()

@@ -1,0 +1,180 @@
+"""A prediction that is cut off goes on; one that cannot be written leaves nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_inputs import noise, raster, save
+
+from xt.cli.main import main
+from xt.inference import engine
+from xt.inference.journal import Journal, job
+
+HERE = Path(__file__).parent
+
+
+def broken_runs(folder: Path, mode: str, stride: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What :mod:`faults` says of the unbroken run and of each broken one."""
+    raster(folder / "a.tif", noise(1, 260, 330))
+    save(folder / "m", "semantic-segmentation", 1)
+    (folder / "out").mkdir()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, str(HERE / "faults.py"), str(folder), mode, str(stride)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, first, *others = [json.loads(line) if line.startswith("{") else {} for line in done.stdout.splitlines()]
+    assert first["first"]["code"] == 0
+    assert others
+    return first, others
+
+
+@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_change_is_gone_on_from(tmp_path: Path, stride: int):
+    first, others = broken_runs(tmp_path, "kill", stride)
+    total, resumed = first["first"]["encoded"], 0
+    assert total == 30
+    for run in others:
+        assert run["broken"]["code"] == 9, run
+        if run["again"]["code"] == 2:  # killed when all was done
+            assert run["left"]["o.tif"] == first["want"]["o.tif"], run
+            continue
+        assert run["again"]["code"] == 0, run
+        assert run["got"] == first["want"], run
+        assert run["again"]["encoded"] == total - run["done"], run
+        resumed += run["done"] > 0
+    assert resumed
+
+
+@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_full_disk_at_any_change_is_one_line_and_leaves_nothing(tmp_path: Path, stride: int):
+    first, others = broken_runs(tmp_path, "full", stride)
+    for run in others:
+        assert run["broken"]["code"] == 2, run
+        assert run["error"].startswith("xt: error: "), run
+        assert run["error"].count("\n") == 1, run
+        assert "No space left" in run["error"], run
+        assert run["left"] == {}, run
+        assert run["got"] == first["want"], run
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an image, a model, and a prediction that was interrupted in its fourth window."""
+    monkeypatch.chdir(tmp_path)
+    raster(tmp_path / "a.tif", noise(1, 260, 330))
+    save(tmp_path / "m", "semantic-segmentation", 1)
+    plain, calls = engine.encode, []
+
+    def stop(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 6:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "COMMIT_SECONDS", 0.0)
+        patch.setattr(engine, "encode", stop)
+        assert main(predict()) == 130
+    assert (tmp_path / ".o.tif.job").is_dir()
+    return tmp_path
+
+
+def predict(*more: str) -> list[str]:
+    return ["predict", "a.tif", "-m", "m", "-o", "o.tif", "--tile", "128", *more]
+
+
+@pytest.mark.parametrize("change", ["model", "input", "option"])
+def test_what_was_begun_otherwise_is_refused_by_name(place: Path, change: str, capsys: pytest.CaptureFixture[str]):
+    more = []
+    if change == "model":
+        (place / "m/config.json").unlink()
+        (place / "m/model.safetensors").unlink()
+        save(place / "m", "semantic-segmentation", 1, 256)
+    elif change == "input":
+        os.utime(place / "a.tif", (1, 1))
+    else:
+        more = ["--overlap", "0"]
+    capsys.readouterr()
+    assert main(predict(*more)) == 2
+    error = capsys.readouterr().err
+    assert f"was begun with another {'window_regions' if change == 'option' else change}" in error
+    assert error.count("\n") == 1
+    assert (place / ".o.tif.job").is_dir()
+    assert main(predict(*more, "--restart")) == 0
+    assert not (place / ".o.tif.job").exists()
+
+
+@pytest.mark.parametrize("what", ["parts", "regions"])
+def test_damaged_work_is_done_anew(place: Path, what: str, recwarn: pytest.WarningsRecorder):
+    victim = sorted((place / ".o.tif.job" / what).iterdir())[0]
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    assert main(predict()) == 0
+    assert any("are damaged; starting anew" in str(each.message) for each in recwarn)
+    got = (place / "o.tif").read_bytes()
+    (place / "o.tif").unlink()
+    (place / "o.report.json").unlink()
+    assert main(predict()) == 0
+    assert (place / "o.tif").read_bytes() == got
+
+
+def test_a_signal_stops_after_the_window_and_the_work_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
+    import signal
+
+    assert main(predict("--restart")) == 0
+    want = (place / "o.tif").read_bytes()
+    (place / "o.tif").unlink()
+    (place / "o.report.json").unlink()
+    plain, calls = engine.encode, []
+
+    def signalled(*args: Any) -> Any:
+        calls.append(len(args[1]))
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*args)
+
+    monkeypatch.setattr(engine, "encode", signalled)
+    assert main(predict()) == 143
+    done = sum(calls)
+    assert not (place / "o.tif").exists()
+    assert main(predict()) == 0
+    assert sum(calls) == 30 > done
+    assert (place / "o.tif").read_bytes() == want
+
+
+def test_a_journal_forgets_a_torn_line_and_keeps_the_others(tmp_path: Path):
+    folder = tmp_path / ".o.tif.job"
+    journal = Journal(folder, {"a": 1})
+    for n in range(3):
+        journal.commit({"unit": n, "text": "ö"})
+    whole = journal.path.read_bytes()
+    for cut in range(len(whole)):
+        journal.path.write_bytes(whole[:cut])
+        lines = whole[:cut].count(b"\n")
+        again = Journal(folder, {"a": 1})
+        assert (again.last or {"unit": -1})["unit"] == max(lines - 2, -1)
+        if again.last is not None:
+            again.commit({"unit": 9})
+            assert Journal(folder, {"a": 1}).last == {"unit": 9}
+
+
+def test_a_job_is_removed_when_it_is_done_or_cannot_be(tmp_path: Path):
+    from xt.errors import InputError
+
+    def fail(journal: Journal) -> None:
+        journal.commit({"unit": 0})
+        raise InputError("bad")
+
+    out = tmp_path / "o.tif"
+    with job(out, {}) as journal:
+        journal.commit({"unit": 0})
+        assert journal.folder.is_dir()
+    assert not journal.folder.exists()
+    with pytest.raises(InputError), job(out, {}) as journal:
+        fail(journal)
+    assert not journal.folder.exists()

@@ -1,0 +1,302 @@
+"""Runs a model over a whole scene, one window of regions after the other, in memory that the scene does not set.
+
+Every region is read and encoded once. Windows of the size that the model was trained on mix its tokens, and what they
+say fades from one into the next; so the decoder sees one seamless map, and decodes every pixel once.
+"""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from xt.data.source import Source
+from xt.errors import InputError
+from xt.geometry.blend import Blend
+from xt.geometry.grid import RegionGrid, Window
+from xt.geometry.plan import Rectangle, ScenePlan, Unit
+from xt.inference.journal import Journal
+from xt.inference.parts import PartWriter
+from xt.inference.reader import Batch, Pixel, RegionReader
+from xt.inference.regions import Region, RegionStore, Shapes, stitched
+from xt.models.decoders.base import DenseDecoder
+from xt.models.pyramid import FeaturePyramid
+from xt.models.xt import XT, Maps
+from xt.stopping import StopRequest
+from xt.tasks.base import Task, Valid, Values
+
+BLOCK = 1024
+"""Side of the blocks that are decoded and written at a time, in pixels."""
+COMMIT_SECONDS = 20.0
+"""Work that a kill may cost, beside the window that is at work."""
+
+
+@dataclass
+class Counts:
+    """What has happened to the regions of a scene.
+
+    Attributes:
+        regions: Done so far.
+        empty: Of these, the ones without a valid pixel.
+        bad: Of these, the ones that could not be read.
+    """
+
+    regions: int = 0
+    empty: int = 0
+    bad: int = 0
+
+
+@dataclass
+class Scene:
+    """A scene that is predicted; :meth:`run` does it, and goes on where the journal's last commit was.
+
+    Attributes:
+        model: On its device, in evaluation mode.
+        task: Says what the model's answers mean.
+        source: The image.
+        plan: Of its regions.
+        blend: How windows fade into each other.
+        journal: Of its job.
+        writer: Takes the blocks of the result.
+        budget: Bytes of encoded regions in memory.
+        fill_bad: Give regions that cannot be read nodata instead of failing.
+        progress: Called with regions done and regions in all.
+        stop: Asked after each window.
+        counts: What has happened so far.
+        seconds: Stage → time that it held up the main thread.
+    """
+
+    model: XT
+    task: Task
+    source: Source
+    plan: ScenePlan
+    blend: Blend
+    journal: Journal
+    writer: PartWriter
+    budget: int
+    fill_bad: bool = False
+    progress: Callable[[int, int], None] = lambda done, total: None
+    stop: StopRequest | None = None
+    counts: Counts = field(default_factory=Counts)
+    seconds: Counter[str] = field(default_factory=Counter)
+    _answers: dict[int, list[float] | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make room for regions."""
+        encoder, size = self.model.region_encoder, self.model.region_size
+        sides = [(n, size // stride) for n, stride in zip(encoder.channels, encoder.strides, strict=True)]
+        self.shapes = Shapes((self.model.in_chans, size, size), tuple((n, side, side) for n, side in sides))
+        self.device = next(self.model.parameters()).device
+        self.store = RegionStore(self.journal.subfolder("regions"), self.shapes, self.budget, self.device)
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64] | None:
+        """Mean over the windows with data of a pooled model's answers; None if there is none."""
+        known = [each for each in self._answers.values() if each is not None]
+        return np.mean(np.array(known, np.float64), axis=0) if known else None
+
+    def run(self) -> None:
+        """Decode all pixels and have them written.
+
+        Raises:
+            InputError: If a region cannot be read, or the model's answer is not finite.
+            OutputError: If anything cannot be written.
+        """
+        steps = list(self.plan.batches(self._restore()))
+        batches = [batch for _, new in steps for batch in new]
+        rows = self.journal.subfolder("rows")
+        reader = RegionReader(self.source, self.plan.grid, batches, self.plan.side, rows, self.fill_bad)
+        committed = time.monotonic()
+        with reader, torch.inference_mode():
+            pixels = iter(reader)
+            for unit, new in steps:
+                for _ in new:
+                    with self.timed("read"):
+                        batch, read = next(pixels)
+                    self._encode(batch, read)
+                self._mix(unit)
+                self._decode(unit)
+                for place in self.plan.dropped_after(unit):
+                    self.store.drop(place)
+                asked = self.stop is not None and self.stop.received is not None
+                if asked or unit is self.plan.units[-1] or time.monotonic() - committed >= COMMIT_SECONDS:
+                    self._commit(unit)
+                    committed = time.monotonic()
+                if self.stop is not None:
+                    self.stop.check()
+
+    def _encode(self, batch: Batch, read: list[Pixel | None]) -> None:
+        kept = {place: item for place, item in zip(batch, read, strict=True) if item is not None and item[1].any()}
+        with self.timed("encode"):
+            for place in batch:
+                if place not in kept:
+                    self.store.put(place, None)
+            if kept:
+                image = torch.from_numpy(np.stack([pixels for pixels, _ in kept.values()])).to(self.device)
+                maps = encode(self.model, image)
+                for i, (place, (_, valid)) in enumerate(kept.items()):
+                    own = [each[i].clone() for each in maps]
+                    region = Region(image[i].clone(), torch.from_numpy(valid), own, torch.zeros_like(own[-1]))
+                    self.store.put(place, region)
+        self.counts.regions += len(batch)
+        self.counts.empty += sum(item is not None and not item[1].any() for item in read)
+        self.counts.bad += read.count(None)
+        self.progress(self.counts.regions, self.plan.grid.num_regions)
+
+    def _mix(self, unit: Unit) -> None:
+        """Add what the context says of a window to its regions; keep the answer of a pooled model."""
+        window = unit.window
+        exists = tuple(self.store.get(place) is not None for place in window.places)
+        with self.timed("context"):
+            if not self.model.dense:
+                self._answers[unit.index] = self._answer(window, exists) if any(exists) else None
+            elif any(exists):
+                self._add_context(unit, exists)
+
+    def _answer(self, window: Rectangle, exists: tuple[bool, ...]) -> list[float]:
+        raw = decode(self.model, self.model.mix(self._pyramid(window, exists)))
+        answer = self.task.activate({name: each[0] for name, each in raw.items()})
+        self._check(answer, self.plan.pixels_of(window))
+        found: list[float] = answer.tolist()
+        return found
+
+    def _add_context(self, unit: Unit, exists: tuple[bool, ...]) -> None:
+        window, size = unit.window, self.plan.grid.region_size
+        last = stitched(self.store, window, lambda region: region.maps[-1], self.shapes.maps[-1])[None]
+        grid = RegionGrid(window.shape[0] * size, window.shape[1] * size, size)
+        said = self.model.said(last, grid, (exists,))[0]
+        side = self.shapes.maps[-1][1]
+        rows, cols = (torch.from_numpy(each).to(said) for each in self.plan.weights(unit, side, self.blend))
+        said = said * rows[:, None] * cols[None, :]
+        for place in window.places:
+            region = self.store.get(place)
+            if region is not None:
+                top, left = (place[0] - window.top) * side, (place[1] - window.left) * side
+                region.said = region.said + said[:, top : top + side, left : left + side]
+                self.store.put(place, region)
+
+    def _decode(self, unit: Unit) -> None:
+        """Decode the pixels that are final, block by block, and have them written."""
+        prepared = None
+        decoder = self.model.decoder
+        if isinstance(decoder, DenseDecoder) and not decoder.is_local and unit.final.height and unit.final.width:
+            prepared = self.model.prepare(self._pyramid(unit.window))
+        for block in self.plan.blocks(unit, BLOCK):
+            with self.timed("decode"):
+                valid = self._valid(block)
+                if not valid.any():
+                    continue
+                if not self.model.dense:
+                    values = self._painted(block)
+                else:
+                    at = unit.window if prepared is not None else self.plan.regions_of(block, self.plan.halo)
+                    inside = block.within(self.plan.pixels_of(at))
+                    raw = decode(self.model, prepared or self._pyramid(at), inside)
+                    values = self.task.activate({name: each[0] for name, each in raw.items()})
+                self._check(values[:, valid], block)
+                pixels = self.task.paint(values, valid)
+            with self.timed("write"):
+                self.writer.write(block, pixels)
+
+    def _painted(self, block: Window) -> Values:
+        """Answers of a pooled model, painted over its windows."""
+        sums = np.zeros((self.task.channels, block.height, block.width), np.float32)
+        shares = np.zeros((block.height, block.width), np.float32)
+        for unit in self.plan.covering(block):
+            answer = self._answers[unit.index]
+            if answer is None:
+                continue
+            window = self.plan.pixels_of(unit.window)
+            inner = window.intersect(block)
+            rows, cols = self.plan.weights(unit, self.plan.grid.region_size, self.blend)
+            part = inner.within(window)
+            weights = np.outer(rows[part.slices[0]], cols[part.slices[1]])
+            at = inner.within(block).slices
+            sums[:, *at] += np.array(answer, np.float32)[:, None, None] * weights
+            shares[at] += weights
+        sums[:, shares > 0] /= shares[shares > 0]
+        return sums
+
+    def _valid(self, block: Window) -> Valid:
+        size, at = self.plan.grid.region_size, self.plan.regions_of(block)
+        whole = stitched(self.store, at, lambda region: region.valid[None], (1, size, size))[0]
+        found: Valid = whole[block.within(self.plan.pixels_of(at)).slices].bool().cpu().numpy()
+        return found
+
+    def _pyramid(self, at: Rectangle, exists: tuple[bool, ...] | None = None) -> FeaturePyramid:
+        place = self.plan.pixels_of(at)
+        image = stitched(self.store, at, lambda region: region.image, self.shapes.image)
+        maps = [
+            stitched(self.store, at, partial(Region.decoded_from, stage=i), shape)
+            for i, shape in enumerate(self.shapes.maps)
+        ]
+        return FeaturePyramid(
+            image[None, :, : place.height, : place.width],
+            tuple(each[None] for each in maps),
+            tuple(self.model.region_encoder.strides),
+            RegionGrid(
+                place.height, place.width, self.plan.grid.region_size
+            ),  # places count from the window, as in training
+            None if exists is None else (exists,),
+        )
+
+    def _check(self, values: npt.NDArray[Any], at: Window) -> None:
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{self.source.path}: the model gives NaN or infinity at rows {at.row}–{at.row_stop - 1}, "
+                f"columns {at.col}–{at.col_stop - 1}; check the values there, --nodata, and the model"
+            )
+
+    def _commit(self, unit: Unit) -> None:
+        with self.timed("write"):
+            entry = {"unit": unit.index, "parts": self.writer.save(), "regions": self.store.save()}
+            entry |= {"counts": asdict(self.counts), "answers": list(self._answers.items())}
+            self.journal.commit(entry | {"seconds": dict(self.seconds)})
+            self.store.forget_old()
+
+    def _restore(self) -> int:
+        """Take back the last commit; return the first unit that is to be done."""
+        last = self.journal.last
+        if last is None:
+            return 0
+        if not (self.store.restore(last["regions"]) and self.writer.restore(last["parts"])):
+            warnings.warn(f"{self.journal.folder}: files of an earlier run are damaged; starting anew", stacklevel=2)
+            self.store.restore({"files": [], "empty": [], "versions": 0})
+            self.writer.restore([])
+            return 0
+        self.counts, self._answers = Counts(**last["counts"]), {index: answer for index, answer in last["answers"]}
+        self.seconds = Counter(last["seconds"])
+        return int(last["unit"]) + 1
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of a stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
+
+
+def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:
+    """Encode regions ``(n, C, R, R)``; when the GPU's memory is full, halve the batch and go on."""
+    while True:
+        try:
+            # Each region is an image of its own: what is beside it does not change its maps.
+            return model.encode(regions).maps
+        except torch.cuda.OutOfMemoryError:
+            if model.region_batch == 1:
+                raise
+            model.region_batch //= 2
+            torch.cuda.empty_cache()
+
+
+def decode(model: XT, pyramid: FeaturePyramid, window: Window | None = None) -> Maps:
+    """What the model says of a pyramid, or of a window of it."""
+    return model.decode(pyramid, window)

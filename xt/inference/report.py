@@ -1,0 +1,60 @@
+"""What a prediction was made of and how it went, for a file beside the result."""
+
+import json
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xt.data.source import Source
+from xt.geometry.plan import ScenePlan
+from xt.models.checkpoint import model_sha256
+from xt.models.metadata import ModelMetadata
+from xt.models.xt import XT
+
+if TYPE_CHECKING:
+    from xt.inference.predict import PredictOptions
+
+
+def facts_of(
+    model: XT, metadata: ModelMetadata, source: Source, plan: ScenePlan, options: "PredictOptions"
+) -> dict[str, Any]:
+    """All that decides about a result: an earlier run that differs in one of these cannot be gone on with."""
+    return {
+        "input": [[str(path), *state] for path, state in source.fingerprint],
+        "size": [source.height, source.width],
+        "bands": options.bands,
+        "nodata": options.nodata,
+        "complex_abs": options.complex_abs,
+        "on_bad_tile": "nodata" if options.fill_bad_tiles else "fail",
+        "model": model_sha256(model, metadata),
+        "task": metadata.task,
+        "window_regions": [plan.side, plan.overlap],
+        "region_batch": plan.batch,
+        "decode_size": model.decode_size,
+        "blend": options.blend,
+        "device": next(model.parameters()).device.type,
+        "versions": {"xt": version("xt"), "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def tags_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata tags of the raster."""
+    return {"XT_VERSION": facts["versions"]["xt"], "XT_MODEL_SHA256": facts["model"], "XT_TASK": facts["task"]}
+
+
+def write_report(
+    path: Path, facts: Mapping[str, Any], summary: Mapping[str, Any], seconds: Mapping[str, float]
+) -> None:
+    """Write facts, counts, seconds by stage and the highest memory of the process as JSON."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    report: dict[str, Any] = {**facts, "result": dict(summary)}
+    report |= {"seconds": {stage: round(each, 3) for stage, each in seconds.items()}, "peak_memory_bytes": peak}
+    if torch.cuda.is_available():
+        report["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
