@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import ContextEncoder, Memory, RecurrentContextEncoder
+from xt.models.context.base import ContextEncoder, Memory, Pass, RecurrentContextEncoder, SequentialContextEncoder
 from xt.models.decoders.base import DecoderInputs
 from xt.models.decoders.unet import UNet
 from xt.models.region.timm_features import TimmFeatures
@@ -47,6 +47,37 @@ class Fading(RecurrentContextEncoder):
             seen.append(state)
         mixed = torch.stack(seen, 1) if seen else tokens
         return self.linear(permute(mixed, order.inverse(regions))), [state.detach()]
+
+
+class BothWays(SequentialContextEncoder):
+    """Every token sees fading means of those before and of those after it, added up before one projection."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.linear = nn.Linear(dim, dim)
+
+    def passes(self) -> list[Pass]:
+        return [Pass(self.backward_step, reverse=True, channels=2 * self.dim), Pass(self.forward_step)]
+
+    def backward_step(self, tokens: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        heard, memory = fade(tokens.flip(1), memory)
+        return torch.cat([tokens, heard.flip(1)], -1), memory
+
+    def forward_step(self, tokens: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        tokens, heard = tokens.chunk(2, -1)
+        own, memory = fade(tokens, memory)
+        return self.linear(own + heard), memory
+
+
+def fade(tokens: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+    """Fading mean over ``(B, l, D)`` from first to last."""
+    state = memory[0] if memory else torch.zeros_like(tokens[:, 0])
+    seen = []
+    for token in tokens.unbind(1):
+        state = 0.8 * state + token
+        seen.append(state)
+    return torch.stack(seen, 1), [state.detach()]
 
 
 def small_encoder(region_size: int = 64, in_chans: int = 2) -> TimmFeatures:

@@ -52,7 +52,7 @@ class ContextBlock(nn.Module):
 
     def forward(self, features: Tensor, layout: TokenLayout) -> Tensor:
         """Mix a map ``(B, channels, h, w)`` into tokens ``(B, L, channels or dim)``."""
-        return self._leave(self.encoder(*self._enter(features, layout)))
+        return self.project_back(self.encoder(*self._enter(features, layout)))
 
     def step(self, features: Tensor, layout: TokenLayout, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Mix one segment of a scene as :meth:`RecurrentContextEncoder.step` does; without a class token.
@@ -64,15 +64,20 @@ class ContextBlock(nn.Module):
         if not isinstance(self.encoder, RecurrentContextEncoder):
             raise ModelError(f"context {type(self.encoder).__name__} has no step; it must see all regions at once")
         tokens, memory = self.encoder.step(*self._enter(features, layout), memory)
-        return self._leave(tokens), memory
+        return self.project_back(tokens), memory
+
+    def embed(self, features: Tensor, layout: TokenLayout) -> Tensor:
+        """Project features ``(B, L, channels)`` in the order of ``layout`` and add positions: ``(B, L, dim)``."""
+        tokens: Tensor = self.input_proj(features)
+        return tokens + sincos_positions(layout, self.encoder.dim).to(tokens)
+
+    def project_back(self, tokens: Tensor) -> Tensor:
+        """Return mixed tokens ``(B, L, dim)`` to the channels of the features, if the block does."""
+        return tokens if self.output_proj is None else self.output_proj(tokens)
 
     def _enter(self, features: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenLayout]:
-        tokens = self.input_proj(to_tokens(features, layout))
-        tokens = tokens + sincos_positions(layout, self.encoder.dim).to(tokens)
+        tokens = self.embed(to_tokens(features, layout), layout)
         if self.class_token is not None:
             layout = replace(layout, num_extra=1)
             tokens = torch.cat([tokens, self.class_token.to(tokens).expand(tokens.shape[0], -1, -1)], dim=1)
         return tokens, layout
-
-    def _leave(self, tokens: Tensor) -> Tensor:
-        return tokens if self.output_proj is None else self.output_proj(tokens)

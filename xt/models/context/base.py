@@ -1,6 +1,14 @@
-"""The contract of a context encoder."""
+"""The contracts of a context encoder.
 
+Every one takes the whole sequence (:class:`ContextEncoder`). A scene whose tokens do not fit in memory needs one that
+takes it in parts: layer by layer along the sequence (:class:`SequentialContextEncoder`), or all layers at once, region
+by region (:class:`RecurrentContextEncoder`). An encoder with neither is given all tokens of the scene.
+"""
+
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -8,7 +16,10 @@ from xt.geometry.grid import TokenLayout
 from xt.plugins import Configurable
 
 Memory = list[Tensor]
-"""What a recurrent context encoder carries between segments; always detached. Empty before the first token."""
+"""What a context encoder carries between segments; always detached. Empty before the first token."""
+
+Step = Callable[[Tensor, Memory | None], tuple[Tensor, Memory]]
+"""Tokens ``(B, l, D)`` and memory, None at the start → tokens ``(B, l, D')`` and the memory for the next segment."""
 
 
 class ContextEncoder(nn.Module, Configurable, ABC):
@@ -20,9 +31,11 @@ class ContextEncoder(nn.Module, Configurable, ABC):
 
     Attributes:
         dim: Channels of a token.
+        working_values: Values that mixing holds at once for each channel of a token, results and temporaries.
     """
 
     dim: int
+    working_values: float = 16.0
 
     @property
     def last_sees(self) -> bool:
@@ -32,6 +45,15 @@ class ContextEncoder(nn.Module, Configurable, ABC):
     @abstractmethod
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)`` into ``(B, L, D)``; L is ``layout.num_tokens``."""
+
+    def working_bytes(self, num_tokens: int) -> int:
+        """Estimate what mixing so many tokens holds at once, beside parameters and the tokens given.
+
+        It is asked before a scene is mixed, without gradients: ``working_values`` of a parameter's type for each
+        channel of each token. An encoder whose need is not linear in the tokens says its own.
+        """
+        itemsize = next((p.element_size() for p in self.parameters()), 4)
+        return math.ceil(self.working_values * num_tokens * self.dim * itemsize)
 
     def losses(self) -> dict[str, Tensor]:
         """Auxiliary losses of the last forward, by name: scalars with their gradient, ready to be added.
@@ -53,8 +75,48 @@ class ContextEncoder(nn.Module, Configurable, ABC):
         return found
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One reading of the whole sequence, segment by segment, such as one layer in its direction.
+
+    Attributes:
+        step: Mixes one segment ``(B, l, D)``, l ≥ 1, with what the one before left. A segment is a run of tokens of any
+            length, one included; its tokens are in raster order of the whole map in both directions.
+        reverse: Segments come from the last to the first, so the tokens *after* this segment have been read. The step
+            reads each segment backward too.
+        channels: Channels of a token after the step; None for ``dim``. The last pass returns to ``dim``.
+    """
+
+    step: Step
+    reverse: bool = False
+    channels: int | None = None
+
+
+class SequentialContextEncoder(ContextEncoder):
+    """A context encoder made of passes over the sequence, each of which can be cut anywhere.
+
+    A pass reads tokens in one direction and carries a memory that does not grow with the sequence. What comes out is
+    the same for every cut, so any length is mixed in constant memory while the tokens between two passes lie on disk.
+    A pass knows no regions: a token has its position, and the sequence its order.
+
+    Who plugs in an encoder writes :meth:`passes`; :meth:`forward` follows. A layer that needs both directions at once
+    is two passes: the first, backward, returns each token and beside it what it heard, ``channels`` 2 · dim in all; the
+    second, forward, adds what it hears itself and projects the sum to ``dim``.
+    """
+
+    @abstractmethod
+    def passes(self) -> Sequence[Pass]:
+        """Passes in their order: the first takes the tokens, each other what the one before gave. There may be none."""
+
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        """Mix tokens ``(B, L, D)``: all passes, with the sequence as one segment."""
+        for each in self.passes():
+            tokens, _ = each.step(tokens, None)
+        return tokens
+
+
 class RecurrentContextEncoder(ContextEncoder):
-    """A context encoder that can take an image in segments, in constant memory.
+    """A context encoder that can take an image in segments, in constant memory, all its layers in one reading.
 
     A segment is a run of whole regions that follow each other in the order in which the encoder visits them: raster
     order of regions that exist, unless its class says otherwise. Its own layout is the smallest that holds them in that

@@ -91,6 +91,11 @@ class AttentionBlock(nn.Module):
         return out
 
 
+def block_values(mlp_ratio: float) -> float:
+    """Values that a block holds at once for each channel of a token: those of its MLP, or of attention if more."""
+    return max(16.0, 3 * mlp_ratio + 4)
+
+
 def run_layer(layer: nn.Module, *arguments: object) -> Tensor:
     """Call a layer, recomputing it in backward instead of keeping its activations."""
     if layer.training and torch.is_grad_enabled():

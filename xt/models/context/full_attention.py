@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
-from xt.models.context.blocks import AttentionBlock, run_layer
+from xt.models.context.blocks import AttentionBlock, block_values, run_layer
 
 
 class FullAttention(ContextEncoder):
@@ -21,6 +21,7 @@ class FullAttention(ContextEncoder):
     def __init__(self, dim: int, depth: int = 2, head_dim: int = 128, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.dim = dim
+        self.working_values = block_values(mlp_ratio)
         self.layers = nn.ModuleList(AttentionBlock(dim, head_dim, mlp_ratio) for _ in range(depth))
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:

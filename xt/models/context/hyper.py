@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
-from xt.models.context.blocks import AttentionBlock, run_layer
+from xt.models.context.blocks import AttentionBlock, block_values, run_layer
 from xt_kernels.hyper_attention import hyper_attention
 
 _log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Hyper(ContextEncoder):
         super().__init__()
         self.dim = dim
         self.min_seq_len = min_seq_len
+        self.working_values = block_values(mlp_ratio)
         self.layers = nn.ModuleList(AttentionBlock(dim, head_dim, mlp_ratio) for _ in range(depth))
         self._attend = [
             partial(

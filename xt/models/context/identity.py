@@ -1,17 +1,18 @@
 """The control: no context."""
 
-from torch import Tensor
+from collections.abc import Sequence
 
-from xt.geometry.grid import TokenLayout
-from xt.models.context.base import ContextEncoder
+from xt.models.context.base import Pass, SequentialContextEncoder
 
 
-class Identity(ContextEncoder):
+class Identity(SequentialContextEncoder):
     """Returns the tokens as they are, so that no region sees another.
 
     Args:
         dim: Channels of a token.
     """
+
+    working_values = 0.0
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -22,6 +23,6 @@ class Identity(ContextEncoder):
         """No token sees another."""
         return False
 
-    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Return tokens ``(B, L, D)``."""
-        return tokens
+    def passes(self) -> Sequence[Pass]:
+        """No pass: tokens stay as they are."""
+        return ()

@@ -1,13 +1,15 @@
 """Mamba over all tokens (xT, arXiv 2403.01915, as released; Mamba, arXiv 2312.00752)."""
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import ContextEncoder
+from xt.models.context.base import Memory, Pass, SequentialContextEncoder
 from xt.models.context.blocks import run_layer
 from xt_kernels.selective_scan import selective_scan_channels_last
 
@@ -54,23 +56,23 @@ class MambaMixer(nn.Module):
     def forward(self, tokens: Tensor, reverse: bool = False) -> Tensor:
         """Mix ``(B, L, D)`` from first to last, or from last to first."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        x = F.silu(self._convolve(x.transpose(1, 2), reverse).transpose(1, 2))
-        step, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        rates = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
-        y = selective_scan_channels_last(
-            x,
-            F.linear(step, self.dt_proj.weight),
-            -rates.exp(),
-            b,
-            c,
-            self.D,
-            z,
-            delta_bias=self.dt_proj.bias,
-            delta_softplus=True,
-            reverse=reverse,
-        )
-        out: Tensor = self.out_proj(y)
-        return out
+        return self._scan(self._convolve(x.transpose(1, 2), reverse), z, reverse, None)[0]
+
+    def step(self, tokens: Tensor, reverse: bool, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """Mix a segment ``(B, l, D)`` as :meth:`forward` does the whole sequence.
+
+        The memory is what the convolution still sees of the segment read before, ``(B, inner, d_conv - 1)``, and the
+        state of the scan ``(B, inner, d_state)``.
+        """
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)
+        x, before = x.transpose(1, 2), self.conv1d.kernel_size[0] - 1
+        seen, state = memory or (x.new_zeros(*x.shape[:2], before), None)
+        x = torch.cat([x, seen] if reverse else [seen, x], dim=2)
+        # A copy, which does not keep the segment alive.
+        seen = x.narrow(2, 0 if reverse else x.shape[2] - before, before).detach().clone()
+        taps = self.conv1d.weight.flip(-1) if reverse else self.conv1d.weight
+        mixed, state = self._scan(F.conv1d(x, taps, self.conv1d.bias, groups=len(taps)), z, reverse, state)
+        return mixed, [seen, state.detach()]
 
     def _convolve(self, x: Tensor, reverse: bool) -> Tensor:
         """Each channel of ``(B, D, L)`` with its taps, over what came before."""
@@ -80,6 +82,27 @@ class MambaMixer(nn.Module):
         taps = self.conv1d.weight.flip(-1)
         before = taps.shape[-1] - 1
         return F.conv1d(x, taps, self.conv1d.bias, padding=before, groups=taps.shape[0])[..., before:]
+
+    def _scan(self, convolved: Tensor, z: Tensor, reverse: bool, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """From the convolution ``(B, D, L)`` and the gate ``(B, L, D)`` to the mixed tokens and the last state."""
+        x = F.silu(convolved.transpose(1, 2))
+        step, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        rates = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
+        y, last = selective_scan_channels_last(
+            x,
+            F.linear(step, self.dt_proj.weight),
+            -rates.exp(),
+            b,
+            c,
+            self.D,
+            z,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            initial_state=state,
+            return_last_state=True,
+            reverse=reverse,
+        )
+        return self.out_proj(y), last
 
 
 class MambaLayer(nn.Module):
@@ -97,8 +120,14 @@ class MambaLayer(nn.Module):
         out: Tensor = x + self.mixer(x, self.reverse)
         return out
 
+    def step(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """Mix a segment ``(B, l, D)`` of the sequence; its memory is the mixer's."""
+        x = self.norm(x)
+        mixed, memory = self.mixer.step(x, self.reverse, memory)
+        return x + mixed, memory
 
-class Mamba(ContextEncoder):
+
+class Mamba(SequentialContextEncoder):
     """Layers that run backward and forward in turn, the first backward.
 
     Weight decay leaves ``A_log`` and ``D`` of each layer alone (:meth:`no_weight_decay`).
@@ -114,6 +143,8 @@ class Mamba(ContextEncoder):
     def __init__(self, dim: int, depth: int = 4, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
         self.dim = dim
+        # In the mixer's inner width input, gate, what the convolution takes and gives, its SiLU, step and output.
+        self.working_values = 7.0 * expand + 3.0
         self.layers = nn.ModuleList(MambaLayer(dim, i % 2 == 0, d_state, d_conv, expand) for i in range(depth))
 
     @property
@@ -121,8 +152,13 @@ class Mamba(ContextEncoder):
         """From the second layer on, the first that runs forward."""
         return len(self.layers) > 1
 
+    def passes(self) -> Sequence[Pass]:
+        """One pass for each layer."""
+        layers = cast(list[MambaLayer], list(self.layers))
+        return [Pass(layer.step, layer.reverse) for layer in layers]
+
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Mix tokens ``(B, L, D)``."""
+        """Mix tokens ``(B, L, D)``, layers recomputed in backward."""
         for layer in self.layers:
             tokens = run_layer(layer, tokens)
         return tokens

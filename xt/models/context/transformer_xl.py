@@ -14,7 +14,7 @@ from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import Memory, RecurrentContextEncoder
-from xt.models.context.blocks import AttentionBlock, run_layer
+from xt.models.context.blocks import AttentionBlock, block_values, run_layer
 from xt.models.tokenization import permute
 from xt_kernels.hyper_attention import hyper_attention
 
@@ -61,6 +61,7 @@ class TransformerXL(RecurrentContextEncoder):
             raise ModelError(f"TransformerXL: chunk_regions is {chunk_regions}; it must be at least 1")
         self.dim = dim
         self.chunk_regions = self.segment_regions = chunk_regions
+        self.working_values = block_values(mlp_ratio)
         self.layers = nn.ModuleList(AttentionBlock(dim, head_dim, mlp_ratio) for _ in range(depth))
         self._attend = partial(
             hyper_attention,

@@ -1,0 +1,5 @@
+import sys
+from pathlib import Path
+
+# importlib mode adds no folder to the path; the parts of tests/models are used here too.
+sys.path.insert(0, str(Path(__file__).parents[2] / "models"))

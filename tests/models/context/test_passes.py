@@ -1,0 +1,112 @@
+from itertools import pairwise
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from literal import randomise
+from parts import BothWays
+from torch import Tensor
+
+from xt.geometry.grid import TokenLayout
+from xt.models.context.base import Memory, Pass, SequentialContextEncoder
+from xt.models.context.identity import Identity
+from xt.models.context.mamba import Mamba
+
+DIM = 8
+ENCODERS = {
+    "Identity": lambda: Identity(DIM),
+    "BothWays": lambda: BothWays(DIM),
+    **{f"Mamba {depth}": lambda depth=depth: Mamba(DIM, depth) for depth in (1, 2, 3, 4)},
+    "one tap": lambda: Mamba(DIM, 2, d_conv=1),
+    "many taps": lambda: Mamba(DIM, 2, d_state=3, d_conv=9, expand=1),
+}
+
+
+def tokens(length: int, batch: int = 2) -> Tensor:
+    return torch.randn(batch, length, DIM, generator=torch.Generator().manual_seed(length))
+
+
+def cut_up(one: Pass, x: Tensor, cuts: set[int]) -> tuple[Tensor, list[Memory]]:
+    """A pass over segments that end at ``cuts``, and the memory after each."""
+    bounds = [0, *sorted(cuts), x.shape[1]]
+    segments = [x[:, start:stop] for start, stop in pairwise(bounds)]
+    mixed, memories = [], [None]
+    for segment in reversed(segments) if one.reverse else segments:
+        out, memory = one.step(segment, memories[-1])
+        mixed.append(out)
+        memories.append(memory)
+    return torch.cat(mixed[::-1] if one.reverse else mixed, 1), memories[1:]
+
+
+def in_segments(encoder: SequentialContextEncoder, x: Tensor, cuts: list[set[int]]) -> Tensor:
+    for one, places in zip(encoder.passes(), cuts, strict=True):
+        x, _ = cut_up(one, x, places)
+        assert x.shape[2] == (one.channels or DIM)
+    return x
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_passes_over_any_cut_equal_forward(name: str, data: st.DataObject):
+    torch.manual_seed(0)
+    encoder = ENCODERS[name]()
+    length = data.draw(st.integers(1, 24))
+    # Each pass is cut elsewhere; segments of one token and shorter than the taps are among them.
+    places = st.sets(st.integers(1, length - 1)) if length > 1 else st.just(set())
+    cuts = [data.draw(places) for _ in encoder.passes()]
+    x = tokens(length)
+    with torch.inference_mode():
+        want = encoder(x, TokenLayout(1, length, 1))
+        torch.testing.assert_close(in_segments(encoder, x, cuts), want, rtol=1e-5, atol=1e-5)
+        encoder, x = randomise(encoder), x.double()
+        want = encoder(x, TokenLayout(1, length, 1))
+        torch.testing.assert_close(in_segments(encoder, x, cuts), want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_token_alone_equals_forward(name: str):
+    encoder = randomise(ENCODERS[name]())
+    x = tokens(13).double()
+    got = in_segments(encoder, x, [set(range(1, 13)) for _ in encoder.passes()])
+    torch.testing.assert_close(got, encoder(x, TokenLayout(13, 1, 1)), rtol=1e-9, atol=1e-9)
+
+
+def test_what_both_ways_hear_is_added_before_the_projection():
+    encoder, x = BothWays(DIM), tokens(5)
+    fading = 0.8 ** (torch.arange(5)[:, None] - torch.arange(5)).abs()
+    want = encoder.linear((fading + torch.eye(5)) @ x)
+    torch.testing.assert_close(encoder(x, TokenLayout(1, 5, 1)), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["BothWays", "Mamba 2", "many taps"])
+def test_memory_does_not_grow_and_keeps_no_segment_or_gradient_alive(name: str):
+    x = tokens(40)
+    for one in ENCODERS[name]().passes():
+        x, memories = cut_up(one, x, {1, 20})
+        for memory in memories:
+            assert [each.shape for each in memory] == [each.shape for each in memories[0]]
+            assert not any(each.requires_grad for each in memory)
+            assert all(each.untyped_storage().nbytes() == each.nbytes for each in memory)
+
+
+def test_mamba_starts_backward_and_alternates():
+    assert [one.reverse for one in Mamba(DIM, 4).passes()] == [True, False, True, False]
+
+
+def test_gradients_go_through_passes_as_through_layers():
+    encoder = randomise(Mamba(DIM, 2)).train()
+    x = tokens(9).double().requires_grad_()
+    inputs = [x, *encoder.parameters()]
+    layout = TokenLayout(1, 9, 1)
+    found = (encoder(x, layout), SequentialContextEncoder.forward(encoder, x, layout))
+    for got, want in zip(*(torch.autograd.grad(y.square().sum(), inputs) for y in found), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
+
+
+def test_estimate_of_memory_is_linear_and_counts_the_type():
+    for encoder in (Mamba(DIM), BothWays(DIM)):
+        assert encoder.working_bytes(200) == 2 * encoder.working_bytes(100) > 100 * DIM * 4
+        assert encoder.double().working_bytes(100) == encoder.float().working_bytes(200)
+    assert Identity(DIM).working_bytes(100) == 0
