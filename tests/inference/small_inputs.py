@@ -21,7 +21,9 @@ HEADS = {
 }
 
 
-def save(folder: Path, task: str, num_bands: int, image_size: int = 128) -> Path:
+def save(
+    folder: Path, task: str, num_bands: int, image_size: int = 128, context: str = "Identity", **settings: object
+) -> Path:
     torch.manual_seed(0)
     encoder = {
         "name": "convnext_atto",
@@ -35,7 +37,7 @@ def save(folder: Path, task: str, num_bands: int, image_size: int = 128) -> Path
         else {"class_path": "UNet", "init_args": {"filters": [8, 8, 8], "out_stride": 4}}
     )
     spec = {
-        "region_encoder": {"class_path": "TimmFeatures", "init_args": encoder}, "context": {"class_path": "Identity"},
+        "region_encoder": {"class_path": "TimmFeatures", "init_args": encoder}, "context": {"class_path": context, "init_args": settings},
         "context_dim": 16, "decoder": decoder, "heads": HEADS[task], "region_batch": 4, "decode_size": 128, "streaming": True,
     }  # fmt: skip
     classes = () if task == "point-detection" else ("a", "b", "c")

@@ -95,7 +95,10 @@ def test_an_image_of_one_window_gets_what_the_model_says(tmp_path: Path, task: s
 
 @pytest.mark.parametrize(("side", "overlap"), [(3, 1), (2, 0), (4, 2), (1, 0)])
 def test_windows_blend_what_the_context_says(tmp_path: Path, side: int, overlap: int, encoded: list[int]):
-    path, model = raster(tmp_path / "a.tif", holed(2, 470, 400), nodata=-1), save(tmp_path / "m", "point-detection", 2)
+    path, model = (
+        raster(tmp_path / "a.tif", holed(2, 470, 400), nodata=-1),
+        save(tmp_path / "m", "point-detection", 2, 128, "Mamba"),
+    )
     got = run(path, model, tmp_path / "o.tif", tile=side * R, overlap=overlap * R)
     want = whole(*load_model(model), path, side, overlap)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-3)
@@ -210,3 +213,75 @@ def test_an_overlap_as_large_as_the_window_is_refused(tmp_path: Path):
     with pytest.raises(GeometryError, match="smaller than the window of 64 px"):
         run(path, model, tmp_path / "o.tif", tile=64, overlap=64)
     assert not (tmp_path / "o.tif").exists()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (330, 400), (65, 500)])
+def test_full_context_gets_what_the_model_says_of_the_whole(
+    tmp_path: Path, size: tuple[int, int], encoded: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(predict, "SECOND_PASS", 128)
+    image = holed(2, *size) if min(size) > 3 * R else noise(2, *size)
+    path, model = raster(tmp_path / "a.tif", image, nodata=-1), save(tmp_path / "m", "point-detection", 2, 64, "Mamba")
+    network, metadata = load_model(model)
+    assert type(network.context.encoder).__name__ == "Mamba"
+    done: list[tuple[int, int]] = []
+    options = PredictOptions(context="full")
+    predict_image(network, metadata, path, tmp_path / "o.tif", options, lambda *each: done.append(each))
+    pixels, valid = Source(path, metadata.inputs).read(Window(0, 0, *size))
+    before = sum(encoded)
+    with torch.inference_mode():
+        raw = network(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None, None])
+    task = task_of(metadata)
+    want = task.paint(task.activate({name: each[0] for name, each in raw.items()}), valid)
+    with rasterio.open(tmp_path / "o.tif") as dataset:
+        np.testing.assert_allclose(dataset.read(), want, rtol=1e-4, atol=1e-3)
+    grid = RegionGrid(*size, R)
+    exists = sum(bool(valid[grid.clipped(i).slices].any()) for i in range(grid.num_regions))
+    assert before == 2 * exists
+
+
+def test_full_context_is_cut_off_and_goes_on(tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(predict, "SECOND_PASS", 128)
+    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
+    path, model = (
+        raster(tmp_path / "a.tif", holed(2, 330, 400), nodata=-1),
+        save(tmp_path / "m", "point-detection", 2, 128, "Mamba"),
+    )
+    want = run(path, model, tmp_path / "o.tif", context="full")
+    num = len(encoded)
+    plain = engine.encode
+    least = []
+    for stop_at in range(1, num + 1, 3):
+        calls: list[int] = []
+
+        def encode(network: Any, regions: torch.Tensor, calls: list[int] = calls, stop_at: int = stop_at) -> Any:
+            calls.append(len(regions))
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            return plain(network, regions)
+
+        monkeypatch.setattr(engine, "encode", encode)
+        out = tmp_path / f"{stop_at}.tif"
+        with pytest.raises(KeyboardInterrupt):
+            run(path, model, out, context="full")
+        assert not out.exists()
+        assert np.array_equal(run(path, model, out, context="full"), want, equal_nan=True)
+        least.append(sum(calls) - calls[stop_at - 1])
+    total = sum(encoded[:num])
+    assert min(least) == total  # where the stop hit no window that had begun
+    assert max(least) < total + 8
+
+
+def test_full_context_of_what_needs_all_at_once_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from xt.errors import ConfigError, ModelError
+    from xt.inference import first_pass
+
+    path = raster(tmp_path / "a.tif", noise(2, 330, 400))
+    with pytest.raises(ModelError, match="needs a window's features at once; take --context windows"):
+        run(path, save(tmp_path / "c", "classification", 2), tmp_path / "o.tif", context="full")
+    monkeypatch.setattr(first_pass.os, "sysconf", lambda name: 10)
+    hyper = save(tmp_path / "h", "semantic-segmentation", 2, context="Hyper", head_dim=8)
+    with pytest.raises(ConfigError, match=r"Hyper sees all tokens at once, which takes about \d+ MiB; 0 are free"):
+        run(path, hyper, tmp_path / "o.tif", context="full")
+    monkeypatch.undo()
+    assert run(path, hyper, tmp_path / "o.tif", context="full").shape == (1, 330, 400)

@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="begin anew what other options or another model began")
     options.add_image(parser)
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
+    context = "over what the context mixes: windows of the trained size, or the whole scene"
+    parser.add_argument("--context", choices=["windows", "full"], default="windows", help=context)
     parser.add_argument("--tile", type=int, metavar="PX", help="side of a context window (the size it was trained on)")
     parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of windows (an eighth, at least a region)")
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     check_cog(creation, task.product)
     model = load(args.model, args.device, args.plugins)
     chosen = PredictOptions(
-        args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
+        args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, args.restart, creation,
     )  # fmt: skip
     with folder_for_outputs(folder), StopRequest("window") as stop:

@@ -117,6 +117,11 @@ class ScenePlan:
         start = col // self.batch * self.batch
         return tuple((row, each) for each in range(start, min(start + self.batch, self.grid.cols)))
 
+    def rows(self) -> list[tuple[tuple[int, int], ...]]:
+        """All batches, row by row over the whole width."""
+        grid = self.grid
+        return [self.batch_of(row, col) for row in range(grid.rows) for col in range(0, grid.cols, self.batch)]
+
     def batches(self, first_unit: int = 0) -> Iterator[tuple[Unit, list[tuple[tuple[int, int], ...]]]]:
         """Yield units and the batches that each must encode, since no unit before it did.
 

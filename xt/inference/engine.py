@@ -23,15 +23,17 @@ from xt.errors import InputError
 from xt.geometry.blend import Blend
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import Rectangle, ScenePlan, Unit
+from xt.inference.feature_store import FeatureStore
 from xt.inference.journal import Journal
 from xt.inference.parts import PartWriter
+from xt.inference.pooled import painted_answers
 from xt.inference.reader import Batch, Pixel, RegionReader
 from xt.inference.regions import Region, RegionStore, Shapes, stitched
 from xt.models.decoders.base import DenseDecoder
 from xt.models.pyramid import FeaturePyramid
 from xt.models.xt import XT, Maps
 from xt.stopping import StopRequest
-from xt.tasks.base import Task, Valid, Values
+from xt.tasks.base import Task, Valid
 
 BLOCK = 1024
 """Side of the blocks that are decoded and written at a time, in pixels."""
@@ -70,6 +72,7 @@ class Scene:
         fill_bad: Give regions that cannot be read nodata instead of failing.
         progress: Called with regions done and regions in all.
         stop: Asked after each window.
+        mixed: Last-stage features of all regions to which the context has spoken; None to let it mix window by window.
         counts: What has happened so far.
         seconds: Stage → time that it held up the main thread.
     """
@@ -85,6 +88,7 @@ class Scene:
     fill_bad: bool = False
     progress: Callable[[int, int], None] = lambda done, total: None
     stop: StopRequest | None = None
+    mixed: FeatureStore | None = None
     counts: Counts = field(default_factory=Counts)
     seconds: Counter[str] = field(default_factory=Counter)
     _answers: dict[int, list[float] | None] = field(default_factory=dict)
@@ -144,6 +148,8 @@ class Scene:
                 maps = encode(self.model, image)
                 for i, (place, (_, valid)) in enumerate(kept.items()):
                     own = [each[i].clone() for each in maps]
+                    if self.mixed is not None:
+                        own[-1] = self.mixed.read(place[0] * self.plan.grid.cols + place[1]).to(own[-1])
                     region = Region(image[i].clone(), torch.from_numpy(valid), own, torch.zeros_like(own[-1]))
                     self.store.put(place, region)
         self.counts.regions += len(batch)
@@ -153,6 +159,8 @@ class Scene:
 
     def _mix(self, unit: Unit) -> None:
         """Add what the context says of a window to its regions; keep the answer of a pooled model."""
+        if self.mixed is not None:
+            return
         window = unit.window
         exists = tuple(self.store.get(place) is not None for place in window.places)
         with self.timed("context"):
@@ -195,7 +203,7 @@ class Scene:
                 if not valid.any():
                     continue
                 if not self.model.dense:
-                    values = self._painted(block)
+                    values = painted_answers(self.plan, self._answers, self.task.channels, block, self.blend)
                 else:
                     at = unit.window if prepared is not None else self.plan.regions_of(block, self.plan.halo)
                     inside = block.within(self.plan.pixels_of(at))
@@ -205,25 +213,6 @@ class Scene:
                 pixels = self.task.paint(values, valid)
             with self.timed("write"):
                 self.writer.write(block, pixels)
-
-    def _painted(self, block: Window) -> Values:
-        """Answers of a pooled model, painted over its windows."""
-        sums = np.zeros((self.task.channels, block.height, block.width), np.float32)
-        shares = np.zeros((block.height, block.width), np.float32)
-        for unit in self.plan.covering(block):
-            answer = self._answers[unit.index]
-            if answer is None:
-                continue
-            window = self.plan.pixels_of(unit.window)
-            inner = window.intersect(block)
-            rows, cols = self.plan.weights(unit, self.plan.grid.region_size, self.blend)
-            part = inner.within(window)
-            weights = np.outer(rows[part.slices[0]], cols[part.slices[1]])
-            at = inner.within(block).slices
-            sums[:, *at] += np.array(answer, np.float32)[:, None, None] * weights
-            shares[at] += weights
-        sums[:, shares > 0] /= shares[shares > 0]
-        return sums
 
     def _valid(self, block: Window) -> Valid:
         size, at = self.plan.grid.region_size, self.plan.regions_of(block)
@@ -257,7 +246,7 @@ class Scene:
 
     def _commit(self, unit: Unit) -> None:
         with self.timed("write"):
-            entry = {"unit": unit.index, "parts": self.writer.save(), "regions": self.store.save()}
+            entry = {"stage": "decode", "unit": unit.index, "parts": self.writer.save(), "regions": self.store.save()}
             entry |= {"counts": asdict(self.counts), "answers": list(self._answers.items())}
             self.journal.commit(entry | {"seconds": dict(self.seconds)})
             self.store.forget_old()
@@ -265,7 +254,7 @@ class Scene:
     def _restore(self) -> int:
         """Take back the last commit; return the first unit that is to be done."""
         last = self.journal.last
-        if last is None:
+        if last is None or last["stage"] != "decode":
             return 0
         if not (self.store.restore(last["regions"]) and self.writer.restore(last["parts"])):
             warnings.warn(f"{self.journal.folder}: files of an earlier run are damaged; starting anew", stacklevel=2)

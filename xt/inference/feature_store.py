@@ -203,6 +203,15 @@ class FeatureStore:
         """
         return zlib.crc32(_bytes_of(self.read(index)))
 
+    def sync(self) -> None:
+        """Wait until what is written would outlive a power cut.
+
+        Raises:
+            OutputError: If the disk cannot take it.
+        """
+        with explained(self.path):
+            os.fsync(self._file.handle)
+
     def close(self) -> None:
         """Close the file, which stays."""
         self._file.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import ScenePlan
 from xt.inference.cog import assemble, check_cog
 from xt.inference.engine import Scene
+from xt.inference.first_pass import FirstPass, check_full_context
 from xt.inference.journal import Journal, is_publishing, job
 from xt.inference.outputs import check_outputs, output_files, refuse_inputs
 from xt.inference.parts import PartWriter
@@ -33,8 +34,12 @@ from xt.stopping import StopRequest
 from xt.tasks.base import ImageTask, ObjectTask, Task
 from xt.tasks.registry import task_of
 
+Context = Literal["windows", "full"]
 BUDGET = 512 << 20
 """Bytes of encoded regions that are kept in memory; the others go to the disk until they are needed."""
+
+SECOND_PASS = 2048
+"""Pixels along a side of the windows in which a scene is decoded whose context is known."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class PredictOptions:
     """How an image is predicted.
 
     Attributes:
+        context: Over what the context mixes: ``windows`` of the size that the model was trained on, or the ``full``
+            scene.
         tile: Side of the windows over which the context mixes, in pixels, rounded up to whole regions; the model's
             training size by default.
         overlap: Pixels that neighbouring windows share, rounded up to whole regions; by default an eighth of a window,
@@ -56,6 +63,7 @@ class PredictOptions:
         creation: Creation options of GDAL (:mod:`xt.inference.creation`).
     """
 
+    context: Context = "windows"
     tile: int | None = None
     overlap: int | None = None
     blend: Blend = "cosine"
@@ -116,6 +124,8 @@ def predict_image(
     source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
     settings = check_cog(options.creation, task.product)
     plan = plan_of(model, metadata, source, options)
+    if options.context == "full":
+        check_full_context(model, plan)
     files = output_files(out, task)
     refuse_inputs(files, [path])
     with ExitStack() as stack:
@@ -134,15 +144,18 @@ def plan_of(model: XT, metadata: ModelMetadata, source: Source, options: Predict
     Raises:
         GeometryError: If the overlap is not smaller than the window.
     """
-    size, tile = model.region_size, options.tile or metadata.image_size
-    side = max(1, math.ceil(tile / size))
-    shared = max(1, side // 8) if options.overlap is None else math.ceil(options.overlap / size)
-    if options.overlap is not None and not 0 <= options.overlap < tile:
-        raise GeometryError(f"overlap {options.overlap} px must be at least 0 and smaller than the window of {tile} px")
-    decoder = model.decoder
+    size, decoder = model.region_size, model.decoder
+    grid = RegionGrid(source.height, source.width, size)
     # What a decoder prepares is the window's own, and nothing beyond it is looked at.
     halo = decoder.halo if isinstance(decoder, DenseDecoder) and decoder.is_local else 0
-    grid = RegionGrid(source.height, source.width, size)
+    if options.context == "full":
+        # The context has spoken: windows only say in which order the scene is decoded.
+        return ScenePlan(grid, max(1, SECOND_PASS // size), 0, halo, model.region_batch)
+    tile = options.tile or metadata.image_size
+    if options.overlap is not None and not 0 <= options.overlap < tile:
+        raise GeometryError(f"overlap {options.overlap} px must be at least 0 and smaller than the window of {tile} px")
+    side = max(1, math.ceil(tile / size))
+    shared = max(1, side // 8) if options.overlap is None else math.ceil(options.overlap / size)
     return ScenePlan(grid, side, min(shared, side - 1), halo, model.region_batch)
 
 
@@ -156,9 +169,25 @@ def _work(
     progress: Callable[[int, int], None],
     stop: StopRequest | None,
 ) -> Scene:
-    with PartWriter(journal.subfolder("parts"), task.product) as writer:
+    mixed = None
+    with ExitStack() as stack:
+        if options.context == "full":
+            first = FirstPass(model, source, plan, journal, options.fill_bad_tiles, progress, stop)
+            mixed = stack.enter_context(first.run())
+        writer = stack.enter_context(PartWriter(journal.subfolder("parts"), task.product))
         scene = Scene(
-            model, task, source, plan, options.blend, journal, writer, BUDGET, options.fill_bad_tiles, progress, stop
+            model,
+            task,
+            source,
+            plan,
+            options.blend,
+            journal,
+            writer,
+            BUDGET,
+            options.fill_bad_tiles,
+            progress,
+            stop,
+            mixed,
         )
         scene.run()
     source.check_unchanged()

@@ -34,6 +34,7 @@ def facts_of(
         "on_bad_tile": "nodata" if options.fill_bad_tiles else "fail",
         "model": model_sha256(model, metadata),
         "task": metadata.task,
+        "context": options.context,
         "window_regions": [plan.side, plan.overlap],
         "region_batch": plan.batch,
         "decode_size": model.decode_size,

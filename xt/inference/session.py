@@ -20,7 +20,7 @@ from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
 from xt.inference.outputs import check_outputs, refuse_inputs
-from xt.inference.predict import PredictOptions, Summary, predict_image
+from xt.inference.predict import Context, PredictOptions, Summary, predict_image
 from xt.models.checkpoint import load_model
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -67,6 +67,7 @@ def predict(
     model: TrainedModel,
     image: str | Path,
     *,
+    context: Context = "windows",
     tile: int | None = None,
     overlap: int | None = None,
     blend: Blend = "cosine",
@@ -83,6 +84,7 @@ def predict(
     Args:
         model: Of :func:`load`.
         image: GeoTIFF, or folder of a scene.
+        context: ``windows`` of the size that the model was trained on, or ``full``: the context mixes the whole scene.
         tile: Side of the windows over which the context mixes, in pixels; the size the model was trained on by default.
         overlap: Pixels that neighbouring windows share; an eighth of a window, and at least a region, by default.
         blend: How they fade into each other: ``cosine``, ``linear`` or ``none``.
@@ -101,7 +103,7 @@ def predict(
     """
     image = Path(image)
     options = PredictOptions(
-        tile, overlap, blend, None if bands is None else tuple(bands), nodata, complex_abs, fill_bad_tiles,
+        context, tile, overlap, blend, None if bands is None else tuple(bands), nodata, complex_abs, fill_bad_tiles,
         creation=dict(creation or {}),
     )  # fmt: skip
     folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)

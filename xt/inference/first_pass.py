@@ -1,0 +1,142 @@
+"""Context over a whole scene: the first of two passes keeps last-stage features only, and the context mixes them all.
+
+The second pass (:class:`~xt.inference.engine.Scene`) encodes each region again for its finer maps, and decodes.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from xt.data.source import Source
+from xt.errors import ConfigError, ModelError
+from xt.geometry.plan import ScenePlan
+from xt.inference import engine
+from xt.inference.feature_store import FeatureStore
+from xt.inference.full_context import context_memory, mix_stored, scratch_bytes
+from xt.inference.journal import Journal
+from xt.inference.reader import RegionReader
+from xt.models.context.base import RecurrentContextEncoder, SequentialContextEncoder
+from xt.models.decoders.base import DenseDecoder
+from xt.models.xt import XT
+from xt.stopping import StopRequest
+
+
+@dataclass
+class FirstPass:
+    """What a scene's regions say to each other; :meth:`run` goes on where the journal's last commit was.
+
+    Attributes:
+        model: On its device, in evaluation mode.
+        source: The image.
+        plan: Of its regions.
+        journal: Of its job.
+        fill_bad: Take regions that cannot be read for empty instead of failing.
+        progress: Called with regions done and regions in all.
+        stop: Asked between batches and before the context mixes.
+    """
+
+    model: XT
+    source: Source
+    plan: ScenePlan
+    journal: Journal
+    fill_bad: bool
+    progress: Callable[[int, int], None]
+    stop: StopRequest | None
+
+    def run(self) -> FeatureStore:
+        """Return the mixed last-stage features of all regions.
+
+        Raises:
+            InputError: If a region cannot be read.
+            OutputError: If anything cannot be written.
+        """
+        mixed = self.journal.folder / "mixed"
+        last = self.journal.last
+        if last is not None and last["stage"] != "features":
+            return FeatureStore.open(mixed)
+        features, exists = self._features()
+        encoder = self.model.region_encoder
+        layout = self.plan.grid.layout(encoder.strides[-1], tuple(exists))
+        with features, FeatureStore.create(mixed, encoder.channels[-1], layout) as out:
+            mix_stored(self.model, features, tuple(exists), self.plan.grid, self.journal.folder, out)
+            out.sync()
+        self.journal.commit({"stage": "mixed"})
+        features.path.unlink()
+        return FeatureStore.open(mixed)
+
+    def _features(self) -> tuple[FeatureStore, list[bool]]:
+        grid, encoder = self.plan.grid, self.model.region_encoder
+        path, last = self.journal.folder / "features", self.journal.last
+        if last is None:
+            features = FeatureStore.create(path, encoder.channels[-1], grid.layout(encoder.strides[-1]))
+        else:
+            features = FeatureStore.open(path)
+        done, exists = (
+            (last["done"], [flag == "1" for flag in last["exists"]]) if last else (0, [False] * grid.num_regions)
+        )
+        batches = self.plan.rows()[done:]
+        device = next(self.model.parameters()).device
+        reader = RegionReader(self.source, grid, batches, 1, self.journal.subfolder("rows"), self.fill_bad)
+        committed = time.monotonic()
+        with reader, torch.inference_mode():
+            for batch, read in reader:
+                kept = {
+                    place: item[0]
+                    for place, item in zip(batch, read, strict=True)
+                    if item is not None and item[1].any()
+                }
+                if kept:
+                    image = torch.from_numpy(np.stack(list(kept.values()))).to(device)
+                    for (row, col), each in zip(kept, engine.encode(self.model, image)[-1], strict=True):
+                        exists[row * grid.cols + col] = True
+                        features.write(row * grid.cols + col, each)
+                done += 1
+                self.progress(min(done * self.plan.batch, grid.num_regions), grid.num_regions)
+                asked = self.stop is not None and self.stop.received is not None
+                if asked or done == self.plan.num_batches or time.monotonic() - committed >= engine.COMMIT_SECONDS:
+                    features.sync()
+                    flags = "".join("01"[each] for each in exists)
+                    self.journal.commit({"stage": "features", "done": done, "exists": flags})
+                    committed = time.monotonic()
+                if self.stop is not None:
+                    self.stop.check()
+        return features, exists
+
+
+def check_full_context(model: XT, plan: ScenePlan, limit: int | None = None) -> None:
+    """Find out whether a model can mix a whole scene, before anything is done.
+
+    Args:
+        model: The model.
+        plan: Of the scene.
+        limit: Bytes that it may take; what the machine has free by default.
+
+    Raises:
+        ModelError: If it is not a matter of memory: a pooled decoder, or one that prepares the whole scene.
+        ConfigError: If its context encoder must see all tokens at once and they do not fit; says how much they need.
+    """
+    if not isinstance(model.decoder, DenseDecoder) or not model.decoder.is_local:
+        raise ModelError(
+            f"--context full: {type(model.decoder).__name__} needs a window's features at once; take --context windows"
+        )
+    encoder = model.context.encoder
+    if isinstance(encoder, SequentialContextEncoder | RecurrentContextEncoder):
+        return
+    needed = context_memory(model, plan.grid.layout(model.region_encoder.strides[-1]))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > (limit or free):
+        raise ConfigError(
+            f"--context full: {type(encoder).__name__} sees all tokens at once, which takes about {needed >> 20} MiB; "
+            f"{(limit or free) >> 20} are free; take --context windows, or a context that reads in parts, such as Mamba"
+        )
+
+
+def disk_bytes(model: XT, plan: ScenePlan) -> int:
+    """Bytes that the two passes need on the disk for features."""
+    layout = plan.grid.layout(model.region_encoder.strides[-1])
+    stored = 4 * model.region_encoder.channels[-1] * layout.num_tokens
+    return 2 * stored + scratch_bytes(model, layout)
