@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xt.data.labels import LabelTable
-from xt.tasks.points import MIN_CENTER, Candidates, Thresholds, find_candidates, find_in_strips, tune
+from xt.tasks.points import MIN_CENTER, Candidates, Thresholds, find_candidates, tune
 
 NAMES = ("center", "vessel", "fishing", "length")
 
@@ -21,54 +21,6 @@ def painted(height: int, width: int, objects: list[tuple[int, int, int, int]]) -
         maps["fishing"][place] = 200 * (index % 2)
         maps["length"][place] = 30 + index
     return maps
-
-
-def strips(maps: dict[str, np.ndarray], strip: int) -> tuple[object, list[tuple[int, int]]]:
-    asked = []
-
-    def read(top: int, stop: int) -> dict[str, np.ndarray]:
-        asked.append((top, stop))
-        return {name: values[top:stop] for name, values in maps.items()}
-
-    return find_in_strips(read, len(maps["center"]), "s", strip), asked
-
-
-@pytest.mark.parametrize("strip", [16, 17, 32, 33, 200])
-def test_strips_find_what_the_whole_finds(strip: int):
-    objects = [(row, 6 * (row % 11), 1 + row % 7, 1 + row % 3) for row in range(0, 170, 9)]
-    objects += [
-        (30, 70, 36, 3),
-        (14, 80, 4, 4),
-        (15, 86, 1, 5),
-        (16, 92, 2, 3),
-        (31, 80, 2, 2),
-        (48, 80, 3, 3),
-        (3, 86, 10, 2),
-    ]
-    maps = painted(179, 100, objects)
-    whole = find_candidates(maps, "s")
-    found, asked = strips(maps, strip)
-    assert len(whole.table) == len(found.table)
-    order, other = (np.lexsort((t.column, t.row)) for t in (whole.table, found.table))
-    for name in ("row", "column", "vessel_length_m", "score"):
-        a, b = getattr(whole.table, name)[order], getattr(found.table, name)[other]
-        np.testing.assert_allclose(a, b, rtol=1e-6, err_msg=name)
-    np.testing.assert_array_equal(whole.vessel[order], found.vessel[other])
-    np.testing.assert_array_equal(whole.fishing[order], found.fishing[other])
-    assert max(stop - top for top, stop in asked) <= 5 * strip
-
-
-def test_an_object_over_the_edge_of_a_strip_is_one():
-    maps = painted(4200, 40, [(2044, 10, 9, 5), (4090, 20, 12, 3), (2047, 30, 1, 1)])
-    found = find_in_strips(lambda top, stop: {name: values[top:stop] for name, values in maps.items()}, 4200)
-    assert len(found.table) == 3
-
-
-def test_an_object_of_more_than_four_strips_is_cut_and_memory_bounded():
-    maps = painted(1000, 20, [(3, 5, 990, 2)])
-    found, asked = strips(maps, 16)
-    assert len(found.table) >= 1
-    assert max(stop - top for top, stop in asked) <= 5 * 16
 
 
 @pytest.mark.parametrize("missing", ["vessel", "fishing", "length"])

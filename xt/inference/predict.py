@@ -16,6 +16,7 @@ from xt.data.source import Source
 from xt.errors import InputError
 from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
+from xt.geometry.grid import Window
 from xt.inference.creation import check_creation
 from xt.inference.outputs import check_outputs, output_files, refuse_inputs
 from xt.inference.points import write_geopackage
@@ -137,8 +138,9 @@ def predict_image(
 def _objects(task: ObjectTask, raster: Path, source: Source) -> LabelTable:
     with rasterio.open(raster) as dataset:
 
-        def read(top: int, stop: int) -> npt.NDArray[Any]:
-            pixels: npt.NDArray[Any] = dataset.read(window=((top, stop), (0, source.width)))
+        def read(window: Window) -> npt.NDArray[Any]:
+            place = (window.row, window.row_stop), (window.col, window.col_stop)
+            pixels: npt.NDArray[Any] = dataset.read(window=place)
             return pixels
 
-        return task.find(read, source.height, source.name)
+        return task.find(read, source.height, source.width, source.name)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xt.data.base import DataModule
 from xt.data.labels import LabelTable
 from xt.errors import ConfigError
+from xt.geometry.grid import Window
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.plugins import Configurable
@@ -188,12 +189,13 @@ class ObjectTask(Task):
     """A task that finds objects in the raster that it publishes."""
 
     @abstractmethod
-    def find(self, read: Callable[[int, int], npt.NDArray[Any]], height: int, name: str) -> LabelTable:
+    def find(self, read: Callable[[Window], npt.NDArray[Any]], height: int, width: int, name: str) -> LabelTable:
         """Find the objects of an image.
 
         Args:
-            read: First row and the row behind the last → pixels of the product, ``(bands, h, width)``.
+            read: Window inside the image → pixels of the product, ``(bands, h, w)``, which the task may change.
             height: Rows in all.
+            width: Columns in all.
             name: Of the image.
         """
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from xt.data.base import DataModule
 from xt.data.labels import LabelTable
 from xt.data.targets import CenterActivation
+from xt.geometry.grid import Window
 from xt.losses.detection import DetectionLoss, PointLoss
 from xt.losses.tokens import TokenLoss
 from xt.metrics.xview3 import score
@@ -17,8 +18,9 @@ from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks import points
 from xt.tasks.base import Batch, Losses, ObjectTask, Product, Valid, Values, painted
+from xt.tasks.blocks import find_in_blocks
 from xt.tasks.gather import gathered, num_images, summed
-from xt.tasks.points import Candidates, Maps, Thresholds, find_candidates, find_in_strips, scaled
+from xt.tasks.points import Candidates, Maps, Thresholds, find_candidates, scaled
 from xt.tasks.preview import Mark, Panel, of_image, of_values, shrinking
 
 MAPS = ("center", "vessel", "fishing", "length")
@@ -162,13 +164,13 @@ class PointDetection(ObjectTask):
         """Maps of an image; as in prediction what has no data is 0, and holds no object."""
         return dict(zip(self.maps, self.activate(raw) * batch["valid"][index].cpu().numpy(), strict=True))
 
-    def find(self, read: Callable[[int, int], npt.NDArray[Any]], height: int, name: str) -> LabelTable:
+    def find(self, read: Callable[[Window], npt.NDArray[Any]], height: int, width: int, name: str) -> LabelTable:
         """Find the points that the thresholds accept."""
 
-        def maps(top: int, stop: int) -> Maps:
-            return dict(zip(self.maps, np.nan_to_num(read(top, stop)), strict=True))
+        def maps(window: Window) -> Maps:
+            return dict(zip(self.maps, np.nan_to_num(read(window), copy=False), strict=True))
 
-        return find_in_strips(maps, height, name).decide(self._thresholds)
+        return find_in_blocks(maps, height, width, name).decide(self._thresholds)
 
 
 def kinds(table: LabelTable) -> npt.NDArray[np.str_]:

@@ -1,7 +1,9 @@
 """From maps of point detection to points, and thresholds tuned on validation."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +76,11 @@ class Candidates:
         is_fishing = _above(self.fishing, thresholds.fishing) * is_vessel
         return replace(self.table, is_vessel=is_vessel, is_fishing=is_fishing).select(keep)
 
+    def in_raster_order(self) -> "Candidates":
+        """Sort by row, then by column."""
+        order = np.lexsort((self.table.column, self.table.row))
+        return Candidates(self.table.select(order), self.vessel[order], self.fishing[order])
+
     @classmethod
     def concatenate(cls, parts: list["Candidates"]) -> "Candidates":
         """Join candidates."""
@@ -97,18 +104,48 @@ def scaled(raw: Maps, center_activation: CenterActivation) -> dict[str, npt.NDAr
     return {name: values.astype(np.float32) for name, values in maps.items()}
 
 
+@dataclass(frozen=True)
+class Components:
+    """Connected parts of a centre map, of eight neighbours each; sums are over their pixels.
+
+    Attributes:
+        labels: ``(H, W)``; the number of the component from 1 on, 0 for none.
+        boxes: Rows and columns of each.
+        weight: Sum of the centre values.
+        row_moment: Sum of centre value × row.
+        col_moment: Sum of centre value × column.
+        peak: Highest centre value.
+    """
+
+    labels: npt.NDArray[np.int32]
+    boxes: list[tuple[slice, slice]]
+    weight: npt.NDArray[np.float64]
+    row_moment: npt.NDArray[np.float64]
+    col_moment: npt.NDArray[np.float64]
+    peak: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, center: npt.NDArray[np.float32], min_center: float = MIN_CENTER) -> "Components":
+        """Find the components of the pixels of ``(H, W)`` above a value."""
+        labels: npt.NDArray[np.int32] = np.zeros(center.shape, np.int32)
+        num = int(ndimage.label(center > min_center, structure=np.ones((3, 3), int), output=labels))
+        rows, cols = np.nonzero(labels)
+        of, values = labels[rows, cols] - 1, center[rows, cols].astype(np.float64)
+        peak = np.zeros(num)
+        np.maximum.at(peak, of, values)
+        boxes = [(box[0], box[1]) for box in ndimage.find_objects(labels)]
+        weight, by_row, by_col = (added_up(of, each, num) for each in (values, values * rows, values * cols))
+        return cls(labels, boxes, weight, by_row, by_col, peak)
+
+
 def find_candidates(
     maps: Maps,
     scene_id: str = "",
     origin: tuple[int, int] = (0, 0),
     min_center: float = MIN_CENTER,
     pixels: int = 8,
-    last_rows: range | None = None,
 ) -> Candidates:
     """Find connected components of the centre map.
-
-    The released rule calls an object a vessel if more than 8 pixels exceed a threshold; that is to compare the
-    ninth highest value around it with the threshold. That value is kept, so that the threshold can be tuned.
 
     Args:
         maps: ``center``, ``vessel``, ``fishing`` in 0..255 and ``length`` in metres, each ``(H, W)``; what all but the
@@ -116,26 +153,41 @@ def find_candidates(
         scene_id: Of the points.
         origin: Row and column of the maps in the scene.
         min_center: Components are of pixels above this.
-        pixels: Of the rule.
-        last_rows: Take components only whose last row in the maps is one of these.
+        pixels: Of the rule, see :func:`describe`.
     """
-    labelled, _ = ndimage.label(maps["center"] > min_center, structure=np.ones((3, 3), int))
-    boxes = [
-        (label, box)
-        for label, box in enumerate(ndimage.find_objects(labelled), start=1)
-        if last_rows is None or box[0].stop - 1 in last_rows
-    ]
-    num = len(boxes)
-    rows, cols, peaks = (np.zeros(num) for _ in range(3))
+    found = Components.of(maps["center"], min_center)
+    rows, cols = found.row_moment / found.weight, found.col_moment / found.weight
+    return describe(maps, rows, cols, found.peak, scene_id, origin, pixels)
+
+
+def describe(
+    maps: Maps,
+    rows: npt.NDArray[np.float64],
+    cols: npt.NDArray[np.float64],
+    peaks: npt.NDArray[np.float64],
+    scene_id: str = "",
+    origin: tuple[int, int] = (0, 0),
+    pixels: int = 8,
+) -> Candidates:
+    """Read what decides about components from the maps around their centres.
+
+    The released rule calls an object a vessel if more than 8 pixels exceed a threshold; that is to compare the
+    ninth highest value around it with the threshold. That value is kept, so that the threshold can be tuned.
+
+    Args:
+        maps: As for :func:`find_candidates`.
+        rows: Of the centres in the maps, ``(N,)``.
+        cols: Likewise.
+        peaks: Highest centre values, ``(N,)``.
+        scene_id: Of the points.
+        origin: Row and column of the maps in the scene.
+        pixels: Of the rule.
+    """
+    num = len(rows)
     lengths, vessel, fishing = (np.full(num, np.nan) for _ in range(3))
     flags = {name: values for name, values in (("vessel", vessel), ("fishing", fishing)) if name in maps}
-    for index, (label, box) in enumerate(boxes):
-        inside = labelled[box] == label
-        weights = maps["center"][box] * inside
-        row, col = ndimage.center_of_mass(weights)
-        rows[index], cols[index] = box[0].start + row, box[1].start + col
-        peaks[index] = weights.max()
-        around = _around(rows[index], cols[index], labelled.shape)
+    for index in range(num):
+        around = _around(rows[index], cols[index], maps["center"].shape)
         if "length" in maps:
             lengths[index] = maps["length"][around].max()
         for name, values in flags.items():
@@ -151,37 +203,6 @@ def find_candidates(
         score=peaks,
     )
     return Candidates(table, vessel, fishing)
-
-
-def find_in_strips(read: Callable[[int, int], Maps], height: int, scene_id: str = "", strip: int = 2048) -> Candidates:
-    """Find the components of maps that are too high to be held, each once and whole.
-
-    A component that reaches the end of what was read is left to the next strip, which then begins above it; one of more
-    than four strips is cut.
-
-    Args:
-        read: Gives the maps from one row to another.
-        height: Rows in all.
-        scene_id: Of the points.
-        strip: Rows that are added at a time.
-    """
-    found, top, done = [], 0, 0
-    for start in range(0, height, strip):
-        stop = min(start + strip, height)
-        maps = read(top, stop)
-        # What decides about an object lies up to AROUND pixels below its centre.
-        limit = height if stop == height else max(stop - AROUND, done)
-        found.append(find_candidates(maps, scene_id, (top, 0), last_rows=range(done - top, limit - top)))
-        open_rows = _first_row_open(maps["center"], limit - top)
-        top, done = max(min(top + open_rows, limit) - AROUND, stop - 4 * strip, 0), limit
-    return Candidates.concatenate(found)
-
-
-def _first_row_open(center: npt.NDArray[np.float32], limit: int) -> int:
-    """First row of the components that have a pixel at row ``limit`` or below; the height if none has."""
-    labelled, _ = ndimage.label(center > MIN_CENTER, structure=np.ones((3, 3), int))
-    first = [box[0].start for box in ndimage.find_objects(labelled) if box[0].stop > limit]
-    return min(first, default=len(center))
 
 
 def tune(candidates: Candidates, labels: LabelTable) -> Thresholds:
@@ -202,5 +223,16 @@ def _above(values: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.
 
 
 def _around(row: float, col: float, shape: tuple[int, ...], radius: int = AROUND) -> tuple[slice, slice]:
-    top, left = max(round(row) - radius, 0), max(round(col) - radius, 0)
-    return slice(top, min(round(row) + radius + 1, shape[0])), slice(left, min(round(col) + radius + 1, shape[1]))
+    middle = nearest_pixel(row), nearest_pixel(col)
+    top, left = (max(place - radius, 0) for place in middle)
+    return slice(top, min(middle[0] + radius + 1, shape[0])), slice(left, min(middle[1] + radius + 1, shape[1]))
+
+
+def added_up(of: npt.NDArray[Any], values: npt.NDArray[np.float64], num: int) -> npt.NDArray[np.float64]:
+    """Sums ``(num,)`` of the values that have the same number ``of``, which counts from 0."""
+    return np.asarray(np.bincount(of, values, num), np.float64)
+
+
+def nearest_pixel(place: float) -> int:
+    """The row or column next to a centre, from whichever pixel the counting starts; a half goes to the later one."""
+    return math.floor(round(place, 6) + 0.5)  # 6 digits: sums in another order differ in the 12th
