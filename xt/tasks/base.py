@@ -7,7 +7,7 @@ values mean, or which scores count.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xt.data.base import DataModule
 from xt.data.labels import LabelTable
-from xt.errors import ConfigError
+from xt.errors import ConfigError, ModelError
 from xt.geometry.grid import Window
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -27,6 +27,8 @@ Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 Values = npt.NDArray[np.float32]
 Valid = npt.NDArray[np.bool_]
+Colour = tuple[int, int, int]
+Resampling = Literal["average", "mode"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,30 @@ class Product:
         names: Of the bands.
         dtype: Sample type.
         nodata: Value of pixels without data; no value of the task's own.
+        resampling: How pixels are put together where the raster is shown smaller: the mean, or, for numbers of classes,
+            the most frequent.
+        classes: Names of the values 0, 1, …; empty if they are no classes.
+        colours: Red, green, blue in 0..255 of the values 0, 1, … of ``uint8``; None for shades of grey.
+
+    Raises:
+        ModelError: If ``resampling`` is neither, or ``colours`` are not one for each class.
     """
 
     names: tuple[str, ...]
     dtype: str
     nodata: float
+    resampling: Resampling = "average"
+    classes: tuple[str, ...] = ()
+    colours: tuple[Colour, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what a task of one's own may get wrong, before hours of work."""
+        if self.resampling not in get_args(Resampling):
+            raise ModelError(
+                f"product: resampling {self.resampling!r} must be one of {', '.join(get_args(Resampling))}"
+            )
+        if self.colours and self.classes and len(self.colours) != len(self.classes):
+            raise ModelError(f"product: {len(self.colours)} colours for {len(self.classes)} classes")
 
 
 class Task(nn.Module, Configurable, ABC):

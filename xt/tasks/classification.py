@@ -75,7 +75,7 @@ class ImageClassification(ImageTask):
     @property
     def product(self) -> Product:
         """The class's number; nodata is no class."""
-        return class_product(len(self.classes))
+        return class_product(self.classes)
 
     def activate(self, raw: Mapping[str, Tensor]) -> Values:
         """Probabilities."""

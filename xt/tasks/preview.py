@@ -56,6 +56,13 @@ class Panel:
     marks: Callable[[], Sequence[Mark]] = tuple
 
 
+def class_colours(num: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours of classes; those behind :data:`COLOURS` begin again behind the background."""
+    return tuple(
+        COLOURS[index if index < len(COLOURS) else 1 + (index - 1) % (len(COLOURS) - 1)] for index in range(num)
+    )
+
+
 def shrinking(height: int, width: int) -> float:
     """Pixels of an image for one of its panel."""
     return max(1.0, height / SIDE, width / SIDE)
@@ -84,11 +91,9 @@ def of_values(values: npt.NDArray[np.float32], valid: Tensor, high: float) -> Pi
 
 def of_classes(classes: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> Picture:
     """Class numbers ``(H, W)`` in colours; what is not known is drawn in one dark colour."""
-    table = np.asarray(COLOURS, dtype=np.uint8)
     stacked = torch.from_numpy(np.stack([np.where(known, classes, 0), known]).astype(np.float32))
     small, seen = _shrunk(stacked, "nearest").numpy().astype(np.int64)
-    # Numbers behind the table begin again behind the background.
-    picture: Picture = table[np.where(small < len(table), small, 1 + (small - 1) % (len(table) - 1))]
+    picture: Picture = np.asarray(class_colours(int(small.max()) + 1), dtype=np.uint8)[small]
     picture[seen == 0] = NO_DATA
     return picture
 

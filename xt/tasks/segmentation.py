@@ -15,7 +15,7 @@ from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
-from xt.tasks.preview import Panel, of_classes, of_image
+from xt.tasks.preview import Panel, class_colours, of_classes, of_image
 
 
 class SemanticSegmentation(Task):
@@ -91,7 +91,7 @@ class SemanticSegmentation(Task):
     @property
     def product(self) -> Product:
         """The class's number; nodata is no class."""
-        return class_product(len(self.classes))
+        return class_product(self.classes)
 
     def activate(self, raw: Mapping[str, Tensor]) -> Values:
         """Probabilities."""
@@ -107,7 +107,8 @@ class SemanticSegmentation(Task):
         self.f1 = MulticlassF1Score(num_classes, average="none", ignore_index=self.ignore_index)
 
 
-def class_product(num_classes: int) -> Product:
+def class_product(classes: tuple[str, ...]) -> Product:
     """A band of class numbers, whose nodata is the highest number of the smallest type that leaves it free."""
-    dtype = np.dtype("uint8" if num_classes <= np.iinfo(np.uint8).max else "uint16")
-    return Product(("class",), dtype.name, float(np.iinfo(dtype).max))
+    dtype = np.dtype("uint8" if len(classes) <= np.iinfo(np.uint8).max else "uint16")
+    colours = class_colours(len(classes)) if dtype == np.uint8 else None
+    return Product(("class",), dtype.name, float(np.iinfo(dtype).max), "mode", classes, colours)
