@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     from xt import plugins
     from xt.cli.progress import progress
-    from xt.inference.cog import check_cog
+    from xt.inference.creation import check_cog
     from xt.inference.predict import PredictOptions, predict_image
     from xt.inference.session import load
     from xt.models.checkpoint import read_metadata

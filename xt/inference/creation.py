@@ -80,3 +80,8 @@ def _complaint(settings: dict[str, Any]) -> str:
     finally:
         logger.removeFilter(collect)
     return re.sub(r"^(CPLE_\w+ in )?(\S+\.tif: )?", "", messages[0]).rstrip(".") if messages else ""
+
+
+def check_cog(options: Mapping[str, str], product: Any) -> dict[str, Any]:
+    """Temporary."""
+    return {"driver": "COG", "compress": "deflate", "bigtiff": "if_safer", "blocksize": 512}

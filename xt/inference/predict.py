@@ -19,7 +19,8 @@ from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import ScenePlan
-from xt.inference.cog import assemble, check_cog
+from xt.inference.cog import assemble
+from xt.inference.creation import check_cog
 from xt.inference.engine import Scene
 from xt.inference.first_pass import FirstPass, check_full_context
 from xt.inference.journal import Journal, is_publishing, job
@@ -206,7 +207,7 @@ def _publish(
     with replacing_all(files) as partials:
         *beside, report, raster = partials
         with scene.timed("assemble"):
-            assemble(scene.writer.parts, raster, profile, task.product, settings, tags_of(facts))
+            assemble(scene.writer.parts, raster, profile, task.product, settings, tags_of(facts), out)
         if isinstance(task, ObjectTask):
             with scene.timed("objects"):
                 table = _objects(task, raster, source)
