@@ -239,5 +239,5 @@ def _objects(task: ObjectTask, raster: Path, source: Source) -> LabelTable:
 def _bytes_needed(source: Source, task: Task) -> int:
     """On the disk, at most: parts, and the raster made of them."""
     product = task.product
-    size: int = np.dtype(product.dtype).itemsize * len(product.names)
-    return 2 * source.height * source.width * size
+    size = np.dtype(product.dtype).itemsize * len(product.names)
+    return int(2 * source.height * source.width * size)
