@@ -3,41 +3,48 @@
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import rasterio
+import rasterio.shutil
+from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; no public name
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from xt.errors import ConfigError, nearest
+from xt.tasks.base import Product
 
-DEFAULTS = {
-    "driver": "GTiff", "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate",
-    "bigtiff": "if_safer",
-}  # fmt: skip
+DEFAULTS = {"driver": "COG", "compress": "deflate", "blocksize": 512, "bigtiff": "if_safer"}
 """How a result is stored where ``--co`` does not say otherwise."""
 
 TAKEN = (
-    "BIGTIFF", "BLOCKXSIZE", "BLOCKYSIZE", "COMPRESS", "ENDIANNESS", "INTERLEAVE", "LZMA_PRESET", "NUM_THREADS",
-    "PREDICTOR", "SPARSE_OK", "ZLEVEL", "ZSTD_LEVEL",
+    "BIGTIFF", "BLOCKSIZE", "COMPRESS", "LEVEL", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_COMPRESS", "PREDICTOR",
+    "SPARSE_OK",
 )  # fmt: skip
-"""Options that change how values are stored, never the values, the grid or the format."""
+"""Options of Cloud-Optimised GeoTIFFs that change how values are stored, never the values, the grid or the format."""
 
-LOSSLESS = ("NONE", "PACKBITS", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
-MAX_BLOCK = 2048
+OF_GEOTIFF = {
+    "BLOCKXSIZE": "BLOCKSIZE", "BLOCKYSIZE": "BLOCKSIZE", "ZLEVEL": "LEVEL", "ZSTD_LEVEL": "LEVEL",
+    "LZMA_PRESET": "LEVEL",
+}  # fmt: skip
+"""What plain GeoTIFFs call them."""
+
+LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
+SMALLEST_BLOCK, LARGEST_BLOCK = 128, 2048
 
 
-def check_creation(options: Mapping[str, str], dtype: str, count: int) -> dict[str, Any]:
+def check_cog(options: Mapping[str, str], product: Product) -> dict[str, Any]:
     """Let the driver write a tiny file in memory with each option, so that a wrong one is found before the work.
 
     Args:
         options: Keys and values, keys in any case.
-        dtype: Sample type of the result.
-        count: Bands of the result.
+        product: What is to be stored.
 
     Returns:
-        Settings for :func:`rasterio.open`, with :data:`DEFAULTS`.
+        Settings for :func:`~xt.inference.cog.assemble`, with :data:`DEFAULTS`.
 
     Raises:
         ConfigError: If a key is not taken, or the driver does not take its value.
@@ -45,24 +52,50 @@ def check_creation(options: Mapping[str, str], dtype: str, count: int) -> dict[s
     settings: dict[str, Any] = dict(DEFAULTS)
     for key, value in options.items():
         settings[key.lower()] = value
-        problem = _refused(key.upper(), value) or _complaint(settings | {"dtype": dtype, "count": count})
+        problem = _refused(key.upper(), value) or _complaint(settings, product)
         if problem:
             raise ConfigError(f"--co {key}={value}: {problem}; leave it out or change it")
     return settings
 
 
 def _refused(key: str, value: str) -> str:
+    if key in OF_GEOTIFF:
+        return f"a Cloud-Optimised GeoTIFF calls it {OF_GEOTIFF[key]}"
     if key not in TAKEN:
         return f"this option is not taken{nearest(key, TAKEN)}"
-    if key == "COMPRESS" and value.upper() not in LOSSLESS:
-        return f"not a lossless compression of GeoTIFF{nearest(value.upper(), LOSSLESS)}"
-    if key.startswith("BLOCK") and not (value.isdecimal() and 16 <= int(value) <= MAX_BLOCK and int(value) % 16 == 0):
-        return f"must be a multiple of 16 up to {MAX_BLOCK}"
+    if key in ("COMPRESS", "OVERVIEW_COMPRESS") and value.upper() not in LOSSLESS:
+        return f"not a lossless compression{nearest(value.upper(), LOSSLESS)}"
+    if key == "BLOCKSIZE" and not (
+        value.isdecimal() and SMALLEST_BLOCK <= int(value) <= LARGEST_BLOCK and int(value) % 16 == 0
+    ):
+        return f"must be a multiple of 16 from {SMALLEST_BLOCK} to {LARGEST_BLOCK}"
     return ""
 
 
-def _complaint(settings: dict[str, Any]) -> str:
+def _complaint(settings: dict[str, Any], product: Product) -> str:
     """Return the first error or warning of the driver; GDAL ignores much of what it does not understand."""
+    bands = len(product.names)
+    shape = {"height": 16, "width": 16, "count": bands, "dtype": product.dtype, "driver": "GTiff"}
+    with (
+        _collected() as messages,
+        warnings.catch_warnings(),
+        rasterio.Env(),
+        MemoryFile() as given,
+        MemoryFile() as made,
+    ):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with given.open(**shape) as out:
+            out.write(np.zeros((bands, 16, 16), product.dtype))
+        try:
+            rasterio.shutil.copy(given.name, made.name, **settings)
+        except (RasterioError, CPLE_BaseError, OSError) as error:
+            messages.append(str(error.__cause__ or error))
+    return re.sub(r"^(CPLE_\w+ in )?(\S+\.tif: )?", "", messages[0]).rstrip(".") if messages else ""
+
+
+@contextmanager
+def _collected() -> Iterator[list[str]]:
+    """What GDAL logs meanwhile, which nobody else hears."""
     messages: list[str] = []
 
     def collect(record: logging.LogRecord) -> bool:
@@ -72,16 +105,6 @@ def _complaint(settings: dict[str, Any]) -> str:
     logger = logging.getLogger("rasterio._env")
     logger.addFilter(collect)
     try:
-        with warnings.catch_warnings(), rasterio.Env(), MemoryFile() as file:
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            file.open(height=16, width=16, **settings).close()
-    except (RasterioError, OSError) as error:
-        messages.append(str(error.__cause__ or error))
+        yield messages
     finally:
         logger.removeFilter(collect)
-    return re.sub(r"^(CPLE_\w+ in )?(\S+\.tif: )?", "", messages[0]).rstrip(".") if messages else ""
-
-
-def check_cog(options: Mapping[str, str], product: Any) -> dict[str, Any]:
-    """Temporary."""
-    return {"driver": "COG", "compress": "deflate", "bigtiff": "if_safer", "blocksize": 512}
