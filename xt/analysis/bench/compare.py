@@ -53,9 +53,12 @@ def write(report: Report, paths: Sequence[Path]) -> None:
     facts = report.facts
     groups = {"context encoders": facts["encoders"]} if "encoders" in facts else {}
     groups |= {name: op["peers"] for name, op in facts.get("ops", {}).items()}
+    hardware, shared = facts["hardware"], facts["settings"]
+    threads = f", threads: {hardware['threads']}" if shared["device"] == "cpu" else ""
+    heading = f"{hardware['device']}{threads}, {shared['dtype']}, {hardware['date']}"
     with ExitStack() as stack:
         picture, data = stack.enter_context(replacing_all(paths))
-        plot(groups, facts["clock"], picture)
+        plot(groups, facts["clock"], heading, picture)
         data.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

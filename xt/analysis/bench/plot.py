@@ -17,12 +17,13 @@ STYLES = {"forward": "--", "both": "-"}
 MARKERS = "osD^vPX*"
 
 
-def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, out: Path) -> None:
+def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, out: Path) -> None:
     """Draw a row of panels for each group: time and memory over tokens, both logarithmic; a colour for each side.
 
     Args:
         groups: Title → side → what :func:`xt.analysis.bench.results.figures` says.
         clock: Which time is drawn.
+        heading: Stands above all.
         out: PNG.
     """
     size = (11, 0.6 + 4.2 * len(groups))
@@ -34,6 +35,7 @@ def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, out: Path) -> No
             axis.set_title(title)
             axis.set_ylabel(unit)
         _legend(row[1], sides)
+    figure.suptitle(heading, fontsize=10)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
@@ -76,11 +78,18 @@ def _slopes(axis: Any, ticks: list[int], low: float) -> None:
 
 
 def _legend(axis: Any, sides: Mapping[str, Facts]) -> None:
-    handles = [
-        plt.Line2D([], [], color=f"C{i}", marker=MARKERS[i % len(MARKERS)], label=name) for i, name in enumerate(sides)
-    ]
+    handles = []
+    for index, name in enumerate(sides):
+        marker = MARKERS[index % len(MARKERS)]
+        handles.append(plt.Line2D([], [], color=f"C{index}", marker=marker, label=_broken(name)))
     handles += [plt.Line2D([], [], color="black", linestyle=style, label=TITLES[m]) for m, style in STYLES.items()]
+    handles.append(plt.Line2D([], [], color="0.7", linestyle=":", label="linear, quadratic"))
     axis.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+
+
+def _broken(name: str) -> str:
+    """Break the arguments of an encoder into lines of their own."""
+    return name.replace(":", ":\n  ").replace(",", ",\n  ")
 
 
 def _short(tokens: int) -> str:
