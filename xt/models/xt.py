@@ -164,6 +164,7 @@ class XT(nn.Module):
         Raises:
             ModelError: If the decoder is pooled.
         """
+        self._dense_decoder("mix_features")
         return features + self.said(features, grid, exists)
 
     def said(self, features: Tensor, grid: RegionGrid, exists: Sequence[tuple[bool, ...]] | None = None) -> Tensor:

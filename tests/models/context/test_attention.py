@@ -2,11 +2,12 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 from literal import agree, attention_block, exact, randomise
 from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context import hyper
+from xt.models.context import blocks, hyper
 from xt.models.context.base import ContextEncoder
 from xt.models.context.blocks import AttentionBlock
 from xt.models.context.full_attention import FullAttention
@@ -110,3 +111,26 @@ def test_defaults_are_those_of_the_release():
     }  # fmt: skip
     assert hyper.no_weight_decay() == set()
     assert hyper.losses() == {}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mlp_works_piece_by_piece_to_the_same_result(training: bool, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    block = AttentionBlock(16, 8, 4.0).double().train(training)
+    x, memory = torch.randn(2, 50, 16, dtype=torch.float64), torch.randn(2, 7, 16, dtype=torch.float64)
+    seen: list[int] = []
+    block.mlp.down_proj.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].numel()))
+
+    def results() -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        y = block(leaf, memory, F.scaled_dot_product_attention)
+        return [y, *torch.autograd.grad(y.square().sum(), [leaf, *block.parameters()])]
+
+    want = results()
+    assert max(seen) == 2 * 50 * 64
+    seen.clear()
+    monkeypatch.setitem(blocks.INNER, "cpu", 2 * 64 * 12)
+    for a, b in zip(results(), want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert max(seen) == 2 * 64 * 12
+    assert sum(seen) == (2 if training else 1) * 2 * 50 * 64  # forward, and once more in backward

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
-from xt.models.context.blocks import AttentionBlock, block_values, run_layer
+from xt.models.context.blocks import AttentionBlock, block_values
 
 
 class FullAttention(ContextEncoder):
@@ -27,5 +27,5 @@ class FullAttention(ContextEncoder):
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)``."""
         for layer in self.layers:
-            tokens = run_layer(layer, tokens, None, F.scaled_dot_product_attention)
+            tokens = layer(tokens, None, F.scaled_dot_product_attention)
         return tokens

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
-from xt.models.context.blocks import AttentionBlock, block_values, run_layer
+from xt.models.context.blocks import AttentionBlock, block_values
 from xt_kernels.hyper_attention import hyper_attention
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Hyper(ContextEncoder):
         if not torch.compiler.is_compiling():
             _tell(tokens.shape[1] <= self.min_seq_len, self.min_seq_len)
         for layer, attend in zip(self.layers, self._attend, strict=True):
-            tokens = run_layer(layer, tokens, None, attend)
+            tokens = layer(tokens, None, attend)
         return tokens
 
 

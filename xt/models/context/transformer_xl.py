@@ -14,7 +14,7 @@ from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import Memory, RecurrentContextEncoder
-from xt.models.context.blocks import AttentionBlock, block_values, run_layer
+from xt.models.context.blocks import AttentionBlock, block_values
 from xt.models.tokenization import permute
 from xt_kernels.hyper_attention import hyper_attention
 
@@ -93,7 +93,7 @@ class TransformerXL(RecurrentContextEncoder):
             hidden: Memory = []
             for index, layer in enumerate(self.layers):
                 hidden.append(x.detach())
-                x = run_layer(layer, x, memory[index] if memory else None, self._attend)
+                x = layer(x, memory[index] if memory else None, self._attend)
             memory = hidden
             outputs.append(x)
         return permute(torch.cat(outputs, 1), order.inverse(to_regions)), memory

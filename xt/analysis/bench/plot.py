@@ -1,0 +1,99 @@
+"""Time and memory over tokens, as a picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from xt.analysis.bench.results import TITLES, Facts
+
+STYLES = {"forward": "--", "both": "-"}
+MARKERS = "osD^vPX*"
+
+
+def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, out: Path) -> None:
+    """Draw a row of panels for each group: time and memory over tokens, both logarithmic; a colour for each side.
+
+    Args:
+        groups: Title → side → what :func:`xt.analysis.bench.results.figures` says.
+        clock: Which time is drawn.
+        heading: Stands above all.
+        out: PNG.
+    """
+    size = (11, 0.6 + 4.2 * len(groups))
+    figure, axes = plt.subplots(len(groups), 2, figsize=size, layout="constrained", squeeze=False)
+    for row, (title, every) in zip(axes, groups.items(), strict=True):
+        sides = {name: facts for name, facts in every.items() if facts.get("parameters", 1)}  # not what does nothing
+        for axis, key, unit in zip(row, (clock, "mebibytes"), (_TIMES[clock], "peak memory (MiB)"), strict=True):
+            _panel(axis, sides, key)
+            axis.set_title(title)
+            axis.set_ylabel(unit)
+        _legend(row[1], sides)
+    figure.suptitle(heading, fontsize=10)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+_TIMES = {"cpu_seconds": "time of the processor (s)", "seconds": "time (s)"}
+
+
+def _panel(axis: Any, sides: Mapping[str, Facts], key: str) -> None:
+    least = 1.0 if key == "mebibytes" else 1e-5  # below it is noise
+    drawn: list[tuple[int, float]] = []
+    for index, facts in enumerate(sides.values()):
+        for mode, style in STYLES.items():
+            points = [(p["tokens"], p[key]) for p in facts.get(mode, ()) if p[key] >= least]
+            if points:
+                marker = MARKERS[index % len(MARKERS)]
+                axis.plot(*zip(*points, strict=True), style, color=f"C{index}", marker=marker, markersize=5)
+            drawn += points
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("tokens")
+    axis.grid(alpha=0.3)
+    if drawn:
+        ticks = sorted({tokens for tokens, _ in drawn})
+        axis.set_xticks(ticks)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(round(x))))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        _slopes(axis, ticks, min(value for tokens, value in drawn if tokens == ticks[0]))
+
+
+def _slopes(axis: Any, ticks: list[int], low: float) -> None:
+    """Grey lines that grow linearly and quadratically, from the lowest value at the fewest tokens on."""
+    limits = axis.get_ylim()
+    for power, name in ((1, "linear"), (2, "quadratic")):
+        ends = [low * (n / ticks[0]) ** power for n in (ticks[0], ticks[-1])]
+        axis.plot((ticks[0], ticks[-1]), ends, color="0.7", linestyle=":", zorder=0)
+        axis.annotate(
+            name, (ticks[-1], ends[1]), color="0.5", fontsize=8, ha="right", va="bottom", annotation_clip=True
+        )
+    axis.set_ylim(limits)
+
+
+def _legend(axis: Any, sides: Mapping[str, Facts]) -> None:
+    handles = []
+    for index, name in enumerate(sides):
+        marker = MARKERS[index % len(MARKERS)]
+        handles.append(plt.Line2D([], [], color=f"C{index}", marker=marker, label=_broken(name)))
+    handles += [plt.Line2D([], [], color="black", linestyle=style, label=TITLES[m]) for m, style in STYLES.items()]
+    handles.append(plt.Line2D([], [], color="0.7", linestyle=":", label="linear, quadratic"))
+    axis.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+
+
+def _broken(name: str) -> str:
+    """Break the arguments of an encoder into lines of their own."""
+    return name.replace(":", ":\n  ").replace(",", ",\n  ")
+
+
+def _short(tokens: int) -> str:
+    for unit, size in (("M", 2**20), ("k", 2**10)):
+        if tokens >= size and tokens % size == 0:
+            return f"{tokens // size}{unit}"
+    return str(tokens)

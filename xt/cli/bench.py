@@ -1,0 +1,107 @@
+"""``xt bench``: measure context encoders, or operations and their peers, on this machine."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xt.cli import options
+
+if TYPE_CHECKING:
+    from xt.analysis.bench.settings import Settings
+    from xt.analysis.bench.sweep import Budget
+
+KINDS = ("contexts", "ops")
+TOKENS = {"contexts": "4k,16k,64k", "ops": "4k,16k"}
+SECONDS = {"contexts": 20.0, "ops": 5.0}
+DTYPES = ("float32", "bfloat16", "float16")
+DESCRIPTION = """Measure on this machine, side by side in one run.
+
+  xt bench contexts [NAME ...]   context encoders: parameters, time and memory at several lengths, exponents of growth
+  xt bench ops [NAME ...]        selective_scan, hyper_attention, window_attention: beside their peers and the machine's
+                                 limits; refuses to report one that does not give the results of its reference"""
+EPILOG = """examples:
+  xt bench contexts
+  xt bench contexts Hyper TransformerXL:chunk_regions=16,min_seq_len=2048 --tokens 16k,64k,256k -o bench
+  xt bench contexts --plugins my_context
+  xt bench ops selective_scan --device cuda --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``xt bench``."""
+    parser.add_argument("kind", metavar="contexts|ops", help="what to measure")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of these alone; an encoder's as NAME:KEY=VALUE,…")
+    parser.add_argument("--tokens", metavar="4k,16k", help="lengths (contexts 4k,16k,64k; ops 4k,16k)")
+    parser.add_argument("--dim", type=int, default=128, metavar="N", help="channels of a token, for contexts (128)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="numbers (float32)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of PyTorch (as many as it takes)")
+    parser.add_argument("--repeats", type=int, default=2, metavar="N", help="rounds, of which the best counts (2)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="what one run may take (contexts 20, ops 5)")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="what one run may take (80 %% of what is free)")
+    parser.add_argument("--slope-from", metavar="16k", help="exponents of lengths from here on (of the upper half)")
+    parser.add_argument("--peers", metavar="NAME,NAME", help="of these alone, for ops")
+    options.add_plugins(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the JSON and the plot")
+    parser.add_argument("--overwrite", action="store_true", help="replace them there")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``xt bench``; return the exit code."""
+    from xt import plugins
+    from xt.analysis.bench.settings import parse_tokens
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError, nearest
+
+    if args.kind not in KINDS:
+        raise ConfigError(f"xt bench {args.kind}: no such thing to measure{nearest(args.kind, KINDS)}")
+    tokens = parse_tokens(args.tokens or TOKENS[args.kind])
+    for option, value in (("threads", args.threads), ("repeats", args.repeats), ("dim", args.dim)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{option} {value}: it must be at least 1")
+    plugins.load_modules(args.plugins)
+    from xt.analysis.bench import compare
+    from xt.cli.progress import progress
+
+    paths = compare.outputs(args.output, args.kind, args.overwrite) if args.output else []
+    settings, budget = _settings(args), _budget(args)
+    show = progress(f"bench {args.kind}", "case")
+    if args.kind == "contexts":
+        since = parse_tokens(args.slope_from)[0] if args.slope_from else None
+        report = compare.compare_contexts(args.names, tokens, settings, budget, since, show)
+    else:
+        wanted = args.peers.split(",") if args.peers else None
+        report = compare.compare_ops(args.names, tokens, settings, budget, wanted, show)
+    if paths:
+        compare.write(report, paths)
+    if args.json:
+        json.dump(report.facts, sys.stdout)
+        print()
+    else:
+        print("\n".join([report.text, *map(str, paths)]))
+    for failure in report.failed:
+        print(f"xt: error: {failure}", file=sys.stderr)
+    return EXIT_SOME_FAILED if report.failed else EXIT_OK
+
+
+def _settings(args: argparse.Namespace) -> "Settings":
+    import torch
+
+    from xt.analysis.bench.settings import Settings
+    from xt.errors import ConfigError
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no GPU here; xt doctor says more")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    return Settings(args.device, args.dtype, torch.get_num_threads(), args.dim, tuple(args.plugins))
+
+
+def _budget(args: argparse.Namespace) -> "Budget":
+    from xt.analysis.bench.machine import free_bytes
+    from xt.analysis.bench.sweep import Budget
+
+    memory = free_bytes(args.device) * 0.8 if args.memory is None else args.memory * 2**30
+    seconds = SECONDS[args.kind] if args.seconds is None else args.seconds
+    return Budget(seconds, memory / 2**20, args.repeats)
