@@ -168,16 +168,7 @@ class XT(nn.Module):
         return features + self.said(features, grid, exists)
 
     def said(self, features: Tensor, grid: RegionGrid, exists: Sequence[tuple[bool, ...]] | None = None) -> Tensor:
-        """What the context encoder says of a last-stage map, and :meth:`mix_features` adds to it; 0 without a region.
-
-        Args:
-            features: As :meth:`mix_features`.
-            grid: As :meth:`mix_features`.
-            exists: As :meth:`mix_features`.
-
-        Raises:
-            ModelError: If the decoder is pooled.
-        """
+        """What the context encoder says, and :meth:`mix_features` adds, with arguments as there; 0 without a region."""
         self._dense_decoder("said")
         found = [
             to_map(self.context(each, layout), layout).to(each.dtype) if layout.num_existing else torch.zeros_like(each)
@@ -201,7 +192,7 @@ class XT(nn.Module):
         """
         self._dense_decoder("mix_segment")
         said, memory = self.context.step(features, layout, memory)
-        return _add(features, said, layout), memory
+        return features + to_map(said, layout).to(features.dtype), memory
 
     def prepare(self, pyramid: FeaturePyramid) -> FeaturePyramid:
         """Let the decoder do what needs the whole image; :meth:`decode` and :meth:`reduce` do it unless it is done.
@@ -307,7 +298,3 @@ class XT(nn.Module):
             window,
             self.streaming,
         )
-
-
-def _add(features: Tensor, said: Tensor, layout: TokenLayout) -> Tensor:
-    return features + to_map(said, layout).to(features.dtype)
