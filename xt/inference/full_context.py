@@ -28,6 +28,7 @@ from xt.models.xt import XT
 PIECE_TOKENS = 2048
 """Tokens that an encoder which can be cut is given at a time."""
 
+_ALLOCATOR_BYTES = 64 << 20  # freed blocks that glibc keeps; it gives back those over 32 MiB at once
 _INDEX_BYTES = 640  # of the orders that xt.geometry.order keeps, for each token of a segment
 
 
@@ -83,17 +84,20 @@ def context_memory(model: XT, layout: TokenLayout) -> int:
     """
     block, encoder = model.context, model.context.encoder
     tokens = layout.num_existing * layout.region_tokens
-    if isinstance(encoder, RecurrentContextEncoder):
+    at_once, width = 0, encoder.dim
+    row = max((len(regions) for regions in _rows(layout)), default=0) * layout.region_tokens
+    if isinstance(encoder, SequentialContextEncoder):
+        segment, given = row, min(PIECE_TOKENS, row)
+        width = max([width, *_widths(encoder)])
+    elif isinstance(encoder, RecurrentContextEncoder):
         segment = given = min(_run(encoder, layout) * layout.region_tokens, tokens)
     else:
-        segment = max((len(row) for row in _rows(layout)), default=0) * layout.region_tokens
-        given = min(PIECE_TOKENS, segment) if isinstance(encoder, SequentialContextEncoder) else tokens
-    width = max(_widths(encoder), default=encoder.dim) if isinstance(encoder, SequentialContextEncoder) else encoder.dim
+        segment, given, at_once = row, tokens, tokens * encoder.dim
     # Features, and either positions while they are made or tokens while they are mixed.
     values = block.input_proj.in_features + max(3.5 * encoder.dim, 3 * width)
-    at_once = 0 if isinstance(encoder, SequentialContextEncoder | RecurrentContextEncoder) else tokens * encoder.dim
     itemsize = block.input_proj.weight.element_size()
-    return int((segment * values + at_once) * itemsize + segment * _INDEX_BYTES + encoder.working_bytes(given))
+    held = int((segment * values + at_once) * itemsize) + segment * _INDEX_BYTES
+    return held + encoder.working_bytes(given) + _ALLOCATOR_BYTES
 
 
 def scratch_bytes(model: XT, layout: TokenLayout) -> int:

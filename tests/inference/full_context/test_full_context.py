@@ -202,21 +202,23 @@ def count(model: XT, rows: int, folder: Path) -> tuple[LiveBytes, int]:
     before, out = stores(folder, random_features(grid, None), grid, None)
     with before, out, LiveBytes() as live:
         mix_stored(model, before, None, grid, folder, out)
-    return live, context_memory(model, grid.layout(STRIDE))
+    return live, context_memory(model, grid.layout(STRIDE)) - full_context._ALLOCATOR_BYTES
 
 
 @pytest.mark.parametrize("name", ["Mamba 4", "BothWays", "TransformerXL", "Fading", "Identity"])
 def test_memory_is_of_one_row_of_regions_and_is_known_before(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(full_context, "PIECE_TOKENS", 20)
+    monkeypatch.setattr(full_context, "PIECE_TOKENS", 60)
+    # Tensors only, of few channels here; the orders that are kept as arrays would hide them.
+    monkeypatch.setattr(full_context, "_INDEX_BYTES", 96)
     model = model_with(CONTEXTS[name]())
     (few, told), (many, told_of_many) = count(model, 2, tmp_path), count(model, 6, tmp_path)
     row = 20 * 4 * CHANNELS * 4
-    assert few.largest == many.largest <= row
+    assert few.largest == many.largest <= 2 * row
     assert many.peak <= 1.1 * few.peak
     assert told == told_of_many
-    assert many.peak <= told <= 20 * 4 * full_context._INDEX_BYTES + 6 * row
+    assert many.peak <= told <= 4 * many.peak
 
 
 @pytest.mark.parametrize("name", ["Hyper", "MeanContext"])
