@@ -35,6 +35,10 @@ def _bar(label: str, unit: str) -> Callable[[int, int], None]:
     bar = tqdm(desc=label, unit=unit)
 
     def show(done: int, total: int) -> None:
+        nonlocal bar
+        if done < bar.n:  # the work goes over the whole once more
+            bar.close()
+            bar = tqdm(desc=label, unit=unit)
         bar.total = total
         bar.update(done - bar.n)
         if done == total:

@@ -62,7 +62,7 @@ class FirstPass:
         encoder = self.model.region_encoder
         layout = self.plan.grid.layout(encoder.strides[-1], tuple(exists))
         with features, FeatureStore.create(mixed, encoder.channels[-1], layout) as out:
-            mix_stored(self.model, features, tuple(exists), self.plan.grid, self.journal.folder, out)
+            mix_stored(self.model, features, tuple(exists), self.plan.grid, self.journal.folder, out, self.progress)
             out.sync()
         self.journal.commit({"stage": "mixed"})
         features.path.unlink()
