@@ -7,6 +7,7 @@ memory. So every part is a small GeoTIFF of its own; a VRT lays them side by sid
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil raises; no public name
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from xt.errors import OutputError
 from xt.files import replacing
@@ -119,7 +120,10 @@ def assemble(
 
 def _check_end(path: Path) -> None:
     """Read the last pixel of every band: what was written last."""
-    with rasterio.open(path) as done:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # as the image is
+        dataset = rasterio.open(path)
+    with dataset as done:
         done.read(window=((done.height - 1, done.height), (done.width - 1, done.width)))
 
 

@@ -15,6 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from xt.errors import ConfigError, nearest
+from xt.inference.mosaic import TYPES
 from xt.tasks.base import Product
 
 DEFAULTS = {"driver": "COG", "compress": "deflate", "blocksize": 512, "bigtiff": "if_safer"}
@@ -47,8 +48,10 @@ def check_cog(options: Mapping[str, str], product: Product) -> dict[str, Any]:
         Settings for :func:`~xt.inference.cog.assemble`, with :data:`DEFAULTS`.
 
     Raises:
-        ConfigError: If a key is not taken, or the driver does not take its value.
+        ConfigError: If a key is not taken, the driver does not take its value, or it knows no such pixels.
     """
+    if product.dtype not in TYPES:
+        raise ConfigError(f"the task publishes {product.dtype}; it must be one of {', '.join(TYPES)}")
     settings: dict[str, Any] = dict(DEFAULTS)
     for key, value in options.items():
         settings[key.lower()] = value

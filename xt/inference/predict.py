@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 
 from xt.data.labels import LabelTable, write_predictions
 from xt.data.source import Source
@@ -226,7 +228,10 @@ def _publish(
 
 
 def _objects(task: ObjectTask, raster: Path, source: Source) -> LabelTable:
-    with rasterio.open(raster) as dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # as the image is
+        opened = rasterio.open(raster)
+    with opened as dataset:
 
         def read(window: Window) -> npt.NDArray[Any]:
             place = ((window.row, window.row_stop), (window.col, window.col_stop))
