@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,11 @@ def test_error_is_one_line_and_v_shows_the_traceback(tmp_path: Path, capsys: pyt
 def test_doctor_runs(capsys: pytest.CaptureFixture[str]):
     assert main(["doctor", "--json"]) in (0, 3)
     assert "torch" in json.loads(capsys.readouterr().out)["facts"]
+
+
+def test_prediction_imports_nothing_of_training():
+    code = "import sys, xt.inference.session; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    heavy = {"lightning", "torchmetrics", "torchvision", "scipy.signal", "matplotlib", "tensorboard"}
+    assert not heavy & set(done.stdout.split())

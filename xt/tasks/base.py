@@ -7,13 +7,12 @@ values mean, or which scores count.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from xt.data.base import DataModule
 from xt.data.labels import LabelTable
 from xt.errors import ConfigError, ModelError
 from xt.geometry.grid import Window
@@ -22,6 +21,9 @@ from xt.models.xt import XT
 from xt.plugins import Configurable
 from xt.tasks import preview
 from xt.tasks.preview import Panel
+
+if TYPE_CHECKING:
+    from xt.data.base import DataModule
 
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
@@ -105,7 +107,7 @@ class Task(nn.Module, Configurable, ABC):
         """Take over what a model is, or is to be, trained on: classes, thresholds, settings."""
         self.classes = metadata.classes
 
-    def adopt(self, data: DataModule) -> None:
+    def adopt(self, data: "DataModule") -> None:
         """Take over what training data say beside the metadata.
 
         Raises:
@@ -120,7 +122,7 @@ class Task(nn.Module, Configurable, ABC):
     def attach(self, model: XT) -> None:
         """Make what is trained beside a model."""
 
-    def check(self, model: XT, metadata: ModelMetadata, data: DataModule) -> None:
+    def check(self, model: XT, metadata: ModelMetadata, data: "DataModule") -> None:
         """Compare the data with the model before they are used together.
 
         Raises:
@@ -140,7 +142,7 @@ class Task(nn.Module, Configurable, ABC):
         """
 
     @abstractmethod
-    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+    def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
         """Scores of all batches measured since the last call, over all processes.
 
         Args:

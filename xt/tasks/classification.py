@@ -1,21 +1,21 @@
 """Image classification."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
-from xt.data.base import DataModule
-from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, ImageTask, Losses, Product, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
 from xt.tasks.preview import Panel, of_image
 from xt.tasks.segmentation import class_product
+
+if TYPE_CHECKING:
+    from xt.data.base import DataModule
 
 
 class ImageClassification(ImageTask):
@@ -42,10 +42,16 @@ class ImageClassification(ImageTask):
         """One channel for each class."""
         return {"label": len(self.classes)}
 
-    def prepare(self, metadata: ModelMetadata) -> None:
-        """Take the classes."""
-        super().prepare(metadata)
-        self.top1 = MulticlassAccuracy(len(self.classes), average="micro")
+    def adopt(self, data: "DataModule") -> None:
+        """Make the metric; prediction needs none, and is spared seconds of imports.
+
+        Raises:
+            ConfigError: If the data give no labels.
+        """
+        from torchmetrics.classification import MulticlassAccuracy
+
+        super().adopt(data)
+        self.top1: Any = MulticlassAccuracy(len(data.classes), average="micro")
 
     def losses(self, model: XT, batch: Batch) -> Losses:
         """Cross-entropy of a batch."""
@@ -66,7 +72,7 @@ class ImageClassification(ImageTask):
         title = f"{self.classes[true]}, predicted {self.classes[said]} ({scores[said]:.0%})"
         return [Panel(title, of_image(batch["image"][index], batch["valid"][index]))]
 
-    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+    def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
         """The accuracy."""
         value = float(self.top1.compute())
         self.top1.reset()

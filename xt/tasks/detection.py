@@ -1,13 +1,12 @@
 """Point detection with attributes: xView3."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from xt.data.base import DataModule
 from xt.data.labels import LabelTable
 from xt.data.targets import CenterActivation
 from xt.geometry.grid import Window
@@ -22,6 +21,9 @@ from xt.tasks.blocks import find_in_blocks
 from xt.tasks.gather import gathered, num_images, summed
 from xt.tasks.points import Candidates, Maps, Thresholds, find_candidates, scaled
 from xt.tasks.preview import Mark, Panel, of_image, of_values, shrinking
+
+if TYPE_CHECKING:
+    from xt.data.base import DataModule
 
 MAPS = ("center", "vessel", "fishing", "length")
 COLOURS = {"fishing": (214, 39, 40), "vessel": (23, 190, 207), "other": (255, 215, 0)}
@@ -77,7 +79,7 @@ class PointDetection(ObjectTask):
         self.center_activation = metadata.settings.get("center_activation", self.loss.center_activation)
         self.maps = tuple(metadata.settings.get("maps", MAPS))
 
-    def adopt(self, data: DataModule) -> None:
+    def adopt(self, data: "DataModule") -> None:
         """Leave out the maps that the data cannot teach.
 
         Raises:
@@ -137,7 +139,7 @@ class PointDetection(ObjectTask):
             Panel("centres", of_values(known["center"], valid, 255.0), scale),
         ]
 
-    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+    def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
         """Scores of the xView3 metric."""
         found, truth = Candidates.concatenate(gathered(self._found)), LabelTable.concatenate(gathered(self._truth))
         self._found, self._truth = [], []

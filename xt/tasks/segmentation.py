@@ -1,21 +1,21 @@
 """Semantic segmentation."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
-from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
+from torch import Tensor, nn
 
-from xt.data.base import DataModule
 from xt.losses.base import TileLoss
 from xt.losses.segmentation import SegmentationLoss
-from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
 from xt.tasks.preview import Panel, class_colours, of_classes, of_image
+
+if TYPE_CHECKING:
+    from xt.data.base import DataModule
 
 
 class SemanticSegmentation(Task):
@@ -42,16 +42,11 @@ class SemanticSegmentation(Task):
         """One channel for each class."""
         return {"mask": len(self.classes)}
 
-    def prepare(self, metadata: ModelMetadata) -> None:
-        """Take the classes."""
-        super().prepare(metadata)
-        self._metrics(len(self.classes))
-
-    def adopt(self, data: DataModule) -> None:
+    def adopt(self, data: "DataModule") -> None:
         """Take the mask value that is neither learned nor scored."""
         super().adopt(data)
         self.ignore_index = data.ignore_index
-        self._metrics(len(data.classes))
+        self.metrics = _metrics(len(data.classes), data.ignore_index)
 
     def losses(self, model: XT, batch: Batch) -> Losses:
         """Losses of a batch, decoded tile by tile."""
@@ -64,8 +59,8 @@ class SemanticSegmentation(Task):
         """Count right and wrong pixels."""
         raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
         predicted = raw["mask"].argmax(1)
-        self.iou.update(predicted, batch["mask"])
-        self.f1.update(predicted, batch["mask"])
+        for metric in self.metrics.values():
+            metric.update(predicted, batch["mask"])
         return raw
 
     def preview(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> list[Panel]:
@@ -78,10 +73,10 @@ class SemanticSegmentation(Task):
             Panel("predicted", of_classes(raw["mask"].argmax(0).cpu().numpy(), known)),
         ]
 
-    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+    def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
         """IoU and F1 of each class and the means; ``iou`` and ``f1`` leave the first class (background) out."""
         found: dict[str, float] = {}
-        for metric, of in (("iou", self.iou), ("f1", self.f1)):
+        for metric, of in self.metrics.items():
             values = of.compute()
             found |= {f"{metric}_{name}": float(value) for name, value in zip(data.classes, values, strict=True)}
             found[metric] = float(values[1:].mean())
@@ -102,9 +97,17 @@ class SemanticSegmentation(Task):
         """The most likely class."""
         return painted(values.argmax(0)[None], valid, self.product)
 
-    def _metrics(self, num_classes: int) -> None:
-        self.iou = MulticlassJaccardIndex(num_classes, average="none", ignore_index=self.ignore_index)
-        self.f1 = MulticlassF1Score(num_classes, average="none", ignore_index=self.ignore_index)
+
+def _metrics(num_classes: int, ignore_index: int) -> Any:
+    """Metrics by name, as a module; prediction needs none, and is spared seconds of imports."""
+    from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
+
+    return nn.ModuleDict(
+        {
+            "iou": MulticlassJaccardIndex(num_classes, average="none", ignore_index=ignore_index),
+            "f1": MulticlassF1Score(num_classes, average="none", ignore_index=ignore_index),
+        }
+    )
 
 
 def class_product(classes: tuple[str, ...]) -> Product:

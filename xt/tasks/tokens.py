@@ -1,9 +1,10 @@
 """Trains the context encoder alone, on tokens that a frozen region encoder left on disk."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from xt.data.base import DataModule
 from xt.data.tokens import TokenData
 from xt.errors import ConfigError, ModelError
 from xt.geometry.grid import RegionGrid
@@ -13,6 +14,9 @@ from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses
 from xt.tasks.detection import PointDetection
 from xt.tasks.gather import gathered, summed
+
+if TYPE_CHECKING:
+    from xt.data.base import DataModule
 
 
 class TokenDetection(PointDetection):
@@ -31,7 +35,7 @@ class TokenDetection(PointDetection):
         self._said: list[Tensor] = []
         self._true: list[Tensor] = []
 
-    def adopt(self, data: DataModule) -> None:
+    def adopt(self, data: "DataModule") -> None:
         """Take the tokens' model for what it is.
 
         Raises:
@@ -42,7 +46,7 @@ class TokenDetection(PointDetection):
         if kind != [self.kind]:
             raise ConfigError(f"data: the tokens are of a model for {kind}, not for {self.kind}")
 
-    def check(self, model: XT, metadata: ModelMetadata, data: DataModule) -> None:
+    def check(self, model: XT, metadata: ModelMetadata, data: "DataModule") -> None:
         """Compare what made the tokens with the model.
 
         Raises:
@@ -70,7 +74,7 @@ class TokenDetection(PointDetection):
         self._said.append((fishing[asked] > 0).cpu())
         self._true.append((batch["cells"]["fishing"][asked] > 0).cpu())
 
-    def scores(self, data: DataModule, tune: bool) -> dict[str, float]:
+    def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
         """F1 and accuracy of fishing over the cells of vessels, and the F1 of calling every vessel fishing."""
         said, true = torch.cat(gathered(self._said)), torch.cat(gathered(self._true))
         self._said, self._true = [], []
