@@ -1,6 +1,7 @@
 """``xt predict``: run a trained model over whole images."""
 
 import argparse
+import glob
 import json
 import sys
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING
 from xt.cli import options
 
 if TYPE_CHECKING:
-    from xt.inference.predict import Summary
+    from xt.inference.predict import PredictOptions, Summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="GeoTIFF, or folder of an xView3 scene")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="GeoTIFF, scene folder, pattern, or @LIST of these"
+    )
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
@@ -35,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt predict``; return the exit code."""
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
-    from xt.inference.outputs import check_folder, folder_for_outputs, output_files, refuse_inputs
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED
+    from xt.inference.outputs import check_folder, output_files, refuse_inputs
 
+    args.images = _expanded(args.images)
     outputs = _outputs(args.images, args.output)
     folder = next(iter(outputs.values())).parent
     model_folder = args.model / "model"
@@ -56,12 +60,9 @@ def run(args: argparse.Namespace) -> int:
         return code
 
     from xt import plugins
-    from xt.cli.progress import progress
     from xt.inference.creation import check_cog
-    from xt.inference.predict import PredictOptions, predict_image
-    from xt.inference.session import load
+    from xt.inference.predict import PredictOptions
     from xt.models.checkpoint import read_metadata
-    from xt.stopping import StopRequest
     from xt.tasks.registry import task_of
 
     plugins.load_modules(args.plugins)
@@ -73,38 +74,82 @@ def run(args: argparse.Namespace) -> int:
             return code
     creation = _creation(args.co)
     check_cog(creation, task.product)
-    model = load(args.model, args.device, args.plugins)
-    chosen = PredictOptions(
+    options = PredictOptions(
         args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, args.restart, creation,
     )  # fmt: skip
+    return max(code, _predict_all(outputs, folder, options, args))
+
+
+def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptions", args: argparse.Namespace) -> int:
+    """Predict image after image; return the exit code."""
+    from xt.cli.progress import progress
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
+    from xt.inference.outputs import folder_for_outputs
+    from xt.inference.predict import done_before, predict_image
+    from xt.inference.session import load
+    from xt.stopping import StopRequest
+
+    code = EXIT_OK
+    model = load(args.model, args.device, args.plugins)
     with folder_for_outputs(folder), StopRequest("window") as stop:
         for image, out in outputs.items():
-            shown = progress(image.name, "region")
+            job = (model.network, model.metadata, image, out, options)
             try:
-                summary = predict_image(model.network, model.metadata, image, out, chosen, shown, stop)
+                summary = None if args.overwrite else done_before(*job)
+                note = "" if summary is None else "; done before, --overwrite makes it anew"
+                summary = summary or predict_image(*job, progress(image.name, "region"), stop)
             except (InputError, OutputError) as error:
                 if len(args.images) == 1 and isinstance(error, OutputError):
                     raise
                 print(f"xt: error: {error}", file=sys.stderr)
                 code = EXIT_SOME_FAILED
                 continue
-            print(json.dumps(asdict(summary)) if args.json else _line(summary))
+            print(json.dumps(asdict(summary)) if args.json else _line(summary) + note)
     return code
+
+
+def _expanded(images: list[Path]) -> list[Path]:
+    """Replace ``@LIST`` by the lines of a file, and patterns that the shell left alone by what they match.
+
+    Raises:
+        ConfigError: If a list cannot be read, or nothing is left.
+    """
+    from xt.errors import ConfigError
+
+    found: list[Path] = []
+    for image in images:
+        text = str(image)
+        if text.startswith("@") and not image.exists():
+            try:
+                lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{text}: the list of images cannot be read: {error}") from error
+            found += [Path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+        elif any(each in text for each in "*?[") and not image.exists():
+            found += [Path(each) for each in sorted(glob.glob(text, recursive=True))] or [image]
+        else:
+            found.append(image)
+    if not found:
+        raise ConfigError(f"{', '.join(map(str, images))}: no image in the list")
+    return list(dict.fromkeys(found))
 
 
 def _leave_out_existing(
     outputs: dict[Path, Path], files: Callable[[Path], list[Path]], args: argparse.Namespace
 ) -> int:
-    """Take out the images whose outputs may not be written, and say why; of one image alone the error goes up."""
+    """Take out the images whose outputs may not be written, and say why; of one image alone the error goes up.
+
+    A result that an earlier run may have made in the same way stays in: that is told when the model is known.
+    """
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, OutputError
     from xt.inference.journal import is_publishing
-    from xt.inference.outputs import check_outputs
+    from xt.inference.outputs import check_outputs, may_be_done
 
     code = EXIT_OK
     for image, out in list(outputs.items()):
         try:
-            check_outputs(files(out), args.overwrite or is_publishing(out))
+            check_outputs(files(out), args.overwrite or is_publishing(out) or may_be_done(out, image))
         except OutputError as error:
             if len(args.images) == 1:
                 raise

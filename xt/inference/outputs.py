@@ -1,11 +1,12 @@
 """Which files a prediction writes, and whether it may: found out before the model loads."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xt.errors import OutputError
 
@@ -20,6 +21,23 @@ REPORT = ".report.json"
 def output_files(out: Path, task: "Task") -> list[Path]:
     """Return what a prediction of a task writes, in the order of publication: the GeoTIFF ``out`` comes last."""
     return [*(out.with_suffix(suffix) for suffix in (*task.files, REPORT)), out]
+
+
+def read_report(out: Path) -> dict[str, Any] | None:
+    """Return the report of a result that is there and whose input has not changed since, or None."""
+    try:
+        report: dict[str, Any] = json.loads(out.with_suffix(REPORT).read_text(encoding="utf-8"))
+        unchanged = all([os.stat(path).st_size, os.stat(path).st_mtime_ns] == state for path, *state in report["input"])
+        there = all(out.with_name(name).exists() for name in report["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if unchanged and there else None
+
+
+def may_be_done(out: Path, image: Path) -> bool:
+    """Whether a result is there that was made of this image as it is now, with whatever model and options."""
+    report = read_report(out)
+    return report is not None and report["result"]["image"] == str(image)
 
 
 def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -26,7 +26,7 @@ from xt.inference.creation import check_cog
 from xt.inference.engine import Scene
 from xt.inference.first_pass import FirstPass, check_full_context
 from xt.inference.journal import Journal, is_publishing, job
-from xt.inference.outputs import check_outputs, output_files, refuse_inputs
+from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
 from xt.inference.points import write_geopackage
 from xt.inference.report import facts_of, tags_of, write_report
@@ -141,6 +141,29 @@ def predict_image(
             return _publish(scene, files, out, settings, options, facts)
 
 
+def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, options: PredictOptions) -> Summary | None:
+    """Return what an earlier run said of a result that this one would only make again; None if there is none.
+
+    Args:
+        model: As in :func:`predict_image`.
+        metadata: As in :func:`predict_image`.
+        path: As in :func:`predict_image`.
+        out: As in :func:`predict_image`.
+        options: As in :func:`predict_image`.
+
+    Raises:
+        InputError: If the image cannot be read or does not fit the model.
+    """
+    report = read_report(out)
+    if report is None:
+        return None
+    source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
+    facts = facts_of(model, metadata, source, plan_of(model, metadata, source, options), options)
+    facts["creation"] = options.creation
+    same = json.loads(json.dumps(facts)) == {key: report.get(key) for key in facts}
+    return Summary(**report["result"]) if same else None
+
+
 def plan_of(model: XT, metadata: ModelMetadata, source: Source, options: PredictOptions) -> ScenePlan:
     """Plan the work on an image.
 
@@ -221,7 +244,8 @@ def _publish(
             summary.label = answer["class"]
             summary.score = max(answer["scores"].values(), default=None)
             beside[0].write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
-        write_report(report, facts, asdict(summary), scene.seconds)
+        facts = facts | {"creation": options.creation}
+        write_report(report, files, facts, asdict(summary), scene.seconds)
         check_outputs(files, options.overwrite or is_publishing(out))  # hours later: somebody may have put one there
         scene.journal.commit((scene.journal.last or {}) | {"publishing": True})
     return summary

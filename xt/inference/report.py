@@ -4,7 +4,7 @@ import json
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,11 +50,15 @@ def tags_of(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_report(
-    path: Path, facts: Mapping[str, Any], summary: Mapping[str, Any], seconds: Mapping[str, float]
+    path: Path,
+    files: Sequence[Path],
+    facts: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    seconds: Mapping[str, float],
 ) -> None:
-    """Write facts, counts, seconds by stage and the highest memory of the process as JSON."""
+    """Write facts, counts, names of files, seconds by stage and the highest memory of the process as JSON."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    report: dict[str, Any] = {**facts, "result": dict(summary)}
+    report: dict[str, Any] = {**facts, "files": [each.name for each in files], "result": dict(summary)}
     report |= {"seconds": {stage: round(each, 3) for stage, each in seconds.items()}, "peak_memory_bytes": peak}
     if torch.cuda.is_available():
         report["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()

@@ -1,0 +1,103 @@
+"""Several images: what is done is not done again, and how images are named."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_inputs import noise, raster, save
+
+from xt.cli.main import main
+from xt.inference import engine
+
+
+@pytest.fixture
+def batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        raster(tmp_path / "in" / f"{name}.tif", noise(1, 70, 70))
+    save(tmp_path / "m", "point-detection", 1)
+    return tmp_path
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+    plain = engine.encode
+
+    def counted(model: Any, regions: Any) -> Any:
+        calls.append(len(regions))
+        return plain(model, regions)
+
+    monkeypatch.setattr(engine, "encode", counted)
+    return calls
+
+
+def predict(*more: str, images: tuple[str, ...] = ("in/a.tif", "in/b.tif", "in/c.tif"), out: str = "out") -> int:
+    return main(["predict", *images, "-m", "m", "-o", out, *more])
+
+
+def test_a_batch_goes_on_with_what_is_not_done(
+    batch: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    plain = engine.encode
+
+    def stop(*args: Any) -> Any:
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "encode", stop)
+        assert predict() == 130
+    assert predict() == 0
+    assert len(encoded) == 3 + 4  # the first image is done, the second began anew
+    capsys.readouterr()
+    assert predict("--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == ["in/a.tif", "in/b.tif", "in/c.tif"]
+    assert len(encoded) == 7
+    assert predict("--overwrite") == 0
+    assert len(encoded) == 13
+
+
+@pytest.mark.parametrize("change", ["input", "model", "option", "creation", "missing"])
+def test_what_would_come_out_otherwise_is_not_taken_for_done(
+    batch: Path, change: str, encoded: list[int], capsys: pytest.CaptureFixture[str]
+):
+    one = {"images": ("in/a.tif",), "out": "o.tif"}
+    assert predict(**one) == 0
+    assert predict(**one) == 0
+    assert "o.tif: 4 regions, 0 points; done before, --overwrite makes it anew" in capsys.readouterr().out
+    assert len(encoded) == 2
+    more: list[str] = []
+    if change == "input":
+        os.utime("in/a.tif", (1, 1))
+    elif change == "model":
+        for path in (batch / "m").iterdir():
+            path.unlink()
+        save(batch / "m", "point-detection", 1, 256)
+    elif change == "missing":
+        (batch / "o.gpkg").unlink()
+    else:
+        more = ["--nodata", "7"] if change == "option" else ["--co", "COMPRESS=LZW"]
+    before = (batch / "o.tif").stat().st_mtime_ns
+    assert predict(*more, **one) == 2
+    assert "exists; --overwrite replaces it" in capsys.readouterr().err
+    assert (batch / "o.tif").stat().st_mtime_ns == before
+    assert len(encoded) == 2
+
+
+def test_images_from_a_list_and_a_pattern(batch: Path, capsys: pytest.CaptureFixture[str]):
+    (batch / "list.txt").write_text("# mine\nin/b.tif\n\nin/a.tif\n")
+    assert predict(images=("@list.txt", "in/[ac]*.tif")) == 0
+    assert sorted(path.name for path in (batch / "out").glob("*.tif")) == ["a.tif", "b.tif", "c.tif"]
+    assert predict(images=("@none.txt",)) == 2
+    assert "@none.txt: the list of images cannot be read" in capsys.readouterr().err
+    (batch / "list.txt").write_text("\n")
+    assert predict(images=("@list.txt",)) == 2
+    assert "no image in the list" in capsys.readouterr().err
+    assert predict(images=("in/z*.tif",), out="z.tif") == 3
+    assert "in/z*.tif: no such file" in capsys.readouterr().err
