@@ -8,17 +8,17 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio._err import CPLE_BaseError  # no public name
+from rasterio.enums import ColorInterp, PhotometricInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from xt.data.raster_info import RasterInfo, alpha_band, colours_of, describe
 from xt.data.sidecars import check_overviews, has_sidecars
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -32,63 +32,6 @@ CACHE_BYTES = 256 << 20
 
 Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class RasterInfo:
-    """What is known of a raster before any pixel is read.
-
-    Attributes:
-        path: The file.
-        driver: GDAL's name of the format.
-        height: Rows.
-        width: Columns.
-        bands: Bands that hold an image; an alpha band is not among them.
-        alpha: 1-based index of the alpha band, or None.
-        dtype: Sample type.
-        nodata: Nodata value of the tag, or None.
-        crs: WKT, or None.
-        transform: Six affine coefficients (a, b, c, d, e, f), or None without georeference.
-        num_gcps: Ground control points.
-        has_rpcs: Whether rational polynomial coefficients are there.
-        block: Rows and columns of a block.
-        compression: Name, or None.
-        colours: Colour interpretation of each band.
-        has_mask: Whether a mask band or file says what is valid.
-    """
-
-    path: str
-    driver: str
-    height: int
-    width: int
-    bands: tuple[int, ...]
-    alpha: int | None
-    dtype: str
-    nodata: float | None
-    crs: str | None
-    transform: tuple[float, ...] | None
-    num_gcps: int
-    has_rpcs: bool
-    block: tuple[int, int]
-    compression: str | None
-    colours: tuple[str, ...]
-    has_mask: bool
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know before a model runs on it."""
-        found = []
-        if self.num_gcps and self.transform is None:
-            found.append(f"{self.num_gcps} ground control points and no transform: copied, and used for points")
-        elif self.transform is None:
-            found.append("no georeference: results are in pixels")
-        elif self.crs is None:
-            found.append("no CRS: the result has none either")
-        if self.nodata is None and self.alpha is None and not self.has_mask:
-            found.append("nothing marks missing pixels: give --nodata VALUE if a border is not data")
-        if self.dtype.startswith("complex"):
-            found.append("complex samples: only their absolute value can be used (--complex abs)")
-        return found
 
 
 @contextmanager
@@ -128,10 +71,13 @@ def open_dataset(
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN=listing):
         dataset = _open(path, drivers)
         try:
+            colours_of(dataset)
             check_overviews(dataset, path)
             _check(dataset, path, purpose, complex_abs)
-            _alpha(dataset)
             _ = dataset.mask_flag_enums  # a mask beside the file is looked for now
+        except CPLE_BaseError as error:
+            dataset.close()
+            raise InputError(f"{path}: cannot be read: {_reason(error, path)}") from error
         except BaseException:
             dataset.close()
             raise
@@ -146,33 +92,6 @@ def inspect(path: Path | str, drivers: Sequence[str] = GEOTIFF) -> RasterInfo:
     """
     with open_raster(path, drivers, purpose="label", complex_abs=True) as dataset:
         return describe(dataset)
-
-
-def describe(dataset: Any) -> RasterInfo:
-    """Describe an open dataset."""
-    colours = [ColorInterp(c) for c in dataset.colorinterp]
-    alpha = _alpha(dataset)
-    gcps, gcp_crs = dataset.gcps
-    identity = dataset.transform == rasterio.Affine.identity()
-    crs = dataset.crs or gcp_crs
-    return RasterInfo(
-        path=dataset.name,
-        driver=dataset.driver,
-        height=dataset.height,
-        width=dataset.width,
-        bands=tuple(i for i in dataset.indexes if i != alpha),
-        alpha=alpha,
-        dtype=dataset.dtypes[0],
-        nodata=dataset.nodata,
-        crs=crs.to_wkt() if crs else None,
-        transform=None if identity else tuple(dataset.transform[:6]),
-        num_gcps=len(gcps),
-        has_rpcs=dataset.rpcs is not None,
-        block=tuple(dataset.block_shapes[0]),
-        compression=dataset.compression.name if dataset.compression else None,
-        colours=tuple(c.name for c in colours),
-        has_mask=any(MaskFlags.per_dataset in flags and alpha is None for flags in dataset.mask_flag_enums),
-    )
 
 
 def read_window(
@@ -198,7 +117,7 @@ def read_window(
     Raises:
         InputError: If pixels cannot be read; names the file and the window.
     """
-    alpha = _alpha(dataset)
+    alpha = alpha_band(dataset)
     chosen = list(bands) if bands is not None else [i for i in dataset.indexes if i != alpha]
     place = ((window.row, window.row_stop), (window.col, window.col_stop))
     try:
@@ -207,7 +126,7 @@ def read_window(
             valid = (dataset.read_masks(chosen, window=place) > 0).all(axis=0)
             if alpha is not None:
                 valid &= dataset.read(alpha, window=place) > 0
-    except (RasterioIOError, RasterioError) as error:
+    except (RasterioError, CPLE_BaseError) as error:
         where = f"rows {window.row}–{window.row_stop - 1}, columns {window.col}–{window.col_stop - 1}"
         raise InputError(f"{dataset.name}: cannot read {where}: {_reason(error, dataset.name)}") from error
     valid &= np.isfinite(pixels).all(axis=0)
@@ -236,14 +155,6 @@ def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> t
     return chosen
 
 
-def _alpha(dataset: Any) -> int | None:
-    # Asked once: after a tile that cannot be read, rasterio raises that tile's error again when asked for colours.
-    if dataset not in _alphas:
-        colours = list(dataset.colorinterp)
-        _alphas[dataset] = colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None
-    return _alphas[dataset]
-
-
 def _open(path: Path, drivers: Sequence[str]) -> Any:
     reasons = []
     for driver in drivers:
@@ -252,7 +163,7 @@ def _open(path: Path, drivers: Sequence[str]) -> Any:
                 # Said by RasterInfo.notes; rasters without georeference are normal here.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 return rasterio.open(path, driver=driver, sharing=False)
-        except (RasterioIOError, RasterioError) as error:
+        except (RasterioError, CPLE_BaseError) as error:
             reasons.append(_reason(error, path))
     raise InputError(f"{path}: cannot be opened as {' or '.join(drivers)}: {reasons[0]}")
 
@@ -279,7 +190,7 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         return
     if dataset.dtypes[0].startswith("complex") and not complex_abs:
         raise InputError(f"{path}: complex samples; use --complex abs for their absolute value")
-    if ColorInterp.palette in dataset.colorinterp:
+    if ColorInterp.palette in colours_of(dataset):
         raise InputError(f"{path}: a palette is no imagery; expand it to RGB first (gdal_translate -expand rgb)")
     if dataset.photometric in (PhotometricInterp.cmyk,):
         raise InputError(f"{path}: CMYK is no imagery; convert it to RGB first")
@@ -287,7 +198,6 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         raise InputError(f"{path}: a 1-bit raster is a label, not imagery")
 
 
-_alphas: WeakKeyDictionary[Any, int | None] = WeakKeyDictionary()
 _PIXEL = rasterio.enums.Interleaving.pixel
 
 

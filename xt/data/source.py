@@ -17,7 +17,8 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from xt.data import handles
-from xt.data.geotiff import PLAIN, Mask, Pixels, check_bands, describe, open_dataset, read_window
+from xt.data.geotiff import PLAIN, Mask, Pixels, check_bands, open_dataset, read_window
+from xt.data.raster_info import describe
 from xt.errors import InputError
 from xt.geometry.grid import Window
 
