@@ -15,7 +15,8 @@ from xt.data.source import Source
 from xt.geometry.blend import axis_weights, tile_starts
 from xt.geometry.grid import RegionGrid, Window
 from xt.inference import engine, predict, reader
-from xt.inference.predict import PredictOptions, predict_image
+from xt.inference.options import PredictOptions
+from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
 from xt.tasks.registry import task_of
 

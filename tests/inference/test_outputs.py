@@ -15,6 +15,7 @@ from xt.cli.main import main
 from xt.errors import OutputError
 from xt.inference import engine, parts
 from xt.inference import predict as predict_module
+from xt.inference.options import PredictOptions
 from xt.models import checkpoint
 from xt.tasks.classification import ImageClassification
 
@@ -57,7 +58,7 @@ def test_output_that_is_an_input_is_refused(
 
 def test_library_refuses_it_too(place: Path):
     model, metadata = checkpoint.load_model(place / "run")
-    options = predict_module.PredictOptions(overwrite=True)
+    options = PredictOptions(overwrite=True)
     with pytest.raises(OutputError, match="would replace the input"):
         predict_module.predict_image(model, metadata, place / "a.tif", place / "link.tif", options)
 
@@ -71,7 +72,7 @@ def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypa
     monkeypatch.setattr(engine, "encode", lambda *args: pytest.fail("the work has begun"))
     model, metadata = checkpoint.load_model(place / "run")
     with pytest.raises(OutputError, match=reason):
-        predict_module.predict_image(model, metadata, place / "a.tif", place / "o.tif", predict_module.PredictOptions())
+        predict_module.predict_image(model, metadata, place / "a.tif", place / "o.tif", PredictOptions())
 
 
 TASKS = [("point-detection", ".csv"), ("point-detection", ".gpkg"), ("classification", ".json"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xt.cli import options
 
 if TYPE_CHECKING:
-    from xt.inference.predict import PredictOptions, Summary
+    from xt.inference.options import PredictOptions, Summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
+    parser.add_argument(
+        "--max-memory", type=_size, metavar="SIZE", help="such as 2G: keep to it, with more on the disk"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say regions, memory, disk and time, and write nothing")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each image")
 
 
@@ -61,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     from xt import plugins
     from xt.inference.creation import check_cog
-    from xt.inference.predict import PredictOptions
+    from xt.inference.options import PredictOptions
     from xt.models.checkpoint import read_metadata
     from xt.tasks.registry import task_of
 
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     check_cog(creation, task.product)
     options = PredictOptions(
         args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
-        args.on_bad_tile == "nodata", args.overwrite, args.restart, creation,
+        args.on_bad_tile == "nodata", args.overwrite, args.restart, args.max_memory, creation,
     )  # fmt: skip
     return max(code, _predict_all(outputs, folder, options, args))
 
@@ -86,7 +90,7 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
     from xt.cli.progress import progress
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
     from xt.inference.outputs import folder_for_outputs
-    from xt.inference.predict import done_before, predict_image
+    from xt.inference.predict import done_before, foresee, predict_image
     from xt.inference.session import load
     from xt.stopping import StopRequest
 
@@ -96,6 +100,10 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
         for image, out in outputs.items():
             job = (model.network, model.metadata, image, out, options)
             try:
+                if args.dry_run:
+                    foreseen = foresee(model.network, model.metadata, image, options)
+                    print(json.dumps(asdict(foreseen)) if args.json else foreseen)
+                    continue
                 summary = None if args.overwrite else done_before(*job)
                 note = "" if summary is None else "; done before, --overwrite makes it anew"
                 summary = summary or predict_image(*job, progress(image.name, "region"), stop)
@@ -167,6 +175,23 @@ def _line(summary: "Summary") -> str:
     if summary.score is not None:
         facts.append(f"class {summary.label} ({summary.score:.2f})")
     return f"{summary.output}: {', '.join(facts)}"
+
+
+def _size(text: str) -> int:
+    try:
+        return _bytes(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 2G or 800M") from None
+
+
+def _bytes(text: str) -> int:
+    """Read ``2G``, ``1.5GiB`` or ``800MB``: powers of 1024, in any case."""
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    scale = {"k": 10, "m": 20, "g": 30, "t": 40}[number[-1:]] if number[-1:] in tuple("kmgt") else None
+    value = float(number[:-1]) * 2**scale if scale else 0.0
+    if not 0 < value < 2**60:
+        raise ValueError(text)
+    return int(value)
 
 
 def _creation(pairs: list[str]) -> dict[str, str]:

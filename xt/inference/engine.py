@@ -28,7 +28,7 @@ from xt.inference.journal import Journal
 from xt.inference.parts import PartWriter
 from xt.inference.pooled import painted_answers
 from xt.inference.reader import Batch, Pixel, RegionReader
-from xt.inference.regions import Region, RegionStore, Shapes, stitched
+from xt.inference.regions import Region, RegionStore, shapes_of, stitched
 from xt.models.decoders.base import DenseDecoder
 from xt.models.pyramid import FeaturePyramid
 from xt.models.xt import XT, Maps
@@ -95,9 +95,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         """Make room for regions."""
-        encoder, size = self.model.region_encoder, self.model.region_size
-        sides = [(n, size // stride) for n, stride in zip(encoder.channels, encoder.strides, strict=True)]
-        self.shapes = Shapes((self.model.in_chans, size, size), tuple((n, side, side) for n, side in sides))
+        self.shapes = shapes_of(self.model)
         self.device = next(self.model.parameters()).device
         self.store = RegionStore(self.journal.subfolder("regions"), self.shapes, self.budget, self.device)
 

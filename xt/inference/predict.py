@@ -5,9 +5,9 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,19 @@ from xt.data.labels import LabelTable, write_predictions
 from xt.data.source import Source
 from xt.errors import GeometryError, InputError
 from xt.files import locked, replacing_all
-from xt.geometry.blend import Blend
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import ScenePlan
 from xt.inference.cog import assemble
 from xt.inference.creation import check_cog
 from xt.inference.engine import Scene
+from xt.inference.estimate import Estimate, Trial, budget_within, estimate, try_out
 from xt.inference.first_pass import FirstPass, check_full_context
 from xt.inference.journal import Journal, is_publishing, job
+from xt.inference.options import PredictOptions, Summary
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
 from xt.inference.points import write_geopackage
+from xt.inference.regions import shapes_of
 from xt.inference.report import facts_of, tags_of, write_report
 from xt.models.decoders.base import DenseDecoder
 from xt.models.metadata import ModelMetadata
@@ -37,60 +39,11 @@ from xt.stopping import StopRequest
 from xt.tasks.base import ImageTask, ObjectTask, Task
 from xt.tasks.registry import task_of
 
-Context = Literal["windows", "full"]
 BUDGET = 512 << 20
 """Bytes of encoded regions that are kept in memory; the others go to the disk until they are needed."""
 
 SECOND_PASS = 2048
 """Pixels along a side of the windows in which a scene is decoded whose context is known."""
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """How an image is predicted.
-
-    Attributes:
-        context: Over what the context mixes: ``windows`` of the size that the model was trained on, or the ``full``
-            scene.
-        tile: Side of the windows over which the context mixes, in pixels, rounded up to whole regions; the model's
-            training size by default.
-        overlap: Pixels that neighbouring windows share, rounded up to whole regions; by default an eighth of a window,
-            and at least one region.
-        blend: How what they say fades into each other.
-        bands: 1-based bands; all by default.
-        nodata: Value that is no data.
-        complex_abs: Take complex samples by their absolute value.
-        fill_bad_tiles: Give regions that cannot be read nodata instead of failing.
-        overwrite: Replace outputs.
-        restart: Begin anew where an earlier run of other options was cut off.
-        creation: Creation options of GDAL (:mod:`xt.inference.creation`).
-    """
-
-    context: Context = "windows"
-    tile: int | None = None
-    overlap: int | None = None
-    blend: Blend = "cosine"
-    bands: tuple[int, ...] | None = None
-    nodata: float | None = None
-    complex_abs: bool = False
-    fill_bad_tiles: bool = False
-    overwrite: bool = False
-    restart: bool = False
-    creation: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Summary:
-    """What happened to an image."""
-
-    image: str
-    output: str
-    regions: int = 0
-    empty_regions: int = 0
-    bad_regions: int = 0
-    points: int | None = None
-    label: str | None = None
-    score: float | None = None
 
 
 def predict_image(
@@ -128,16 +81,17 @@ def predict_image(
     settings = check_cog(options.creation, task.product)
     plan = plan_of(model, metadata, source, options)
     if options.context == "full":
-        check_full_context(model, plan)
+        check_full_context(model, plan, options.max_memory)
     files = output_files(out, task)
     refuse_inputs(files, [path])
     with ExitStack() as stack:
         for each in reversed(files):
             stack.enter_context(locked(each))
         check_outputs(files, options.overwrite or is_publishing(out), _bytes_needed(source, task))
+        budget = _budget(model, plan, options)
         facts = facts_of(model, metadata, source, plan, options)
         with job(out, facts, options.restart) as journal:
-            scene = _work(model, task, source, plan, journal, options, progress, stop)
+            scene = _work(model, task, source, plan, journal, options, budget, progress, stop)
             return _publish(scene, files, out, settings, options, facts)
 
 
@@ -192,6 +146,7 @@ def _work(
     plan: ScenePlan,
     journal: Journal,
     options: PredictOptions,
+    budget: int,
     progress: Callable[[int, int], None],
     stop: StopRequest | None,
 ) -> Scene:
@@ -209,7 +164,7 @@ def _work(
             options.blend,
             journal,
             writer,
-            BUDGET,
+            budget,
             options.fill_bad_tiles,
             progress,
             stop,
@@ -263,6 +218,30 @@ def _objects(task: ObjectTask, raster: Path, source: Source) -> LabelTable:
             return pixels
 
         return task.find(read, source.height, source.width, source.name)
+
+
+def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOptions) -> Estimate:
+    """Say what predicting an image will take; nothing is written.
+
+    Raises:
+        InputError: If the image cannot be read or does not fit the model.
+        ConfigError: If an option is wrong, or the memory given is too little.
+    """
+    task = task_of(metadata)
+    source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
+    plan, full = plan_of(model, metadata, source, options), options.context == "full"
+    if full:
+        check_full_context(model, plan, options.max_memory)
+    trial = try_out(model, plan, full)
+    budget = _budget(model, plan, options, trial)
+    return estimate(model, source, task.product, plan, full, budget, trial)
+
+
+def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
+    if options.max_memory is None:
+        return BUDGET
+    trial = trial or try_out(model, plan, options.context == "full")
+    return budget_within(options.max_memory, trial, shapes_of(model).nbytes, BUDGET)
 
 
 def _bytes_needed(source: Source, task: Task) -> int:

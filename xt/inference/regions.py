@@ -13,6 +13,7 @@ from torch import Tensor
 from xt.errors import OutputError
 from xt.files import explained
 from xt.geometry.plan import Rectangle
+from xt.models.xt import XT
 
 Place = tuple[int, int]
 """Row and column of a region in the grid."""
@@ -49,6 +50,13 @@ class Shapes:
     def nbytes(self) -> int:
         """Bytes of a region."""
         return 4 * self.numbers + self.pixels
+
+
+def shapes_of(model: XT) -> Shapes:
+    """Sizes of what is kept of a model's regions."""
+    encoder, size = model.region_encoder, model.region_size
+    sides = [(n, size // stride) for n, stride in zip(encoder.channels, encoder.strides, strict=True)]
+    return Shapes((model.in_chans, size, size), tuple((n, side, side) for n, side in sides))
 
 
 @dataclass

@@ -2,27 +2,24 @@
 
 import json
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from xt.data.source import Source
 from xt.geometry.plan import ScenePlan
+from xt.inference.estimate import peak_memory
+from xt.inference.options import PredictOptions
 from xt.models.checkpoint import model_sha256
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 
-if TYPE_CHECKING:
-    from xt.inference.predict import PredictOptions
-
 
 def facts_of(
-    model: XT, metadata: ModelMetadata, source: Source, plan: ScenePlan, options: "PredictOptions"
+    model: XT, metadata: ModelMetadata, source: Source, plan: ScenePlan, options: PredictOptions
 ) -> dict[str, Any]:
     """All that decides about a result: an earlier run that differs in one of these cannot be gone on with."""
     return {
@@ -57,9 +54,11 @@ def write_report(
     seconds: Mapping[str, float],
 ) -> None:
     """Write facts, counts, names of files, seconds by stage and the highest memory of the process as JSON."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     report: dict[str, Any] = {**facts, "files": [each.name for each in files], "result": dict(summary)}
-    report |= {"seconds": {stage: round(each, 3) for stage, each in seconds.items()}, "peak_memory_bytes": peak}
+    report |= {
+        "seconds": {stage: round(each, 3) for stage, each in seconds.items()},
+        "peak_memory_bytes": peak_memory(),
+    }
     if torch.cuda.is_available():
         report["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

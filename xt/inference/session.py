@@ -19,8 +19,9 @@ from xt.errors import ConfigError, GeometryError
 from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
+from xt.inference.options import Context, PredictOptions, Summary
 from xt.inference.outputs import check_outputs, refuse_inputs
-from xt.inference.predict import Context, PredictOptions, Summary, predict_image
+from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT

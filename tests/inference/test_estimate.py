@@ -1,0 +1,88 @@
+"""What a prediction will take, said before it starts; and a limit of memory that is kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_inputs import noise, raster, save
+
+from xt.cli.main import main
+from xt.inference import engine, predict
+from xt.inference.estimate import AROUND, Trial, budget_within, peak_memory
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    image = noise(2, 330, 400)
+    image[:, 192:] = -1
+    raster(tmp_path / "a.tif", image, nodata=-1)
+    save(tmp_path / "m", "point-detection", 2, 128, "Mamba")
+    return tmp_path
+
+
+@pytest.mark.parametrize("context", ["windows", "full"])
+def test_a_dry_run_says_all_and_writes_nothing(
+    place: Path, context: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = sorted(place.iterdir())
+    argv = ["predict", "a.tif", "-m", "m", "-o", "o.tif", "--context", context]
+    assert main([*argv, "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sorted(place.iterdir()) == before
+    assert (told["height"], told["width"], told["regions"], told["empty"]) == (330, 400, 42, 0.5)
+    assert told["result"] == int(330 * 400 * 4 * 4 * 4 / 3)
+    assert 0 < told["seconds"] < 60
+    assert peak_memory() < told["memory"] < peak_memory() + (1 << 30)
+    assert told["disk"] > told["result"]
+    assert main([*argv, "--dry-run"]) == 0
+    assert "a.tif: 330 × 400 px, 42 regions, about 50% without data, " in capsys.readouterr().out
+    windows = []
+    plain = engine.Scene._decode
+    monkeypatch.setattr(engine.Scene, "_decode", lambda scene, unit: (windows.append(unit), plain(scene, unit)))
+    assert main(argv) == 0
+    assert len(windows) == told["windows"]
+
+
+@pytest.mark.parametrize("task", ["classification", "semantic-segmentation"])
+def test_every_kind_of_model_can_be_tried(tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]):
+    image, model = raster(tmp_path / "a.tif", noise(1, 1, 70)), save(tmp_path / "m", task, 1)
+    assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--dry-run"]) == 0
+    assert "2 regions, about 0% without data, 1 windows" in capsys.readouterr().out
+
+
+def test_a_limit_of_memory_is_kept_or_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["predict", "a.tif", "-m", "m", "-o", "o.tif", "--max-memory"]
+    assert main([*argv, "300M"]) == 2
+    assert "--max-memory 300 MiB cannot be kept: the model at work takes " in capsys.readouterr().err
+    assert not list(place.glob("*o.*"))
+    budgets: list[int] = []
+    plain = engine.Scene.__post_init__
+
+    def noted(scene: Any) -> None:
+        budgets.append(scene.budget)
+        plain(scene)
+
+    monkeypatch.setattr(engine.Scene, "__post_init__", noted)
+    assert main([*argv, "100G"]) == 0
+    assert budgets == [predict.BUDGET]
+    for wrong in ("2", "G", "0G", "2X", "1e99T", "nanG"):
+        assert main([*argv, wrong]) == 2
+        assert "is no size such as 2G or 800M" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "want"), [(1000, 1000 - 300), (2000, 1024)])
+def test_what_is_left_of_a_limit_is_for_regions(limit: int, want: int):
+    mega = 1 << 20
+    trial = Trial(1.0, 1.0, 1.0, 300 * mega)
+    assert budget_within(limit * mega + AROUND, trial, mega, 1024 * mega) == want * mega
+
+
+def test_sizes_are_powers_of_1024():
+    from xt.cli.predict import _bytes
+
+    sizes = {"2G": 2 * 2**30, "1.5GiB": 1.5 * 2**30, "800mb": 800 * 2**20, " 3 T ": 3 * 2**40, "9k": 9 * 1024}
+    assert {text: _bytes(text) for text in sizes} == {text: int(size) for text, size in sizes.items()}

@@ -1,0 +1,197 @@
+"""What predicting an image will take, found out by a trial of each stage and a look at some regions."""
+
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from xt.data.source import Source
+from xt.errors import ConfigError
+from xt.geometry.grid import RegionGrid, Window
+from xt.geometry.plan import Rectangle, ScenePlan
+from xt.inference import engine
+from xt.inference.first_pass import disk_bytes
+from xt.inference.full_context import context_memory
+from xt.inference.regions import shapes_of
+from xt.models.pyramid import FeaturePyramid
+from xt.models.xt import XT
+from xt.tasks.base import Product
+
+AROUND = 192 << 20
+"""Bytes for reading and writing, beside the model's work."""
+LOOKED_AT = 48
+"""Regions that are read to see how many have data."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One batch, one window and one block with made-up pixels.
+
+    Attributes:
+        encode: Seconds of a batch.
+        context: Seconds of a window.
+        decode: Seconds of a block.
+        peak: Bytes of the process at its highest until now.
+    """
+
+    encode: float
+    context: float
+    decode: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an image will take.
+
+    Attributes:
+        image: Its name.
+        height: Rows.
+        width: Columns.
+        regions: All of them.
+        empty: Share of regions without data, judged by some.
+        windows: Units of work.
+        memory: Bytes of the process at its highest.
+        disk: Bytes beside the result, at most.
+        result: Bytes of the result, at most, overviews included.
+        seconds: Of work.
+    """
+
+    image: str
+    height: int
+    width: int
+    regions: int
+    empty: float
+    windows: int
+    memory: int
+    disk: int
+    result: int
+    seconds: float
+
+    def __str__(self) -> str:
+        memory, disk, result = (f"{each / 2**30:.1f} GiB" for each in (self.memory, self.disk, self.result))
+        return (
+            f"{self.image}: {self.height} × {self.width} px, {self.regions} regions, about {self.empty:.0%} without "
+            f"data, {self.windows} windows; about {memory} of memory, up to {disk} of disk, {result} for the result, "
+            f"about {_duration(self.seconds)}"
+        )
+
+
+def try_out(model: XT, plan: ScenePlan, full: bool) -> Trial:
+    """Run each stage once, as large as a scene may make it.
+
+    Args:
+        model: On its device, in evaluation mode.
+        plan: Of the scene.
+        full: Whether the context mixes the whole scene; a row of regions is tried then.
+    """
+    device, size, encoder = next(model.parameters()).device, model.region_size, model.region_encoder
+    side = 1 if full else min(plan.side, plan.grid.rows)
+    wide = min(plan.side, plan.grid.cols)
+    with torch.inference_mode():
+        batch = torch.randn(min(plan.batch, plan.grid.cols), model.in_chans, size, size, device=device)
+        start = time.perf_counter()
+        maps = engine.encode(model, batch)
+        encode = _since(start, device)
+        grid = RegionGrid(side * size, wide * size, size)
+        start = time.perf_counter()
+        if model.dense:
+            model.said(
+                maps[-1].new_zeros(1, encoder.channels[-1], *(n * maps[-1].shape[-1] for n in (side, wide))), grid
+            )
+        context = _since(start, device)
+        block = Window(0, 0, min(engine.BLOCK, plan.grid.height), min(engine.BLOCK, plan.grid.width))
+        at = plan.regions_of(block, plan.halo) if model.dense else Rectangle(0, side, 0, wide)
+        pyramid = _zeros(model, plan, at, maps)
+        start = time.perf_counter()
+        if model.dense:
+            engine.decode(model, pyramid, block.within(plan.pixels_of(at)))
+        else:
+            engine.decode(model, model.mix(pyramid))
+        decode = _since(start, device)
+    return Trial(encode, context, decode, peak_memory())
+
+
+def estimate(
+    model: XT, source: Source, product: Product, plan: ScenePlan, full: bool, budget: int, trial: Trial
+) -> Estimate:
+    """Say what an image will take.
+
+    Args:
+        model: As in :func:`try_out`.
+        source: The image.
+        product: What is published.
+        plan: As in :func:`try_out`.
+        full: As in :func:`try_out`.
+        budget: Bytes of encoded regions in memory.
+        trial: Of :func:`try_out`.
+
+    Raises:
+        InputError: If a region that is looked at cannot be read.
+    """
+    grid, shapes = plan.grid, shapes_of(model)
+    looked = np.unique(np.linspace(0, grid.num_regions - 1, LOOKED_AT).round().astype(int))
+    start = time.perf_counter()
+    with source:
+        empty = float(np.mean([not source.read(grid.window(int(each)))[1].any() for each in looked]))
+    reading = (time.perf_counter() - start) / len(looked) * grid.num_regions
+    pixels = grid.height * grid.width
+    batches = plan.num_batches * (1 - empty)
+    seconds = reading + batches * trial.encode * (2 if full else 1)
+    seconds += (grid.rows if full else len(plan.units) * (1 - empty)) * trial.context
+    seconds += math.ceil(pixels / engine.BLOCK**2) * (1 - empty) * (trial.decode if model.dense else 0)
+    overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
+    result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)
+    held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))
+    layout = grid.layout(model.region_encoder.strides[-1])
+    return Estimate(
+        str(source.path), grid.height, grid.width, grid.num_regions, empty, len(plan.units),
+        trial.peak + held + AROUND + (context_memory(model, layout) if full else 0),
+        result + 2 * shapes.nbytes * overlap + (disk_bytes(model, plan) if full else 0), result, seconds,
+    )  # fmt: skip
+
+
+def budget_within(limit: int, trial: Trial, region_bytes: int, default: int) -> int:
+    """Bytes of encoded regions that may be in memory so that the process keeps to a limit.
+
+    Raises:
+        ConfigError: If the work itself takes more; says how much.
+    """
+    left = limit - trial.peak - AROUND
+    if left < region_bytes:
+        needed = trial.peak + AROUND + region_bytes
+        raise ConfigError(
+            f"--max-memory {limit >> 20} MiB cannot be kept: the model at work takes {needed >> 20} MiB; "
+            "give more, or a smaller --tile"
+        )
+    return min(default, left)
+
+
+def peak_memory() -> int:
+    """Bytes of this process at its highest until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _zeros(model: XT, plan: ScenePlan, at: Rectangle, maps: tuple[torch.Tensor, ...]) -> FeaturePyramid:
+    place, (rows, cols) = plan.pixels_of(at), at.shape
+    image = maps[0].new_zeros(1, model.in_chans, place.height, place.width)
+    grown = tuple(each.new_zeros(1, each.shape[1], rows * each.shape[2], cols * each.shape[3]) for each in maps)
+    grid = RegionGrid(place.height, place.width, model.region_size)
+    return FeaturePyramid(image, grown, tuple(model.region_encoder.strides), grid)
+
+
+def _since(start: float, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,59 @@
+"""How an image is predicted, and what happened to it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from xt.geometry.blend import Blend
+
+Context = Literal["windows", "full"]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How an image is predicted.
+
+    Attributes:
+        context: Over what the context mixes: ``windows`` of the size that the model was trained on, or the ``full``
+            scene.
+        tile: Side of the windows over which the context mixes, in pixels, rounded up to whole regions; the model's
+            training size by default.
+        overlap: Pixels that neighbouring windows share, rounded up to whole regions; by default an eighth of a window,
+            and at least one region.
+        blend: How what they say fades into each other.
+        bands: 1-based bands; all by default.
+        nodata: Value that is no data.
+        complex_abs: Take complex samples by their absolute value.
+        fill_bad_tiles: Give regions that cannot be read nodata instead of failing.
+        overwrite: Replace outputs.
+        restart: Begin anew where an earlier run of other options was cut off.
+        max_memory: Bytes that the process may take; None for :data:`~xt.inference.predict.BUDGET` of encoded regions
+            beside the model's work.
+        creation: Creation options of GDAL (:mod:`xt.inference.creation`).
+    """
+
+    context: Context = "windows"
+    tile: int | None = None
+    overlap: int | None = None
+    blend: Blend = "cosine"
+    bands: tuple[int, ...] | None = None
+    nodata: float | None = None
+    complex_abs: bool = False
+    fill_bad_tiles: bool = False
+    overwrite: bool = False
+    restart: bool = False
+    max_memory: int | None = None
+    creation: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Summary:
+    """What happened to an image."""
+
+    image: str
+    output: str
+    regions: int = 0
+    empty_regions: int = 0
+    bad_regions: int = 0
+    points: int | None = None
+    label: str | None = None
+    score: float | None = None
