@@ -286,3 +286,19 @@ def test_full_context_of_what_needs_all_at_once_says_so(tmp_path: Path, monkeypa
         run(path, hyper, tmp_path / "o.tif", context="full")
     monkeypatch.undo()
     assert run(path, hyper, tmp_path / "o.tif", context="full").shape == (1, 330, 400)
+
+
+def test_a_part_of_an_image_is_predicted_alone(tmp_path: Path, encoded: list[int]):
+    path, model = raster(tmp_path / "a.tif", noise(2, 330, 400)), save(tmp_path / "m", "semantic-segmentation", 2)
+    crop = Window(70, 130, 100, 150)
+    got = run(path, model, tmp_path / "o.tif", crop=crop, tile=512)
+    assert sum(encoded) == 2 * 3
+    cut = raster(tmp_path / "b.tif", noise(2, 330, 400)[:, *crop.slices])
+    assert np.array_equal(got, run(cut, model, tmp_path / "p.tif", tile=512))
+    mask = np.zeros((1, 330, 400), np.uint8)
+    mask[:, 10:50, 200:250] = 1
+    raster(tmp_path / "m.tif", mask)
+    encoded.clear()
+    got = run(path, model, tmp_path / "q.tif", mask=tmp_path / "m.tif")
+    assert sum(encoded) == 1
+    assert np.array_equal(got != 255, mask == 1)

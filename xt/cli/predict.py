@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xt.cli import options
 
 if TYPE_CHECKING:
+    from xt.geometry.grid import Window
     from xt.inference.options import PredictOptions, Summary
 
 
@@ -25,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
     parser.add_argument("--restart", action="store_true", help="begin anew what other options or another model began")
     options.add_image(parser)
+    parser.add_argument("--aoi", type=Path, metavar="FILE", help="polygons (GeoJSON …); what lies in none is nodata")
+    parser.add_argument("--mask", type=Path, metavar="RASTER", help="on the image's grid; where it is 0 is nodata")
+    crop = "predict these pixels alone, on a grid of their own"
+    parser.add_argument("--window", type=_window, metavar="ROW,COL,HEIGHT,WIDTH", help=crop)
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
     context = "over what the context mixes: windows of the trained size, or the whole scene"
     parser.add_argument("--context", choices=["windows", "full"], default="windows", help=context)
@@ -79,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     creation = _creation(args.co)
     check_cog(creation, task.product)
     options = PredictOptions(
-        args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.complex == "abs",
+        args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.aoi, args.mask,
+        args.window, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, args.restart, args.max_memory, creation,
     )  # fmt: skip
     return max(code, _predict_all(outputs, folder, options, args))
@@ -175,6 +181,16 @@ def _line(summary: "Summary") -> str:
     if summary.score is not None:
         facts.append(f"class {summary.label} ({summary.score:.2f})")
     return f"{summary.output}: {', '.join(facts)}"
+
+
+def _window(text: str) -> "Window":
+    from xt.geometry.grid import Window
+
+    try:
+        row, col, height, width = (int(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no window such as 0,1000,2048,2048") from None
+    return Window(row, col, height, width)
 
 
 def _size(text: str) -> int:

@@ -1,9 +1,11 @@
 """How an image is predicted, and what happened to it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from xt.geometry.blend import Blend
+from xt.geometry.grid import Window
 
 Context = Literal["windows", "full"]
 
@@ -22,6 +24,9 @@ class PredictOptions:
         blend: How what they say fades into each other.
         bands: 1-based bands; all by default.
         nodata: Value that is no data.
+        aoi: File of polygons; pixels whose centre lies in none have no data.
+        mask: Raster on the image's grid; pixels where it is 0 or has no data have no data.
+        crop: Pixels to predict; the result has their grid. All by default.
         complex_abs: Take complex samples by their absolute value.
         fill_bad_tiles: Give regions that cannot be read nodata instead of failing.
         overwrite: Replace outputs.
@@ -37,6 +42,9 @@ class PredictOptions:
     blend: Blend = "cosine"
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
+    aoi: Path | None = None
+    mask: Path | None = None
+    crop: Window | None = None
     complex_abs: bool = False
     fill_bad_tiles: bool = False
     overwrite: bool = False

@@ -15,6 +15,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from xt.data.labels import LabelTable, write_predictions
+from xt.data.limits import LimitedSource
 from xt.data.source import Source
 from xt.errors import GeometryError, InputError
 from xt.files import locked, replacing_all
@@ -77,7 +78,7 @@ def predict_image(
         CheckpointError: If the model's task is not known.
     """
     task = task_of(metadata).eval()
-    source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
+    source = open_source(path, metadata, options)
     settings = check_cog(options.creation, task.product)
     plan = plan_of(model, metadata, source, options)
     if options.context == "full":
@@ -111,11 +112,23 @@ def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, optio
     report = read_report(out)
     if report is None:
         return None
-    source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
+    source = open_source(path, metadata, options)
     facts = facts_of(model, metadata, source, plan_of(model, metadata, source, options), options)
     facts["creation"] = options.creation
     same = json.loads(json.dumps(facts)) == {key: report.get(key) for key in facts}
     return Summary(**report["result"]) if same else None
+
+
+def open_source(path: Path, metadata: ModelMetadata, options: PredictOptions) -> Source:
+    """Open an image as it is to be predicted.
+
+    Raises:
+        InputError: If it cannot be read or does not fit the model, or a limit does not fit it.
+    """
+    source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
+    if options.aoi is None and options.mask is None and options.crop is None:
+        return source
+    return LimitedSource(source, options.aoi, options.mask, options.crop)
 
 
 def plan_of(model: XT, metadata: ModelMetadata, source: Source, options: PredictOptions) -> ScenePlan:
@@ -228,7 +241,7 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
         ConfigError: If an option is wrong, or the memory given is too little.
     """
     task = task_of(metadata)
-    source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
+    source = open_source(path, metadata, options)
     plan, full = plan_of(model, metadata, source, options), options.context == "full"
     if full:
         check_full_context(model, plan, options.max_memory)

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def facts_of(
         "size": [source.height, source.width],
         "bands": options.bands,
         "nodata": options.nodata,
+        "window": None if options.crop is None else list(astuple(options.crop)),
         "complex_abs": options.complex_abs,
         "on_bad_tile": "nodata" if options.fill_bad_tiles else "fail",
         "model": model_sha256(model, metadata),

@@ -74,6 +74,9 @@ def predict(
     blend: Blend = "cosine",
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
+    aoi: str | Path | None = None,
+    mask: str | Path | None = None,
+    window: Window | None = None,
     complex_abs: bool = False,
     fill_bad_tiles: bool = False,
     creation: Mapping[str, str] | None = None,
@@ -91,6 +94,9 @@ def predict(
         blend: How they fade into each other: ``cosine``, ``linear`` or ``none``.
         bands: 1-based bands of the image; all by default.
         nodata: Value of missing pixels, beside what the file and the model say.
+        aoi: File of polygons; pixels whose centre lies in none have no data.
+        mask: Raster on the image's grid; pixels where it is 0 or has no data have no data.
+        window: Pixels to predict; the result has their grid. All by default.
         complex_abs: Take complex samples by their absolute value.
         fill_bad_tiles: Give regions that cannot be read nodata instead of failing.
         creation: Creation options of GDAL for the raster.
@@ -104,7 +110,8 @@ def predict(
     """
     image = Path(image)
     options = PredictOptions(
-        context, tile, overlap, blend, None if bands is None else tuple(bands), nodata, complex_abs, fill_bad_tiles,
+        context, tile, overlap, blend, None if bands is None else tuple(bands), nodata,
+        None if aoi is None else Path(aoi), None if mask is None else Path(mask), window, complex_abs, fill_bad_tiles,
         creation=dict(creation or {}),
     )  # fmt: skip
     folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)
