@@ -72,7 +72,7 @@ Done. Look at
   $out/pictures/scenes.png   two scenes with what is there and what was found
   $out/pictures/scores.png   scores with and without context: fishing needs it, the rest does not
   $out/pictures/losses.png   losses and validation scores
-  $predicted/*.tif, .csv, .gpkg   maps and points of these scenes, for QGIS and the like
+  $predicted/*.tif, .csv, .gpkg, .geojson   maps and points of these scenes, for QGIS and the like
 
 Next
   xt predict YOUR.tif -m $out/context -o your.tif       two bands, VV and VH in dB

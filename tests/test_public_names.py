@@ -68,7 +68,7 @@ def test_a_prediction_is_read_by_windows_and_written(place: Path, tmp_path: Path
         assert result.answer is None
         with pytest.raises(GeometryError, match="is not inside the image of 200 × 200 px"):
             result.read(xt.Window(0, 0, 201, 10))
-        assert [path.suffix for path in result.write(out)] == [".csv", ".gpkg", ".json", ".tif"]
+        assert [path.suffix for path in result.write(out)] == [".csv", ".geojson", ".gpkg", ".json", ".tif"]
         for suffix in (".tif", ".csv"):
             assert out.with_suffix(suffix).read_bytes() == (tmp_path / f"cli{suffix}").read_bytes()
         with pytest.raises(OutputError, match=r"s\.csv exists"):
@@ -79,7 +79,18 @@ def test_a_prediction_is_read_by_windows_and_written(place: Path, tmp_path: Path
         with pytest.raises(ConfigError, match=r"name it \.tif"):
             result.write(tmp_path / "s.png")
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["cli.csv", "cli.gpkg", "cli.report.json", "cli.tif", "s.csv", "s.gpkg", "s.report.json", "s.tif"]
+    assert names == [
+        "cli.csv",
+        "cli.geojson",
+        "cli.gpkg",
+        "cli.report.json",
+        "cli.tif",
+        "s.csv",
+        "s.geojson",
+        "s.gpkg",
+        "s.report.json",
+        "s.tif",
+    ]
 
 
 def test_example_of_the_readme(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,7 +103,9 @@ def test_example_of_the_readme(place: Path, tmp_path: Path, monkeypatch: pytest.
     values: dict[str, Any] = {}
     exec(code, values)
     assert values["maps"]["vessel"].shape == (128, 128)
-    assert sorted(path.name for path in tmp_path.glob("out.*")) == ["out.csv", "out.gpkg", "out.report.json", "out.tif"]
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == [
+        f"out.{end}" for end in ("csv", "geojson", "gpkg", "report.json", "tif")
+    ]
 
 
 def test_what_fails_leaves_nothing_in_the_scratch_folder(place: Path, tmp_path: Path):

@@ -26,7 +26,7 @@ def test_quickstart(tmp_path: Path):
     for pattern in shown:
         pattern = pattern.rstrip(",")
         assert list(Path(pattern).parent.glob(Path(pattern).name)), pattern
-    assert {path.suffix for path in (out / "predicted").iterdir()} == {".tif", ".csv", ".gpkg", ".json"}
+    assert {path.suffix for path in (out / "predicted").iterdir()} == {".tif", ".csv", ".gpkg", ".geojson", ".json"}
     assert "fishing_fscore" in done.stdout
     assert not list(out.rglob("*.partial*"))
 

@@ -93,7 +93,7 @@ def test_one_image_that_cannot_be_done_stops_no_other(tmp_path: Path, capsys: py
     assert main(argv) == 3
     assert capsys.readouterr().err.count("none.tif") == 1
     assert (out / "b.tif").exists()
-    for name in ("b.tif", "b.csv", "b.gpkg", "b.report.json"):
+    for name in ("b.tif", "b.csv", "b.gpkg", "b.geojson", "b.report.json"):
         (out / name).unlink()
     before = (out / "a.tif").stat().st_mtime_ns
     assert main(argv) == 3

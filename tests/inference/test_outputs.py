@@ -75,7 +75,7 @@ def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypa
         predict_module.predict_image(model, metadata, place / "a.tif", place / "o.tif", PredictOptions())
 
 
-TASKS = [("point-detection", ".csv"), ("point-detection", ".gpkg"), ("classification", ".json"),
+TASKS = [("point-detection", ".csv"), ("point-detection", ".gpkg"), ("point-detection", ".geojson"), ("classification", ".json"),
          ("semantic-segmentation", ".tif")]  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_failure_at_any_stage_leaves_all_old_files(
     image, model = raster(tmp_path / "a.tif", noise(1, 40, 50)), save(tmp_path / "model", task, 1)
     out = tmp_path / "out" / "o.tif"
     out.parent.mkdir()
-    for suffix in (".tif", ".csv", ".gpkg", ".json"):
+    for suffix in (".tif", ".csv", ".gpkg", ".geojson", ".json"):
         out.with_suffix(suffix).write_text(f"old {suffix}")
     before = contents(out.parent)
 
@@ -118,7 +118,7 @@ def test_failure_at_any_stage_leaves_all_old_files(
     target = {
         "pixels": (parts, "write_part", full),
         "changed": (predict_module.Source, "_state", iter_states()),
-        "siblings": (predict_module, "write_geopackage", full)
+        "siblings": (predict_module, "write_layer", full)
         if task == "point-detection"
         else (ImageClassification, "describe", full),
         "publication": (files.os, "replace", refuse),
@@ -141,7 +141,13 @@ def test_geotiff_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plain, order = os.replace, []
     monkeypatch.setattr(files.os, "replace", lambda a, b: (order.append(Path(b).name), plain(a, b)))
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 0
-    assert [name for name in order if name.startswith("o.")] == ["o.csv", "o.gpkg", "o.report.json", "o.tif"]
+    assert [name for name in order if name.startswith("o.")] == [
+        "o.csv",
+        "o.gpkg",
+        "o.geojson",
+        "o.report.json",
+        "o.tif",
+    ]
 
 
 def test_file_that_appears_meanwhile_is_kept(

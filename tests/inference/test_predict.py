@@ -8,6 +8,7 @@ import pyogrio
 import pytest
 import rasterio
 import torch
+from rasterio import warp
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
 from small_inputs import HEADS, decoding, noise, raster, save
@@ -127,6 +128,12 @@ def test_points_land_where_the_object_is(tmp_path: Path, kind: str, monkeypatch:
     want = (77.5, 120.5) if kind == "none" else affine * (77.5, 120.5)
     assert (point.x, point.y) == pytest.approx(want, abs=0.6)
     assert (meta["crs"] is None or "32632" not in meta["crs"]) == (kind == "none")
+    (feature,) = json.loads((tmp_path / "o.geojson").read_text())["features"]
+    (lon,), (lat,) = (
+        ((want[0],), (want[1],)) if kind == "none" else warp.transform("EPSG:32632", "EPSG:4326", *zip(want))
+    )
+    assert feature["geometry"]["coordinates"] == pytest.approx([lon, lat], abs=0.6 if kind == "none" else 1e-5)
+    assert (feature["properties"]["scene_id"], feature["properties"]["is_vessel"]) == ("scene", 1)
 
 
 def test_scene_folder_is_read_by_band_names(tmp_path: Path):

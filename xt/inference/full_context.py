@@ -21,12 +21,17 @@ from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import RegionGrid, TokenLayout
 from xt.inference.feature_store import FeatureStore, TensorFile, explained
-from xt.models.context.base import ContextEncoder, Memory, Pass, RecurrentContextEncoder, SequentialContextEncoder
+from xt.models.context.base import (
+    PIECE_TOKENS,
+    ContextEncoder,
+    Memory,
+    Pass,
+    RecurrentContextEncoder,
+    SequentialContextEncoder,
+    sweep,
+)
 from xt.models.context_block import ContextBlock
 from xt.models.xt import XT
-
-PIECE_TOKENS = 2048
-"""Tokens that an encoder which can be cut is given at a time."""
 
 _ALLOCATOR_BYTES = 64 << 20  # freed blocks that glibc keeps; it gives back those over 32 MiB at once
 _INDEX_BYTES = 640  # of the orders that xt.geometry.order keeps, for each token of a segment
@@ -175,25 +180,13 @@ def _mix_in_passes(scene: _Scene, encoder: SequentialContextEncoder) -> None:
             memories: list[Memory | None] = [None] * len(passes)
             for segment in reversed(segments) if reverse else segments:
                 tokens = scene.load(segment) if number == 1 else between.read(segment, width)
-                tokens = _sweep(tokens, reverse, passes, memories)
+                tokens = sweep(tokens, passes, memories, PIECE_TOKENS)
                 if number < len(sweeps):
                     between.write(segment, tokens)
                 else:
                     scene.save(segment, tokens)
                 scene.count(segment)
             width = tokens.shape[2]
-
-
-def _sweep(tokens: Tensor, reverse: bool, passes: Sequence[Pass], memories: list[Memory | None]) -> Tensor:
-    """Take ``(1, l, D)`` piece by piece through all passes, whose memories are replaced."""
-    mixed = []
-    starts = range(0, tokens.shape[1], PIECE_TOKENS)
-    for start in reversed(starts) if reverse else starts:
-        piece = tokens[:, start : start + PIECE_TOKENS]
-        for index, each in enumerate(passes):
-            piece, memories[index] = each.step(piece, memories[index])
-        mixed.append(piece)
-    return torch.cat(mixed[::-1] if reverse else mixed, dim=1)
 
 
 def _mix_in_steps(scene: _Scene, encoder: RecurrentContextEncoder) -> None:

@@ -30,7 +30,7 @@ from xt.inference.journal import Journal, is_publishing, job
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
-from xt.inference.points import write_geopackage
+from xt.inference.points import write_layer
 from xt.inference.regions import shapes_of
 from xt.inference.report import facts_of, tags_of, write_report
 from xt.models.decoders.base import DenseDecoder
@@ -59,7 +59,8 @@ def predict_image(
     """Predict one image.
 
     Writes the raster of the task (:attr:`~xt.tasks.base.Task.product`), what the task has beside it (objects as
-    ``.csv`` and ``.gpkg``; the answer for the whole image, a mean over windows, as ``.json``), and ``.report.json``.
+    ``.csv``, ``.gpkg`` and ``.geojson``; the answer for the whole image, a mean over windows, as ``.json``), and
+    ``.report.json``.
     All appear when all are complete. A run that was cut off goes on where its last commit was.
 
     Args:
@@ -206,7 +207,8 @@ def _publish(
                 table = _objects(task, raster, source)
             summary.points = len(table)
             write_predictions(beside[0], table)
-            write_geopackage(beside[1], table, profile)
+            for layer in beside[1:]:
+                write_layer(layer, table, profile)
         elif isinstance(task, ImageTask):
             answer = task.describe(scene.mean)
             summary.label = answer["class"]

@@ -46,7 +46,7 @@ class PointDetection(ObjectTask):
     takes = "points"
     monitor = "aggregate"
     shown = ("fishing_fscore",)
-    files = (".csv", ".gpkg")
+    files = (".csv", ".gpkg", ".geojson")
 
     def __init__(self, loss: PointLoss | None = None, token_weight: float = 1.0) -> None:
         super().__init__()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -9,6 +10,7 @@ from parts import BothWays
 from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
+from xt.models.context import base
 from xt.models.context.base import Memory, Pass, SequentialContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
@@ -110,3 +112,28 @@ def test_estimate_of_memory_is_linear_and_counts_the_type():
         assert encoder.working_bytes(200) == 2 * encoder.working_bytes(100) > 100 * DIM * 4
         assert encoder.double().working_bytes(100) == encoder.float().working_bytes(200)
     assert Identity(DIM).working_bytes(100) == 0
+
+
+@pytest.mark.parametrize("name", ["Mamba 3", "BothWays"])
+def test_pieces_on_a_cpu_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch):
+    encoder, layout = ENCODERS[name](), TokenLayout(3, 5, 2)
+    randomise(encoder)
+    x = tokens(layout.num_tokens).double()
+    taken: list[int] = []
+    plain = encoder.passes
+
+    def passes() -> list[Pass]:
+        def noted(each: Pass) -> Pass:
+            return replace(each, step=lambda part, memory: (taken.append(part.shape[1]), each.step(part, memory))[1])
+
+        return [noted(each) for each in plain()]
+
+    monkeypatch.setattr(encoder, "passes", passes)
+    monkeypatch.setattr(base, "PIECE_TOKENS", 7)
+    with torch.no_grad():
+        got = encoder(x, layout)
+    assert max(taken) == 7
+    monkeypatch.setattr(base, "PIECE_TOKENS", 1000)
+    with torch.no_grad():
+        torch.testing.assert_close(got, encoder(x, layout), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, encoder(x, layout).detach(), atol=1e-5, rtol=1e-5)

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
@@ -75,6 +76,19 @@ class ContextEncoder(nn.Module, Configurable, ABC):
         return found
 
 
+PIECE_TOKENS = 2048
+"""Tokens that an encoder which can be cut is given at a time."""
+
+
+def pieces_pay(tokens: Tensor) -> bool:
+    """Whether to take tokens ``(B, L, D)`` in pieces: on a CPU without gradients, where it saves memory and costs none.
+
+    A GPU needs them all at once to be busy, and backward holds those of all pieces.
+    """
+    on_cpu = tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and not torch.is_grad_enabled() and tokens.shape[1] > PIECE_TOKENS
+
+
 @dataclass(frozen=True)
 class Pass:
     """One reading of the whole sequence, segment by segment, such as one layer in its direction.
@@ -90,6 +104,27 @@ class Pass:
     step: Step
     reverse: bool = False
     channels: int | None = None
+
+
+def sweep(tokens: Tensor, passes: Sequence[Pass], memories: list[Memory | None], size: int) -> Tensor:
+    """Take tokens piece by piece through passes of one direction.
+
+    Args:
+        tokens: ``(B, l, D)``.
+        passes: All forward or all ``reverse``.
+        memories: Of the passes; they are replaced.
+        size: Tokens of a piece.
+
+    Returns:
+        ``(B, l, D')``, in raster order.
+    """
+    pieces, mixed = torch.split(tokens, size, 1), []
+    reverse = bool(passes) and passes[0].reverse
+    for piece in reversed(pieces) if reverse else pieces:
+        for index, each in enumerate(passes):
+            piece, memories[index] = each.step(piece, memories[index])
+        mixed.append(piece)
+    return torch.cat(mixed[::-1] if reverse else mixed, dim=1)
 
 
 class SequentialContextEncoder(ContextEncoder):
@@ -109,9 +144,10 @@ class SequentialContextEncoder(ContextEncoder):
         """Passes in their order: the first takes the tokens, each other what the one before gave. There may be none."""
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Mix tokens ``(B, L, D)``: all passes, with the sequence as one segment."""
+        """Mix tokens ``(B, L, D)``: all passes, in pieces where that pays."""
+        size = PIECE_TOKENS if pieces_pay(tokens) else tokens.shape[1]
         for each in self.passes():
-            tokens, _ = each.step(tokens, None)
+            tokens = sweep(tokens, [each], [None], size)
         return tokens
 
 

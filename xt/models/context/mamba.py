@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import Memory, Pass, SequentialContextEncoder
+from xt.models.context.base import Memory, Pass, SequentialContextEncoder, pieces_pay
 from xt.models.context.blocks import run_layer
 from xt_kernels.selective_scan import selective_scan_channels_last
 
@@ -159,6 +159,8 @@ class Mamba(SequentialContextEncoder):
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)``, layers recomputed in backward."""
+        if pieces_pay(tokens):
+            return super().forward(tokens, layout)
         for layer in self.layers:
             tokens = run_layer(layer, tokens)
         return tokens
