@@ -10,7 +10,7 @@ from parts import BothWays
 from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context import base
+from xt.models.context import base, mamba
 from xt.models.context.base import Memory, Pass, SequentialContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
@@ -137,3 +137,24 @@ def test_pieces_on_a_cpu_change_nothing(name: str, monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         torch.testing.assert_close(got, encoder(x, layout), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got, encoder(x, layout).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("taps", [1, 4])
+def test_gradients_go_from_piece_to_piece(training: bool, taps: int, monkeypatch: pytest.MonkeyPatch):
+    encoder, layout = Mamba(DIM, 3, d_conv=taps), TokenLayout(3, 5, 2)
+    randomise(encoder)
+    encoder.train(training)
+    x, weights = (tokens(layout.num_tokens + n).double()[:, n:] for n in range(2))
+    found = []
+    for size in (1000, 7):
+        monkeypatch.setattr(base, "PIECE_TOKENS", size)
+        monkeypatch.setattr(mamba, "PIECE_TOKENS", size)
+        encoder.zero_grad()
+        given = x.clone().requires_grad_()
+        out = encoder(given, layout)
+        (out * weights).sum().backward()
+        found.append([out.detach(), given.grad, *(each.grad.clone() for each in encoder.parameters())])
+    for whole, pieces in zip(*found, strict=True):
+        assert whole.abs().max() > 0
+        torch.testing.assert_close(pieces, whole, atol=1e-10, rtol=1e-8)

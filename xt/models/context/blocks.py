@@ -1,6 +1,7 @@
 """LLaMA-style blocks that the attention encoders share: RMSNorm, attention, gated MLP."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,12 +93,13 @@ class AttentionBlock(nn.Module):
         In training both halves are computed again in backward, the MLP piece by piece, so that no more than one piece's
         inner channels live at a time.
         """
-        recompute = self.training and torch.is_grad_enabled()
-        x = _run(recompute, self._mix, x, memory, attend)
+        recompute = self.training
+        x = recomputed(recompute, self._mix, x, memory, attend)
         size = self._piece(x)
         if x.shape[1] <= size:
-            return _run(recompute, self._transform, x)
-        return torch.cat([_run(recompute, self._transform, piece) for piece in torch.split(x, size, 1)], 1)
+            whole: Tensor = recomputed(recompute, self._transform, x)
+            return whole
+        return torch.cat([recomputed(recompute, self._transform, piece) for piece in torch.split(x, size, 1)], 1)
 
     def _mix(self, x: Tensor, memory: Tensor | None, attend: AttentionFunction) -> Tensor:
         past = None if memory is None else self.input_layernorm(memory)
@@ -115,18 +117,13 @@ class AttentionBlock(nn.Module):
         return max(1, INNER.get(x.device.type, INNER["cuda"]) // (x.shape[0] * self.mlp.gate_proj.out_features))
 
 
+def recomputed(recompute: bool, function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a function, and with ``recompute`` again in backward, instead of keeping its activations."""
+    if not (recompute and torch.is_grad_enabled()):
+        return function(*arguments)
+    return checkpoint(function, *arguments, use_reentrant=False)
+
+
 def block_values(mlp_ratio: float) -> float:
     """Values that a block holds at once for each channel of a token: those of its MLP, or of attention if more."""
     return max(16.0, 3 * mlp_ratio + 4)
-
-
-def run_layer(layer: nn.Module, *arguments: object) -> Tensor:
-    """Call a layer, recomputing it in backward instead of keeping its activations."""
-    return _run(layer.training and torch.is_grad_enabled(), layer, *arguments)
-
-
-def _run(recompute: bool, function: Callable[..., Tensor], *arguments: object) -> Tensor:
-    if not recompute:
-        return function(*arguments)
-    out: Tensor = checkpoint(function, *arguments, use_reentrant=False)
-    return out

@@ -1,5 +1,6 @@
 """Mamba over all tokens (xT, arXiv 2403.01915, as released; Mamba, arXiv 2312.00752)."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -9,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import Memory, Pass, SequentialContextEncoder, pieces_pay
-from xt.models.context.blocks import run_layer
+from xt.models.context.base import PIECE_TOKENS, Memory, Pass, SequentialContextEncoder, pieces_pay, sweep
+from xt.models.context.blocks import recomputed
 from xt_kernels.selective_scan import selective_scan_channels_last
 
 
@@ -62,17 +63,17 @@ class MambaMixer(nn.Module):
         """Mix a segment ``(B, l, D)`` as :meth:`forward` does the whole sequence.
 
         The memory is what the convolution still sees of the segment read before, ``(B, inner, d_conv - 1)``, and the
-        state of the scan ``(B, inner, d_state)``.
+        state of the scan ``(B, inner, d_state)``; gradients go through both.
         """
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         x, before = x.transpose(1, 2), self.conv1d.kernel_size[0] - 1
         seen, state = memory or (x.new_zeros(*x.shape[:2], before), None)
         x = torch.cat([x, seen] if reverse else [seen, x], dim=2)
         # A copy, which does not keep the segment alive.
-        seen = x.narrow(2, 0 if reverse else x.shape[2] - before, before).detach().clone()
+        seen = x.narrow(2, 0 if reverse else x.shape[2] - before, before).clone()
         taps = self.conv1d.weight.flip(-1) if reverse else self.conv1d.weight
         mixed, state = self._scan(F.conv1d(x, taps, self.conv1d.bias, groups=len(taps)), z, reverse, state)
-        return mixed, [seen, state.detach()]
+        return mixed, [seen, state]
 
     def _convolve(self, x: Tensor, reverse: bool) -> Tensor:
         """Each channel of ``(B, D, L)`` with its taps, over what came before."""
@@ -122,6 +123,11 @@ class MambaLayer(nn.Module):
 
     def step(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Mix a segment ``(B, l, D)`` of the sequence; its memory is the mixer's."""
+        out, memory = self.piece(x, memory)
+        return out, [each.detach() for each in memory]
+
+    def piece(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """Do what :meth:`step` does, with gradients through the memory."""
         x = self.norm(x)
         mixed, memory = self.mixer.step(x, self.reverse, memory)
         return x + mixed, memory
@@ -158,9 +164,13 @@ class Mamba(SequentialContextEncoder):
         return [Pass(layer.step, layer.reverse) for layer in layers]
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Mix tokens ``(B, L, D)``, layers recomputed in backward."""
-        if pieces_pay(tokens):
+        """Mix tokens ``(B, L, D)``, in pieces where that pays; layers or pieces are recomputed in backward."""
+        if not torch.is_grad_enabled():
             return super().forward(tokens, layout)
-        for layer in self.layers:
-            tokens = run_layer(layer, tokens)
+        for layer in cast(list[MambaLayer], list(self.layers)):
+            if pieces_pay(tokens):
+                run = functools.partial(recomputed, self.training, layer.piece)
+                tokens = sweep(tokens, [Pass(run, layer.reverse)], [None], PIECE_TOKENS)
+            else:
+                tokens = recomputed(self.training, layer, tokens)
         return tokens
