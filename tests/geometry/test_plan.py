@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from xt.errors import GeometryError
 from xt.geometry.grid import RegionGrid, Window
-from xt.geometry.plan import ScenePlan
+from xt.geometry.plan import ScenePlan, blocks
 
 
 @st.composite
@@ -28,9 +28,9 @@ def test_every_pixel_is_final_once_and_decoded_from_final_regions(plan: ScenePla
     for unit in plan.units:
         for place in unit.window.places:
             left[place] -= 1
-        blocks = plan.blocks(unit, 16)
-        assert sum(each.height * each.width for each in blocks) == unit.final.height * unit.final.width
-        for block in blocks:
+        cut = blocks(unit.final, 16)
+        assert sum(each.height * each.width for each in cut) == unit.final.height * unit.final.width
+        for block in cut:
             assert block.intersect(unit.final) == block
             times[block.slices] += 1
             needed = plan.regions_of(block, plan.halo)
@@ -49,7 +49,7 @@ def test_regions_live_from_their_batch_to_their_last_unit(plan: ScenePlan):
             seen += batch
             alive |= set(batch)
         assert set(unit.window.places) <= alive
-        for block in plan.blocks(unit, 8):
+        for block in blocks(unit.final, 8):
             assert set(plan.regions_of(block, plan.halo).places) <= alive
         alive -= set(plan.dropped_after(unit))
     assert sorted(seen) == list(np.ndindex(plan.grid.rows, plan.grid.cols))

@@ -101,3 +101,18 @@ def test_images_from_a_list_and_a_pattern(batch: Path, capsys: pytest.CaptureFix
     assert "no image in the list" in capsys.readouterr().err
     assert predict(images=("in/z*.tif",), out="z.tif") == 3
     assert "in/z*.tif: no such file" in capsys.readouterr().err
+
+
+def test_machines_share_images(batch: Path, capsys: pytest.CaptureFixture[str]):
+    made = []
+    for share in ("1/2", "2/2"):
+        assert predict("--shard", share, "--json") == 0
+        made.append([json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()])
+    assert made == [["in/a.tif", "in/c.tif"], ["in/b.tif"]]
+    assert sorted(path.name for path in (batch / "out").glob("*.tif")) == ["a.tif", "b.tif", "c.tif"]
+    assert predict("--shard", "5/5") == 0
+    assert predict("--shard", "1/2", images=("in/a.tif",)) == 2
+    assert "--shard 1/2 shares images, and there is one" in capsys.readouterr().err
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        assert predict("--shard", wrong) == 2
+        assert "is no share such as 1/5 to 5/5" in capsys.readouterr().err

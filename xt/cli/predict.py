@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
+    shard = "the first of five machines that share the images: 1/5"
+    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=shard)
     parser.add_argument(
         "--max-memory", type=_size, metavar="SIZE", help="such as 2G: keep to it, with more on the disk"
     )
@@ -47,12 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt predict``; return the exit code."""
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
     from xt.inference.outputs import check_folder, output_files, refuse_inputs
 
     args.images = _expanded(args.images)
     outputs = _outputs(args.images, args.output)
+    first, every = args.shard
+    if every > 1 and len(outputs) == 1:
+        raise ConfigError(f"--shard {first}/{every} shares images, and there is one")
     folder = next(iter(outputs.values())).parent
+    outputs = dict(list(outputs.items())[first - 1 :: every])
     model_folder = args.model / "model"
     inputs = [*args.images, model_folder if model_folder.is_dir() else args.model]
     refuse_inputs(outputs.values(), inputs)
@@ -191,6 +197,16 @@ def _window(text: str) -> "Window":
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no window such as 0,1000,2048,2048") from None
     return Window(row, col, height, width)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        first, every = (int(each) for each in text.split("/"))
+    except ValueError:
+        first, every = 0, 0
+    if not 1 <= first <= every:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share such as 1/5 to 5/5")
+    return first, every
 
 
 def _size(text: str) -> int:

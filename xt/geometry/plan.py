@@ -17,6 +17,19 @@ from xt.geometry.blend import Blend, axis_weights, tile_starts
 from xt.geometry.grid import RegionGrid, Window
 
 
+def blocks(pixels: Window, size: int) -> list[Window]:
+    """Cut pixels along a raster of ``size`` px that starts at the scene's first pixel."""
+    rows, cols = (
+        list(pairwise([start, *range((start // size + 1) * size, stop, size), stop]))
+        for start, stop in ((pixels.row, pixels.row_stop), (pixels.col, pixels.col_stop))
+    )
+    return [
+        Window(top, left, bottom - top, right - left)
+        for (top, bottom), (left, right) in product(rows, cols)
+        if bottom > top and right > left
+    ]
+
+
 @dataclass(frozen=True)
 class Rectangle:
     """A rectangle of regions: rows ``top … bottom − 1``, columns ``left … right − 1``."""
@@ -142,18 +155,6 @@ class ScenePlan:
     def last_unit(self, row: int, col: int) -> int:
         """The last unit that needs a region."""
         return self._down.last[row] * len(self._across.starts) + self._across.last[col]
-
-    def blocks(self, unit: Unit, size: int) -> list[Window]:
-        """Cut a unit's final pixels along a raster of ``size`` px that starts at the scene's first pixel."""
-        rows, cols = (
-            list(pairwise([start, *range((start // size + 1) * size, stop, size), stop]))
-            for start, stop in ((unit.final.row, unit.final.row_stop), (unit.final.col, unit.final.col_stop))
-        )
-        return [
-            Window(top, left, bottom - top, right - left)
-            for (top, bottom), (left, right) in product(rows, cols)
-            if bottom > top and right > left
-        ]
 
     def regions_of(self, pixels: Window, margin: int = 0) -> Rectangle:
         """The regions in which pixels lie, and those around them up to ``margin`` px away."""

@@ -22,7 +22,7 @@ from xt.data.source import Source
 from xt.errors import InputError
 from xt.geometry.blend import Blend
 from xt.geometry.grid import RegionGrid, Window
-from xt.geometry.plan import Rectangle, ScenePlan, Unit
+from xt.geometry.plan import Rectangle, ScenePlan, Unit, blocks
 from xt.inference.feature_store import FeatureStore
 from xt.inference.journal import Journal
 from xt.inference.parts import PartWriter
@@ -33,10 +33,10 @@ from xt.models.decoders.base import DenseDecoder
 from xt.models.pyramid import FeaturePyramid
 from xt.models.xt import XT, Maps
 from xt.stopping import StopRequest
-from xt.tasks.base import Task, Valid
+from xt.tasks.base import Task, Valid, Values
 
-BLOCK = 1024
-"""Side of the blocks that are decoded and written at a time, in pixels."""
+BLOCK, PIECE = 1024, 512
+"""Sides of what is written and of what is decoded at a time, in pixels."""
 COMMIT_SECONDS = 20.0
 """Work that a kill may cost, beside the window that is at work."""
 
@@ -195,22 +195,30 @@ class Scene:
         decoder = self.model.decoder
         if isinstance(decoder, DenseDecoder) and not decoder.is_local and unit.final.height and unit.final.width:
             prepared = self.model.prepare(self._pyramid(unit.window))
-        for block in self.plan.blocks(unit, BLOCK):
+        for block in blocks(unit.final, BLOCK):
             with self.timed("decode"):
                 valid = self._valid(block)
                 if not valid.any():
                     continue
-                if not self.model.dense:
-                    values = painted_answers(self.plan, self._answers, self.task.channels, block, self.blend)
+                if self.model.dense:
+                    values = self._decoded(block, valid, prepared, unit)
                 else:
-                    at = unit.window if prepared is not None else self.plan.regions_of(block, self.plan.halo)
-                    inside = block.within(self.plan.pixels_of(at))
-                    raw = decode(self.model, prepared or self._pyramid(at), inside)
-                    values = self.task.activate({name: each[0] for name, each in raw.items()})
+                    values = painted_answers(self.plan, self._answers, self.task.channels, block, self.blend)
                 self._check(values[:, valid], block)
                 pixels = self.task.paint(values, valid)
             with self.timed("write"):
                 self.writer.write(block, pixels)
+
+    def _decoded(self, block: Window, valid: Valid, prepared: FeaturePyramid | None, unit: Unit) -> Values:
+        values: Values = np.zeros((self.task.channels, block.height, block.width), np.float32)
+        for piece in blocks(block, PIECE):
+            place = piece.within(block).slices
+            if valid[place].any():
+                at = unit.window if prepared is not None else self.plan.regions_of(piece, self.plan.halo)
+                inside = piece.within(self.plan.pixels_of(at))
+                raw = decode(self.model, prepared or self._pyramid(at), inside)
+                values[:, *place] = self.task.activate({name: each[0] for name, each in raw.items()})
+        return values
 
     def _valid(self, block: Window) -> Valid:
         size, at = self.plan.grid.region_size, self.plan.regions_of(block)

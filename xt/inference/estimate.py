@@ -29,12 +29,12 @@ LOOKED_AT = 48
 
 @dataclass(frozen=True)
 class Trial:
-    """One batch, one window and one block with made-up pixels.
+    """One batch, one window and one piece with made-up pixels.
 
     Attributes:
         encode: Seconds of a batch.
         context: Seconds of a window.
-        decode: Seconds of a block.
+        decode: Seconds of a piece.
         peak: Bytes of the process at its highest until now.
     """
 
@@ -104,7 +104,7 @@ def try_out(model: XT, plan: ScenePlan, full: bool) -> Trial:
                 maps[-1].new_zeros(1, encoder.channels[-1], *(n * maps[-1].shape[-1] for n in (side, wide))), grid
             )
         context = _since(start, device)
-        block = Window(0, 0, min(engine.BLOCK, plan.grid.height), min(engine.BLOCK, plan.grid.width))
+        block = Window(0, 0, min(engine.PIECE, plan.grid.height), min(engine.PIECE, plan.grid.width))
         at = plan.regions_of(block, plan.halo) if model.dense else Rectangle(0, side, 0, wide)
         pyramid = _zeros(model, plan, at, maps)
         start = time.perf_counter()
@@ -143,7 +143,7 @@ def estimate(
     batches = plan.num_batches * (1 - empty)
     seconds = reading + batches * trial.encode * (2 if full else 1)
     seconds += (grid.rows if full else len(plan.units) * (1 - empty)) * trial.context
-    seconds += math.ceil(pixels / engine.BLOCK**2) * (1 - empty) * (trial.decode if model.dense else 0)
+    seconds += math.ceil(pixels / engine.PIECE**2) * (1 - empty) * (trial.decode if model.dense else 0)
     overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
     result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)
     held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))
