@@ -1,11 +1,14 @@
-"""The quick start in small: everything it promises is there, and a second run repeats nothing."""
+"""The quick start in small: everything that it promises is there, and a second run repeats nothing."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+SMALL = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--data.batch_size", "2"]
 
 
 def quickstart(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -16,8 +19,7 @@ def quickstart(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 def test_quickstart(tmp_path: Path):
     out = tmp_path / "quick"
-    small = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--data.batch_size", "2"]
-    done = quickstart(out, *small)
+    done = quickstart(out, *SMALL)
     assert done.returncode == 0, done.stderr
     shown = [
         line.split()[0] for line in done.stdout.partition("Look at\n")[2].partition("Next")[0].splitlines() if line
@@ -30,13 +32,18 @@ def test_quickstart(tmp_path: Path):
     assert "fishing_fscore" in done.stdout
     assert not list(out.rglob("*.partial*"))
 
+
+@pytest.mark.slow
+def test_a_second_run_repeats_nothing_and_another_config_is_refused(tmp_path: Path):
+    out = tmp_path / "quick"
+    assert quickstart(out, *SMALL).returncode == 0
     made = [path for path in out.rglob("*") if path.is_file() and path.suffix not in (".png", ".log")]
     before = [path.stat().st_mtime_ns for path in made]
-    again = quickstart(out, *small)
+    again = quickstart(out, *SMALL)
     assert again.returncode == 0, again.stderr
     assert [path.stat().st_mtime_ns for path in made] == before
 
-    other = quickstart(out, *small, "--model.lr", "0.5")
+    other = quickstart(out, *SMALL, "--model.lr", "0.5")
     assert other.returncode == 2
     assert "was trained with another model.lr" in other.stderr
 

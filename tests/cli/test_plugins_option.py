@@ -66,16 +66,16 @@ def test_a_plug_in_is_trained_measured_and_predicted_with(place: Path):
     assert trained == (0, "")
     assert yaml.safe_load((place / "run/config.yaml").read_text())["plugins"] == ["my_mean_context"]
     scene = next((place / "data/test").iterdir())
-    unknown, absent, without_name, predicted, tokens = xt(
+    unknown, absent, without_name, measured, predicted, tokens = xt(
         place,
         f"predict {scene} -m run -o o.tif",
         f"predict {scene} -m run -o p.tif --plugins none",
         "train mine.yaml --plugins",
+        "eval run",
         f"predict {scene} -m run -o o.tif {more}",
         f"features {scene} -m run -o tokens {more}",
     )
     assert (unknown[0], "no context encoder is named 'MeanContext'" in unknown[1]) == (2, True), unknown
     assert (absent[0], "no module named 'none'" in absent[1]) == (2, True), absent
     assert (without_name[0], "argument --plugins: expected one argument" in without_name[1]) == (2, True), without_name
-    assert (predicted[0], tokens[0]) == (0, 0)
-    assert xt(place, "eval run")[0][0] == 0  # the run's config names it
+    assert (measured[0], predicted[0], tokens[0]) == (0, 0, 0)  # eval learns of it from the run's config

@@ -13,6 +13,7 @@ from xt.cli.main import main
 from xt.files import locked
 
 
+@pytest.mark.slow
 def test_results_stay_whole_when_q_tif_and_q_tiff_are_written_at_once(tmp_path: Path):
     """The second run starts inside the first, when that has written half of its rows."""
     image, model = (

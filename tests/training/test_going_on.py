@@ -19,7 +19,7 @@ def test_same_seed_same_losses(unbroken: Path, scenes: Path, tmp_path: Path):
     assert losses(tmp_path / "run") == losses(unbroken)
 
 
-@pytest.mark.parametrize("kill_at", [0, 1, 3, 7])
+@pytest.mark.parametrize("kill_at", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7))])
 def test_killed_run_goes_on_exactly(unbroken: Path, scenes: Path, tmp_path: Path, kill_at: int):
     argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
     assert run_train(*argv, kill_at=kill_at) == 9
@@ -71,7 +71,7 @@ def test_complete_run_is_left_alone_and_another_config_is_refused(
     ("by", "stage", "kill_at", "options"),
     [
         (signal.SIGINT, "training", 4, ["--checkpoint_every", "50", "--data.num_workers", "1"]),
-        (signal.SIGTERM, "training", 5, ["--checkpoint_every", "50"]),
+        pytest.param(signal.SIGTERM, "training", 5, ["--checkpoint_every", "50"], marks=pytest.mark.slow),
         (signal.SIGTERM, "validation", 4, ["--checkpoint_every", "50"]),
     ],
 )

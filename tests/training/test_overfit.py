@@ -93,6 +93,7 @@ def test_detection(crops: dict[str, Any], backbone: str):
     assert losses["fishing"] < 0.05
 
 
+@pytest.mark.slow
 def test_detection_with_the_paper_s_loss(crops: dict[str, Any]):
     task = PointDetection(PaperDetectionLoss())
     model = start(task, parts("convnext", dense=True))

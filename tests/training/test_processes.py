@@ -118,6 +118,7 @@ def test_a_signal_to_one_stops_both_and_they_go_on_exactly(config: Path, pair: P
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_other_and_the_state_stays(config: Path, tmp_path: Path):
     run = tmp_path / "run"
     code, error = train(config, run, at=3, who=1, by=signal.SIGKILL)

@@ -40,7 +40,7 @@ from xt.stopping import StopRequest
 from xt.tasks.base import ImageTask, ObjectTask, Task
 from xt.tasks.registry import task_of
 
-BUDGET = 256 << 20
+BUDGET = 192 << 20
 """Bytes of encoded regions that are kept in memory; the others go to the disk until they are needed."""
 
 SECOND_PASS = 2048
