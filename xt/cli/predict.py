@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
-    shard = "the first of five machines that share the images: 1/5"
+    shard = "share the images among machines: 1/5 is the first of five"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=shard)
     parser.add_argument(
         "--max-memory", type=_size, metavar="SIZE", help="such as 2G: keep to it, with more on the disk"
