@@ -158,15 +158,17 @@ def test_strips_are_read_once_and_right(tmp_path: Path, cached: int, monkeypatch
     want = run(tiled, model, tmp_path / "o.tif")
     monkeypatch.setattr(reader, "CACHED", cached)
     monkeypatch.setattr(reader, "SLICE", 20 * 448 * 4 * 2)
-    rows = np.zeros(400, int)
+    rows, spooled = np.zeros(400, int), list[int]()
     plain = Source.read
 
     def read(source: Source, window: Window, *more: Any) -> Any:
         rows[window.row : window.row_stop] += 1
+        spooled.append(len(list(tmp_path.glob(".p.tif.job/rows/row_*"))))
         return plain(source, window, *more)
 
     monkeypatch.setattr(Source, "read", read)
     assert np.array_equal(run(strips, model, tmp_path / "p.tif"), want, equal_nan=True)
+    assert max(spooled) <= (3 if cached == 0 else 0)  # two rows of windows, and the next
     assert rows[:330].max() == (1 if cached == 0 else 7)
 
 

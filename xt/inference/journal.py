@@ -53,6 +53,11 @@ def is_publishing(out: Path) -> bool:
     return bool(entries) and bool(entries[-1].get("publishing"))
 
 
+def remove_job(out: Path) -> None:
+    """Remove what a job has left of an output whose lock is held."""
+    shutil.rmtree(_folder(out), ignore_errors=True)
+
+
 class Journal:
     """The journal of one output; whoever opens it holds the output's lock.
 

@@ -26,7 +26,7 @@ from xt.inference.creation import check_cog
 from xt.inference.engine import Scene
 from xt.inference.estimate import Estimate, Trial, budget_within, estimate, try_out
 from xt.inference.first_pass import FirstPass, check_full_context
-from xt.inference.journal import Journal, is_publishing, job
+from xt.inference.journal import Journal, is_publishing, job, remove_job
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
@@ -116,8 +116,13 @@ def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, optio
     source = open_source(path, metadata, options)
     facts = facts_of(model, metadata, source, plan_of(model, metadata, source, options), options)
     facts["creation"] = options.creation
-    same = json.loads(json.dumps(facts)) == {key: report.get(key) for key in facts}
-    return Summary(**report["result"]) if same else None
+    if json.loads(json.dumps(facts)) != {key: report.get(key) for key in facts}:
+        return None
+    with ExitStack() as stack:  # a kill may have come between the last name and the end of the job
+        for each in reversed(output_files(out, task_of(metadata))):
+            stack.enter_context(locked(each))
+        remove_job(out)
+    return Summary(**report["result"])
 
 
 def open_source(path: Path, metadata: ModelMetadata, options: PredictOptions) -> Source:
