@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
-    shard = "share the images among machines: 1/5 is the first of five"
+    shard = "the first of five machines that share the images, or one image (xt merge joins it): 1/5"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=shard)
     parser.add_argument(
         "--max-memory", type=_size, metavar="SIZE", help="such as 2G: keep to it, with more on the disk"
@@ -49,16 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt predict``; return the exit code."""
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED
     from xt.inference.outputs import check_folder, output_files, refuse_inputs
 
     args.images = _expanded(args.images)
     outputs = _outputs(args.images, args.output)
-    first, every = args.shard
-    if every > 1 and len(outputs) == 1:
-        raise ConfigError(f"--shard {first}/{every} shares images, and there is one")
     folder = next(iter(outputs.values())).parent
-    outputs = dict(list(outputs.items())[first - 1 :: every])
+    shared = len(outputs) == 1
+    if not shared:
+        first, every = args.shard
+        outputs = dict(list(outputs.items())[first - 1 :: every])
     model_folder = args.model / "model"
     inputs = [*args.images, model_folder if model_folder.is_dir() else args.model]
     refuse_inputs(outputs.values(), inputs)
@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.aoi, args.mask,
         args.window, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, args.restart, args.max_memory, creation,
+        args.shard if shared else (1, 1),
     )  # fmt: skip
     return max(code, _predict_all(outputs, folder, options, args))
 
@@ -104,9 +105,11 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
     from xt.inference.outputs import folder_for_outputs
     from xt.inference.predict import done_before, foresee, predict_image
     from xt.inference.session import load
+    from xt.inference.shares import predict_share
     from xt.stopping import StopRequest
 
     code = EXIT_OK
+    work = predict_image if options.share == (1, 1) else predict_share
     model = load(args.model, args.device, args.plugins)
     with folder_for_outputs(folder), StopRequest("window") as stop:
         for image, out in outputs.items():
@@ -118,14 +121,16 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                     continue
                 summary = None if args.overwrite else done_before(*job)
                 note = "" if summary is None else "; done before, --overwrite makes it anew"
-                summary = summary or predict_image(*job, progress(image.name, "region"), stop)
+                summary = summary or work(*job, progress(image.name, "region"), stop)
             except (InputError, OutputError) as error:
                 if len(args.images) == 1 and isinstance(error, OutputError):
                     raise
                 print(f"xt: error: {error}", file=sys.stderr)
                 code = EXIT_SOME_FAILED
                 continue
-            print(json.dumps(asdict(summary)) if args.json else _line(summary) + note)
+            if options.share != (1, 1):
+                note = f"; share {options.share[0]} of {options.share[1]}, xt merge {out} when all are done"
+            print(json.dumps(asdict(summary)) if args.json else line(summary) + note)
     return code
 
 
@@ -179,7 +184,8 @@ def _leave_out_existing(
     return code
 
 
-def _line(summary: "Summary") -> str:
+def line(summary: "Summary") -> str:
+    """What happened to an image, for the terminal."""
     facts = [f"{summary.regions} regions"]
     facts += [f"{summary.empty_regions} without data"] * bool(summary.empty_regions)
     facts += [f"{summary.bad_regions} not readable"] * bool(summary.bad_regions)

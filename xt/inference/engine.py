@@ -6,9 +6,7 @@ say fades from one into the next; so the decoder sees one seamless map, and deco
 
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -23,12 +21,14 @@ from xt.errors import InputError
 from xt.geometry.blend import Blend
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import Rectangle, ScenePlan, Unit, blocks
+from xt.inference.cog import Part
 from xt.inference.feature_store import FeatureStore
 from xt.inference.journal import Journal
 from xt.inference.parts import PartWriter
 from xt.inference.pooled import painted_answers
 from xt.inference.reader import Batch, Pixel, RegionReader
 from xt.inference.regions import Region, RegionStore, shapes_of, stitched
+from xt.inference.stopwatch import Stopwatch
 from xt.models.decoders.base import DenseDecoder
 from xt.models.pyramid import FeaturePyramid
 from xt.models.xt import XT, Maps
@@ -46,14 +46,39 @@ class Counts:
     """What has happened to the regions of a scene.
 
     Attributes:
-        regions: Done so far.
-        empty: Of these, the ones without a valid pixel.
-        bad: Of these, the ones that could not be read.
+        regions: Encoded so far, or found empty or bad.
+        own: Of these, the ones that no other share counts.
+        empty: Of the own ones, those without a valid pixel.
+        bad: Of the own ones, those that could not be read.
     """
 
     regions: int = 0
+    own: int = 0
     empty: int = 0
     bad: int = 0
+
+
+@dataclass
+class Outcome:
+    """What the work on a scene has made.
+
+    Attributes:
+        parts: Of the raster.
+        counts: Of the regions.
+        answers: Unit → what a pooled model says of its window; None where that has no data.
+        seconds: By stage.
+    """
+
+    parts: list[Part]
+    counts: Counts
+    answers: Mapping[int, Sequence[float] | None]
+    seconds: Stopwatch
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64] | None:
+        """Mean over the windows with data of a pooled model's answers; None if there is none."""
+        known = [answer for _, answer in sorted(self.answers.items()) if answer is not None]
+        return np.mean(np.array(known, np.float64), axis=0) if known else None
 
 
 @dataclass
@@ -90,7 +115,7 @@ class Scene:
     stop: StopRequest | None = None
     mixed: FeatureStore | None = None
     counts: Counts = field(default_factory=Counts)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: Stopwatch = field(default_factory=Stopwatch)
     _answers: dict[int, list[float] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,10 +125,9 @@ class Scene:
         self.store = RegionStore(self.journal.subfolder("regions"), self.shapes, self.budget, self.device)
 
     @property
-    def mean(self) -> npt.NDArray[np.float64] | None:
-        """Mean over the windows with data of a pooled model's answers; None if there is none."""
-        known = [each for each in self._answers.values() if each is not None]
-        return np.mean(np.array(known, np.float64), axis=0) if known else None
+    def outcome(self) -> "Outcome":
+        """What has been made."""
+        return Outcome(self.writer.parts, self.counts, self._answers, self.seconds)
 
     def run(self) -> None:
         """Decode all pixels and have them written.
@@ -121,7 +145,7 @@ class Scene:
             pixels = iter(reader)
             for unit, new in steps:
                 for _ in new:
-                    with self.timed("read"):
+                    with self.seconds.timed("read"):
                         batch, read = next(pixels)
                     self._encode(batch, read)
                 self._mix(unit)
@@ -129,7 +153,7 @@ class Scene:
                 for place in self.plan.dropped_after(unit):
                     self.store.drop(place)
                 asked = self.stop is not None and self.stop.received is not None
-                if asked or unit is self.plan.units[-1] or time.monotonic() - committed >= COMMIT_SECONDS:
+                if asked or unit is self.plan.work[-1] or time.monotonic() - committed >= COMMIT_SECONDS:
                     self._commit(unit)
                     committed = time.monotonic()
                 if self.stop is not None:
@@ -137,7 +161,7 @@ class Scene:
 
     def _encode(self, batch: Batch, read: list[Pixel | None]) -> None:
         kept = {place: item for place, item in zip(batch, read, strict=True) if item is not None and item[1].any()}
-        with self.timed("encode"):
+        with self.seconds.timed("encode"):
             for place in batch:
                 if place not in kept:
                     self.store.put(place, None)
@@ -151,9 +175,12 @@ class Scene:
                     region = Region(image[i].clone(), torch.from_numpy(valid), own, torch.zeros_like(own[-1]))
                     self.store.put(place, region)
         self.counts.regions += len(batch)
-        self.counts.empty += sum(item is not None and not item[1].any() for item in read)
-        self.counts.bad += read.count(None)
-        self.progress(self.counts.regions, self.plan.grid.num_regions)
+        for place, item in zip(batch, read, strict=True):
+            if place in self.plan.owned:
+                self.counts.own += 1
+                self.counts.empty += item is not None and place not in kept
+                self.counts.bad += item is None
+        self.progress(self.counts.regions, self.plan.num_regions)
 
     def _mix(self, unit: Unit) -> None:
         """Add what the context says of a window to its regions; keep the answer of a pooled model."""
@@ -161,7 +188,7 @@ class Scene:
             return
         window = unit.window
         exists = tuple(self.store.get(place) is not None for place in window.places)
-        with self.timed("context"):
+        with self.seconds.timed("context"):
             if not self.model.dense:
                 self._answers[unit.index] = self._answer(window, exists) if any(exists) else None
             elif any(exists):
@@ -196,7 +223,7 @@ class Scene:
         if isinstance(decoder, DenseDecoder) and not decoder.is_local and unit.final.height and unit.final.width:
             prepared = self.model.prepare(self._pyramid(unit.window))
         for block in blocks(unit.final, BLOCK):
-            with self.timed("decode"):
+            with self.seconds.timed("decode"):
                 valid = self._valid(block)
                 if not valid.any():
                     continue
@@ -206,7 +233,7 @@ class Scene:
                     values = painted_answers(self.plan, self._answers, self.task.channels, block, self.blend)
                 self._check(values[:, valid], block)
                 pixels = self.task.paint(values, valid)
-            with self.timed("write"):
+            with self.seconds.timed("write"):
                 self.writer.write(block, pixels)
 
     def _decoded(self, block: Window, valid: Valid, prepared: FeaturePyramid | None, unit: Unit) -> Values:
@@ -251,7 +278,7 @@ class Scene:
             )
 
     def _commit(self, unit: Unit) -> None:
-        with self.timed("write"):
+        with self.seconds.timed("write"):
             entry = {"stage": "decode", "unit": unit.index, "parts": self.writer.save(), "regions": self.store.save()}
             entry |= {"counts": asdict(self.counts), "answers": list(self._answers.items())}
             self.journal.commit(entry | {"seconds": dict(self.seconds)})
@@ -268,15 +295,8 @@ class Scene:
             self.writer.restore([])
             return 0
         self.counts, self._answers = Counts(**last["counts"]), {index: answer for index, answer in last["answers"]}
-        self.seconds = Counter(last["seconds"])
+        self.seconds = Stopwatch(last["seconds"])
         return int(last["unit"]) + 1
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count the time of a stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
 
 
 def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:

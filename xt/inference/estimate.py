@@ -142,7 +142,7 @@ def estimate(
     pixels = grid.height * grid.width
     batches = plan.num_batches * (1 - empty)
     seconds = reading + batches * trial.encode * (2 if full else 1)
-    seconds += (grid.rows if full else len(plan.units) * (1 - empty)) * trial.context
+    seconds += (grid.rows if full else len(plan.work) * (1 - empty)) * trial.context
     seconds += math.ceil(pixels / engine.PIECE**2) * (1 - empty) * (trial.decode if model.dense else 0)
     overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
     result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)

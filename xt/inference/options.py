@@ -34,6 +34,7 @@ class PredictOptions:
         max_memory: Bytes that the process may take; None for :data:`~xt.inference.predict.BUDGET` of encoded regions
             beside the model's work.
         creation: Creation options of GDAL (:mod:`xt.inference.creation`).
+        share: Which part of the scene is worked on, and of how many; all by default.
     """
 
     context: Context = "windows"
@@ -51,6 +52,7 @@ class PredictOptions:
     restart: bool = False
     max_memory: int | None = None
     creation: dict[str, str] = field(default_factory=dict)
+    share: tuple[int, int] = (1, 1)
 
 
 @dataclass
