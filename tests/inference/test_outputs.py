@@ -13,7 +13,7 @@ from small_inputs import noise, raster, refused, save
 from xt import files
 from xt.cli.main import main
 from xt.errors import OutputError
-from xt.inference import engine, parts
+from xt.inference import engine, parts, publish
 from xt.inference import predict as predict_module
 from xt.inference.options import PredictOptions
 from xt.models import checkpoint
@@ -118,7 +118,7 @@ def test_failure_at_any_stage_leaves_all_old_files(
     target = {
         "pixels": (parts, "write_part", full),
         "changed": (predict_module.Source, "_state", iter_states()),
-        "siblings": (predict_module, "write_layer", full)
+        "siblings": (publish, "write_layer", full)
         if task == "point-detection"
         else (ImageClassification, "describe", full),
         "publication": (files.os, "replace", refuse),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xt.cli import options
+from xt.data.address import image_path, is_virtual, stem
 
 if TYPE_CHECKING:
     from xt.geometry.grid import Window
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
     parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="GeoTIFF, scene folder, pattern, or @LIST of these"
+        "images",
+        type=image_path,
+        nargs="+",
+        metavar="IMAGE",
+        help="GeoTIFF, scene folder, pattern, https:// or s3:// address, /vsi… of GDAL, or @LIST of these",
     )
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     new = folder == args.output and not folder.exists()
     check_folder(folder.parent if new else folder)
     code = EXIT_OK
-    for image in [each for each in outputs if not each.exists()]:
+    for image in [each for each in outputs if not is_virtual(each) and not each.exists()]:
         print(f"xt: error: {image}: no such file", file=sys.stderr)
         code = EXIT_SOME_FAILED
         del outputs[image]
@@ -145,12 +150,14 @@ def _expanded(images: list[Path]) -> list[Path]:
     found: list[Path] = []
     for image in images:
         text = str(image)
-        if text.startswith("@") and not image.exists():
+        if is_virtual(image):
+            found.append(image)
+        elif text.startswith("@") and not image.exists():
             try:
                 lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{text}: the list of images cannot be read: {error}") from error
-            found += [Path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+            found += [image_path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
         elif any(each in text for each in "*?[") and not image.exists():
             found += [Path(each) for each in sorted(glob.glob(text, recursive=True))] or [image]
         else:
@@ -251,7 +258,7 @@ def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
         if output.suffix.lower() not in (".tif", ".tiff"):
             raise ConfigError(f"-o {output}: the result is a GeoTIFF; name it .tif")
         return {images[0]: output}
-    outputs = {image: output / f"{image.stem}.tif" for image in images}
+    outputs = {image: output / f"{stem(image)}.tif" for image in images}
     if len(set(outputs.values())) < len(images):
         raise ConfigError("two images have the same name; predict them into different folders")
     return outputs

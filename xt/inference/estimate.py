@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from xt.data.address import shown
 from xt.data.source import Source
 from xt.errors import ConfigError
 from xt.geometry.grid import RegionGrid, Window
@@ -149,7 +150,7 @@ def estimate(
     held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))
     layout = grid.layout(model.region_encoder.strides[-1])
     return Estimate(
-        str(source.path), grid.height, grid.width, grid.num_regions, empty, len(plan.units),
+        shown(source.path), grid.height, grid.width, grid.num_regions, empty, len(plan.units),
         trial.peak + held + AROUND + (context_memory(model, layout) if full else 0),
         result + 2 * shapes.nbytes * overlap + (disk_bytes(model, plan) if full else 0), result, seconds,
     )  # fmt: skip

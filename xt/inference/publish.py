@@ -11,6 +11,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from xt.data.address import shown
 from xt.data.labels import LabelTable, write_predictions
 from xt.data.source import Source
 from xt.errors import InputError
@@ -54,7 +55,7 @@ def publish(
     counts, out, profile = outcome.counts, files[-1], source.profile()
     if counts.bad == counts.own:
         raise InputError(f"{source.path}: none of its {counts.own} regions can be read; fetch the file again")
-    summary = Summary(str(source.path), str(out), counts.own, counts.empty, counts.bad)
+    summary = Summary(shown(source.path), str(out), counts.own, counts.empty, counts.bad)
     settings = check_cog(options.creation, task.product)
     with replacing_all(files) as partials:
         *beside, report, raster = partials

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import rasterio
 import torch
 
+from xt.data.address import image_path
 from xt.data.labels import LabelTable, read_predictions
 from xt.errors import ConfigError, GeometryError
 from xt.files import locked, replacing_all
@@ -108,7 +109,7 @@ def predict(
         OutputError: If ``scratch`` has no room or cannot be written.
         ConfigError: If an option is wrong.
     """
-    image = Path(image)
+    image = image_path(image)
     options = PredictOptions(
         context, tile, overlap, blend, None if bands is None else tuple(bands), nodata,
         None if aoi is None else Path(aoi), None if mask is None else Path(mask), window, complex_abs, fill_bad_tiles,

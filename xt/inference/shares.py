@@ -10,6 +10,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from xt.data.address import is_virtual, shown
 from xt.errors import ConfigError, InputError, OutputError
 from xt.files import locked
 from xt.geometry.grid import Window
@@ -61,7 +62,7 @@ def predict_share(
         with job(folder, facts_of(model, metadata, source, plan, options), options.restart, keep=True) as journal:
             counts = work_on(model, task, source, plan, journal, options, progress, stop).counts
             journal.commit((journal.last or {}) | {"complete": _request(path, metadata, options)})
-    return Summary(str(path), str(out), counts.own, counts.empty, counts.bad)
+    return Summary(shown(path), str(out), counts.own, counts.empty, counts.bad)
 
 
 def merge(out: Path, overwrite: bool = False) -> Summary:
@@ -128,7 +129,11 @@ def _asked(request: Mapping[str, Any], overwrite: bool) -> tuple[Path, ModelMeta
         overwrite=overwrite,
     )
     given, absolute = map(Path, request["image"])
-    return given if given.exists() else absolute, ModelMetadata.from_dict(request["metadata"]), options
+    return (
+        given if is_virtual(given) or given.exists() else absolute,
+        ModelMetadata.from_dict(request["metadata"]),
+        options,
+    )
 
 
 def _complete(out: Path, shares: Mapping[tuple[int, int], Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
