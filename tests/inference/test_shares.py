@@ -9,7 +9,7 @@ import rasterio
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
-from xt.inference import engine
+from xt.inference import engine, views
 
 TASKS = ["semantic-segmentation", "point-detection", "classification"]
 
@@ -105,7 +105,7 @@ def test_an_image_that_changed_between_its_shares_is_refused(place: Path, capsys
 
 
 def test_a_share_goes_on_and_is_not_done_twice(place: Path, monkeypatch: pytest.MonkeyPatch):
-    plain, encoded = engine.encode, []
+    plain, encoded = views.encode, []
 
     def count(model, image):
         encoded.append(len(image))
@@ -113,7 +113,7 @@ def test_a_share_goes_on_and_is_not_done_twice(place: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
         return plain(model, image)
 
-    monkeypatch.setattr(engine, "encode", count)
+    monkeypatch.setattr(views, "encode", count)
     monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
     stop_at = 0
     assert main(predict(TASKS[0], "o.tif", "--shard", "2/2")) == 0

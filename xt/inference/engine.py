@@ -6,7 +6,7 @@ say fades from one into the next; so the decoder sees one seamless map, and deco
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -21,17 +21,17 @@ from xt.errors import InputError
 from xt.geometry.blend import Blend
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import Rectangle, ScenePlan, Unit, blocks
-from xt.inference.cog import Part
 from xt.inference.feature_store import FeatureStore
 from xt.inference.journal import Journal
+from xt.inference.outcome import Counts, Outcome
 from xt.inference.parts import PartWriter
 from xt.inference.pooled import painted_answers
 from xt.inference.reader import Batch, Pixel, RegionReader
-from xt.inference.regions import Region, RegionStore, shapes_of, stitched
+from xt.inference.regions import Region, RegionStore, stitched
 from xt.inference.stopwatch import Stopwatch
+from xt.inference.views import Views
 from xt.models.decoders.base import DenseDecoder
 from xt.models.pyramid import FeaturePyramid
-from xt.models.xt import XT, Maps
 from xt.stopping import StopRequest
 from xt.tasks.base import Task, Valid, Values
 
@@ -42,51 +42,11 @@ COMMIT_SECONDS = 20.0
 
 
 @dataclass
-class Counts:
-    """What has happened to the regions of a scene.
-
-    Attributes:
-        regions: Encoded so far, or found empty or bad.
-        own: Of these, the ones that no other share counts.
-        empty: Of the own ones, those without a valid pixel.
-        bad: Of the own ones, those that could not be read.
-    """
-
-    regions: int = 0
-    own: int = 0
-    empty: int = 0
-    bad: int = 0
-
-
-@dataclass
-class Outcome:
-    """What the work on a scene has made.
-
-    Attributes:
-        parts: Of the raster.
-        counts: Of the regions.
-        answers: Unit → what a pooled model says of its window; None where that has no data.
-        seconds: By stage.
-    """
-
-    parts: list[Part]
-    counts: Counts
-    answers: Mapping[int, Sequence[float] | None]
-    seconds: Stopwatch
-
-    @property
-    def mean(self) -> npt.NDArray[np.float64] | None:
-        """Mean over the windows with data of a pooled model's answers; None if there is none."""
-        known = [answer for _, answer in sorted(self.answers.items()) if answer is not None]
-        return np.mean(np.array(known, np.float64), axis=0) if known else None
-
-
-@dataclass
 class Scene:
     """A scene that is predicted; :meth:`run` does it, and goes on where the journal's last commit was.
 
     Attributes:
-        model: On its device, in evaluation mode.
+        views: What the model is asked.
         task: Says what the model's answers mean.
         source: The image.
         plan: Of its regions.
@@ -97,12 +57,13 @@ class Scene:
         fill_bad: Give regions that cannot be read nodata instead of failing.
         progress: Called with regions done and regions in all.
         stop: Asked after each window.
-        mixed: Last-stage features of all regions to which the context has spoken; None to let it mix window by window.
+        mixed: For each view the last-stage features of all regions to which the context has spoken; none to let it mix
+            window by window.
         counts: What has happened so far.
         seconds: Stage → time that it held up the main thread.
     """
 
-    model: XT
+    views: Views
     task: Task
     source: Source
     plan: ScenePlan
@@ -113,14 +74,14 @@ class Scene:
     fill_bad: bool = False
     progress: Callable[[int, int], None] = lambda done, total: None
     stop: StopRequest | None = None
-    mixed: FeatureStore | None = None
+    mixed: Sequence[FeatureStore] = ()
     counts: Counts = field(default_factory=Counts)
     seconds: Stopwatch = field(default_factory=Stopwatch)
     _answers: dict[int, list[float] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make room for regions."""
-        self.shapes = shapes_of(self.model)
+        self.model, self.shapes = self.views.model, self.views.shapes
         self.device = next(self.model.parameters()).device
         self.store = RegionStore(self.journal.subfolder("regions"), self.shapes, self.budget, self.device)
 
@@ -167,11 +128,11 @@ class Scene:
                     self.store.put(place, None)
             if kept:
                 image = torch.from_numpy(np.stack([pixels for pixels, _ in kept.values()])).to(self.device)
-                maps = encode(self.model, image)
+                maps = self.views.encode(image)
                 for i, (place, (_, valid)) in enumerate(kept.items()):
                     own = [each[i].clone() for each in maps]
-                    if self.mixed is not None:
-                        own[-1] = self.mixed.read(place[0] * self.plan.grid.cols + place[1]).to(own[-1])
+                    if self.mixed:
+                        own[-1] = self._mixed_features(place).to(own[-1])
                     region = Region(image[i].clone(), torch.from_numpy(valid), own, torch.zeros_like(own[-1]))
                     self.store.put(place, region)
         self.counts.regions += len(batch)
@@ -184,7 +145,7 @@ class Scene:
 
     def _mix(self, unit: Unit) -> None:
         """Add what the context says of a window to its regions; keep the answer of a pooled model."""
-        if self.mixed is not None:
+        if self.mixed:
             return
         window = unit.window
         exists = tuple(self.store.get(place) is not None for place in window.places)
@@ -195,8 +156,9 @@ class Scene:
                 self._add_context(unit, exists)
 
     def _answer(self, window: Rectangle, exists: tuple[bool, ...]) -> list[float]:
-        raw = decode(self.model, self.model.mix(self._pyramid(window, exists)))
-        answer = self.task.activate({name: each[0] for name, each in raw.items()})
+        pyramid = self._pyramid(window, exists)
+        mixed = [self.model.mix(each) for each in self.views.split(pyramid)]
+        answer = self.views.values(mixed, self.task.activate, pyramid.grid)
         self._check(answer, self.plan.pixels_of(window))
         found: list[float] = answer.tolist()
         return found
@@ -205,7 +167,7 @@ class Scene:
         window, size = unit.window, self.plan.grid.region_size
         last = stitched(self.store, window, lambda region: region.maps[-1], self.shapes.maps[-1])[None]
         grid = RegionGrid(window.shape[0] * size, window.shape[1] * size, size)
-        said = self.model.said(last, grid, (exists,))[0]
+        said = self.views.said(last, grid, exists)[0]
         side = self.shapes.maps[-1][1]
         rows, cols = (torch.from_numpy(each).to(said) for each in self.plan.weights(unit, side, self.blend))
         said = said * rows[:, None] * cols[None, :]
@@ -221,7 +183,8 @@ class Scene:
         prepared = None
         decoder = self.model.decoder
         if isinstance(decoder, DenseDecoder) and not decoder.is_local and unit.final.height and unit.final.width:
-            prepared = self.model.prepare(self._pyramid(unit.window))
+            pyramid = self._pyramid(unit.window)
+            prepared = [self.model.prepare(each) for each in self.views.split(pyramid)]
         for block in blocks(unit.final, BLOCK):
             with self.seconds.timed("decode"):
                 valid = self._valid(block)
@@ -236,15 +199,16 @@ class Scene:
             with self.seconds.timed("write"):
                 self.writer.write(block, pixels)
 
-    def _decoded(self, block: Window, valid: Valid, prepared: FeaturePyramid | None, unit: Unit) -> Values:
+    def _decoded(self, block: Window, valid: Valid, prepared: list[FeaturePyramid] | None, unit: Unit) -> Values:
         values: Values = np.zeros((self.task.channels, block.height, block.width), np.float32)
         for piece in blocks(block, PIECE):
             place = piece.within(block).slices
             if valid[place].any():
                 at = unit.window if prepared is not None else self.plan.regions_of(piece, self.plan.halo)
-                inside = piece.within(self.plan.pixels_of(at))
-                raw = decode(self.model, prepared or self._pyramid(at), inside)
-                values[:, *place] = self.task.activate({name: each[0] for name, each in raw.items()})
+                whole = self.plan.pixels_of(at)
+                grid = RegionGrid(whole.height, whole.width, self.plan.grid.region_size)
+                pyramids = prepared or self.views.split(self._pyramid(at))
+                values[:, *place] = self.views.values(pyramids, self.task.activate, grid, piece.within(whole))
         return values
 
     def _valid(self, block: Window) -> Valid:
@@ -269,6 +233,15 @@ class Scene:
             ),  # places count from the window, as in training
             None if exists is None else (exists,),
         )
+
+    def _mixed_features(self, place: tuple[int, int]) -> Tensor:
+        """Last-stage features ``(views · channels, side, side)`` to which the context of the scene has spoken."""
+        rows, cols = self.plan.grid.rows, self.plan.grid.cols
+        found = []
+        for turn, store in zip(self.views.turns, self.mixed, strict=True):
+            row, col = turn.place(*place, rows, cols)
+            found.append(turn.undo(store.read(row * turn.shape(rows, cols)[1] + col)))
+        return torch.cat(found)
 
     def _check(self, values: npt.NDArray[Any], at: Window) -> None:
         if not np.isfinite(values).all():
@@ -297,21 +270,3 @@ class Scene:
         self.counts, self._answers = Counts(**last["counts"]), {index: answer for index, answer in last["answers"]}
         self.seconds = Stopwatch(last["seconds"])
         return int(last["unit"]) + 1
-
-
-def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:
-    """Encode regions ``(n, C, R, R)``; when the GPU's memory is full, halve the batch and go on."""
-    while True:
-        try:
-            # Each region is an image of its own: what is beside it does not change its maps.
-            return model.encode(regions).maps
-        except torch.cuda.OutOfMemoryError:
-            if model.region_batch == 1:
-                raise
-            model.region_batch //= 2
-            torch.cuda.empty_cache()
-
-
-def decode(model: XT, pyramid: FeaturePyramid, window: Window | None = None) -> Maps:
-    """What the model says of a pyramid, or of a window of it."""
-    return model.decode(pyramid, window)

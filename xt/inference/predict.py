@@ -15,16 +15,17 @@ from xt.files import locked
 from xt.geometry.grid import RegionGrid
 from xt.geometry.plan import ScenePlan
 from xt.inference.creation import check_cog
-from xt.inference.engine import Outcome, Scene
+from xt.inference.engine import Scene
 from xt.inference.estimate import Estimate, Trial, budget_within, estimate, try_out
 from xt.inference.first_pass import FirstPass, check_full_context
 from xt.inference.journal import Journal, is_publishing, job, job_folder, remove_job
 from xt.inference.options import PredictOptions, Summary
+from xt.inference.outcome import Outcome
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
 from xt.inference.publish import publish
-from xt.inference.regions import shapes_of
 from xt.inference.report import facts_of
+from xt.inference.views import TURNS, Views
 from xt.models.decoders.base import DenseDecoder
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -166,14 +167,14 @@ def work_on(
         OutputError: If anything cannot be written.
         ConfigError: If the memory given is too little.
     """
-    mixed = None
+    views, mixed = Views(model, TURNS[options.tta]), []
     with ExitStack() as stack:
-        if options.context == "full":
-            first = FirstPass(model, source, plan, journal, options.fill_bad_tiles, progress, stop)
-            mixed = stack.enter_context(first.run())
+        for number, turn in enumerate(views.turns if options.context == "full" else ()):
+            first = FirstPass(model, source, plan, journal, options.fill_bad_tiles, progress, stop, number, turn)
+            mixed.append(stack.enter_context(first.run()))
         writer = stack.enter_context(PartWriter(journal.subfolder("parts"), task.product))
         scene = Scene(
-            model,
+            views,
             task,
             source,
             plan,
@@ -205,14 +206,14 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
         check_full_context(model, plan, options.max_memory)
     trial = try_out(model, plan, full)
     budget = _budget(model, plan, options, trial)
-    return estimate(model, source, task.product, plan, full, budget, trial)
+    return estimate(Views(model, TURNS[options.tta]), source, task.product, plan, full, budget, trial)
 
 
 def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
     if options.max_memory is None:
         return BUDGET
     trial = trial or try_out(model, plan, options.context == "full")
-    return budget_within(options.max_memory, trial, shapes_of(model).nbytes, BUDGET)
+    return budget_within(options.max_memory, trial, Views(model, TURNS[options.tta]).shapes.nbytes, BUDGET)
 
 
 def bytes_needed(source: Source, task: Task) -> int:

@@ -19,9 +19,9 @@ from xt.files import replacing_all
 from xt.geometry.grid import Window
 from xt.inference.cog import assemble
 from xt.inference.creation import check_cog
-from xt.inference.engine import Outcome
 from xt.inference.journal import Journal, is_publishing
 from xt.inference.options import PredictOptions, Summary
+from xt.inference.outcome import Outcome
 from xt.inference.outputs import check_outputs
 from xt.inference.points import write_layer
 from xt.inference.report import tags_of, write_report

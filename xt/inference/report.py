@@ -39,6 +39,7 @@ def facts_of(
         "region_batch": plan.batch,
         "decode_size": model.decode_size,
         "blend": options.blend,
+        "tta": options.tta,
         "device": next(model.parameters()).device.type,
         "versions": {"xt": version("xt"), "torch": torch.__version__, "python": platform.python_version()},
     }

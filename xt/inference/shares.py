@@ -15,9 +15,9 @@ from xt.errors import ConfigError, InputError, OutputError
 from xt.files import locked
 from xt.geometry.grid import Window
 from xt.inference.creation import check_cog
-from xt.inference.engine import Counts, Outcome
 from xt.inference.journal import entries, is_publishing, job, job_folder, remove_job, shares_of
 from xt.inference.options import PredictOptions, Summary
+from xt.inference.outcome import Counts, Outcome
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
 from xt.inference.predict import bytes_needed, open_source, plan_of, work_on
