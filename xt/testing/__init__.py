@@ -5,7 +5,7 @@
 
 In pytest one test for each check (:mod:`xt.testing.pytest_plugin`)::
 
-    @pytest.mark.context_encoder(MyContext, dim=32, depth=2)
+    @pytest.mark.context_encoder(cls=MyContext, dim=32, depth=2)
     def test_my_context(context_encoder_check):
         context_encoder_check()
 

@@ -3,11 +3,11 @@
 A test that takes the fixture ``context_encoder_check`` and has the marker ``context_encoder`` becomes one test for each
 check, named after it (``test_my_context[origin]``)::
 
-    @pytest.mark.context_encoder(MyContext, dim=32, depth=2)
+    @pytest.mark.context_encoder(cls=MyContext, dim=32, depth=2)
     def test_my_context(context_encoder_check):
         context_encoder_check()
 
-The marker takes what :func:`xt.testing.check_context_encoder` does. A check that does not apply is skipped, and
+The marker takes by name what :func:`xt.testing.check_context_encoder` does. A check that does not apply is skipped, and
 says why.
 """
 
@@ -21,7 +21,7 @@ MARKER = "context_encoder"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
-    config.addinivalue_line("markers", f"{MARKER}(cls, dim=32, without=(), **init_args): what {FIXTURE} checks")
+    config.addinivalue_line("markers", f"{MARKER}(*, cls, dim=32, without=(), **init_args): what {FIXTURE} checks")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,11 +39,11 @@ def context_encoder_check(request: pytest.FixtureRequest) -> Callable[[], None]:
     from xt.testing.subject import Subject
 
     marker = request.node.get_closest_marker(MARKER)
-    if marker is None or len(marker.args) != 1:
-        raise pytest.UsageError(f"a test with {FIXTURE} needs @pytest.mark.{MARKER}(MyContext, dim=32)")
-    init_args = dict(marker.kwargs)
-    without, dim = init_args.pop("without", ()), init_args.pop("dim", 32)
-    subject = Subject(marker.args[0], dim, init_args)
+    init_args = {} if marker is None else dict(marker.kwargs)
+    if "cls" not in init_args:
+        raise pytest.UsageError(f"a test with {FIXTURE} needs @pytest.mark.{MARKER}(cls=MyContext, dim=32)")
+    without = init_args.pop("without", ())
+    subject = Subject(init_args.pop("cls"), init_args.pop("dim", 32), init_args)
 
     def check() -> None:
         if request.param in without:
