@@ -108,6 +108,16 @@ def test_pieces_on_a_cpu_change_nothing(name: str, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(got, encoder(x, layout).detach(), atol=1e-5, rtol=1e-5)
 
 
+def test_gradients_of_passes_do_not_end_where_pieces_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "PIECE_TOKENS", 7)
+    encoder, layout = BothWays(DIM), TokenLayout(1, 20, 1)
+    x = tokens(20).requires_grad_()
+    (first,) = torch.autograd.grad(encoder(x, layout)[:, 0].sum(), x, retain_graph=True)
+    (last,) = torch.autograd.grad(encoder(x, layout)[:, -1].sum(), x)
+    assert first[:, -1].abs().min() > 0
+    assert last[:, 0].abs().min() > 0
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("taps", [1, 4])
 def test_gradients_go_from_piece_to_piece(training: bool, taps: int, monkeypatch: pytest.MonkeyPatch):

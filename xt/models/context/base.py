@@ -155,8 +155,8 @@ class SequentialContextEncoder(ContextEncoder):
         """Passes in their order: the first takes the tokens, each other what the one before gave. There may be none."""
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Mix tokens ``(B, L, D)``: all passes, in pieces where that pays."""
-        size = PIECE_TOKENS if pieces_pay(tokens) else tokens.shape[1]
+        """Mix tokens ``(B, L, D)``: all passes, in pieces where that pays and no gradient is lost at their borders."""
+        size = PIECE_TOKENS if pieces_pay(tokens) and not torch.is_grad_enabled() else tokens.shape[1]
         for each in self.passes():
             tokens = sweep(tokens, [each], [None], size)
         return tokens
