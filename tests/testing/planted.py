@@ -58,6 +58,23 @@ class Doubles(Sound):
         return super().forward(tokens, layout).double()
 
 
+class InPlace(Sound):
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        tokens += 1
+        return super().forward(tokens, layout)
+
+
+class ContiguousOnly(Sound):
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        return super().forward(tokens.view(-1, self.dim).view(tokens.shape), layout)
+
+
+class ReadsStrides(Sound):
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        length = tokens.shape[1]
+        return super().forward(tokens.as_strided(tokens.shape, (length * self.dim, self.dim, 1)), layout)
+
+
 class InPairs(Sound):
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         if tokens.shape[1] == 1:
@@ -296,6 +313,9 @@ FAULTS: list[tuple[type, dict, str]] = [
     (NoDim, {}, "has dim 64 where 32 was given"),
     (Pooled, {}, r"gives \(2, 32\) for tokens \(2, 64, 32\)"),
     (Doubles, {}, "turns float32 into torch.float64"),
+    (InPlace, {}, "changes the tokens that it is given"),
+    (ContiguousOnly, {}, "fails on tokens that are not contiguous in memory .*RuntimeError"),
+    (ReadsStrides, {}, "answers otherwise to tokens that are not contiguous"),
     (OneToken, {}, r"gives values that are not finite on one token"),
     (InPairs, {}, r"fails on an odd length, 3 tokens \(1 × 3 regions of 1 × 1\): RuntimeError: .*any length"),
     (SquareOnly, {}, "fails on a map that is not square"),

@@ -19,7 +19,7 @@ LAYOUT = TokenLayout(3, 3, 4, num_extra=1)
 
 
 def determinism(subject: Subject) -> str:
-    """In evaluation no answer depends on a random state."""
+    """In evaluation no answer depends on a random state, or on how tokens lie in memory."""
     encoder, tokens = subject.build(), subject.tokens(LAYOUT)
     answers = []
     for seed in (1, 2, 3):
@@ -30,6 +30,11 @@ def determinism(subject: Subject) -> str:
         raise subject.fault(
             "is random in eval: the same tokens give another answer each time; draw from a generator with a fixed "
             "seed, or only if self.training"
+        )
+    apart = subject.answer(LAYOUT, "tokens that are not contiguous in memory", tokens.mT.contiguous().mT)
+    if not same(apart, answers[0]):
+        raise subject.fault(
+            "answers otherwise to tokens that are not contiguous in memory; take reshape, not as_strided"
         )
     return "three times the same, bit for bit"
 

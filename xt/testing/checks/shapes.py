@@ -1,5 +1,7 @@
 """Every length and layout works, and each token comes back."""
 
+import torch
+
 from xt.geometry.grid import TokenLayout
 from xt.testing.subject import Subject, describe, seen
 
@@ -25,9 +27,12 @@ def shape(subject: Subject) -> str:
         estimate = encoder.working_bytes(PLAIN.num_tokens)
     if estimate < 0:
         raise subject.fault(f"estimates {estimate} bytes of memory; working_bytes must give 0 or more")
-    out = subject.answer(PLAIN, "an ordinary layout")
-    if out.dtype != subject.tokens(PLAIN).dtype:
+    tokens = subject.tokens(PLAIN)
+    out = subject.answer(PLAIN, "an ordinary layout", tokens)
+    if out.dtype != tokens.dtype:
         raise subject.fault(f"turns float32 into {out.dtype}; tokens come back in the type they came in")
+    if not torch.equal(tokens, subject.tokens(PLAIN)):
+        raise subject.fault("changes the tokens that it is given; write tokens = tokens + …, not tokens += …")
     return describe(PLAIN)
 
 
