@@ -121,16 +121,16 @@ def resolve(kind: str, name: str) -> type:
     return next(iter(found))
 
 
-def working(kind: str) -> list[type]:
-    """Return all classes of a kind. An installed one that is broken is left out with a warning, for others to work.
+def working(kind: str) -> dict[str, type]:
+    """Return the classes of a kind by name. An installed one that is broken is left out with a warning: others work.
 
     Raises:
         PluginError: If two have one name.
     """
-    classes = []
+    classes = {}
     for name in names(kind):
         try:
-            classes.append(resolve(kind, name))
+            classes[name] = resolve(kind, name)
         except BrokenPluginError as error:
             _log.warning("left out: %s", error)
     return classes

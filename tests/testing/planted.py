@@ -31,6 +31,14 @@ class Placed(Sound):
         return super().forward(tokens + F.pad(places, (0, 0, 0, layout.num_extra)), layout)
 
 
+class PlacedSteps(Fading):
+    """Adds places in the scene, segment by segment."""
+
+    def step(self, tokens: Tensor, layout: TokenLayout, memory: Memory | None) -> tuple[Tensor, Memory]:
+        places = sincos_positions(layout, self.dim).to(tokens)
+        return super().step(tokens + F.pad(places, (0, 0, 0, layout.num_extra)), layout, memory)
+
+
 class NoSubclass:
     pass
 

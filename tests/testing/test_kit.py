@@ -2,7 +2,7 @@
 
 import pytest
 from parts import BothWays, Fading, MeanContext
-from planted import FAULTS, Placed, Sound
+from planted import FAULTS, Placed, PlacedSteps, Sound
 
 from xt import plugins
 from xt.models.context.base import ContextEncoder
@@ -44,15 +44,15 @@ def test_built_in_encoders_keep_their_contract(case: str):
     assert ("elements computed tokens^1.9" in found["cost"]) == (name == "FullAttention")
 
 
-@pytest.mark.parametrize("cls", [MeanContext, Fading, BothWays, Sound, Placed])
+@pytest.mark.parametrize("cls", [MeanContext, Fading, BothWays, Sound, Placed, PlacedSteps])
 def test_sound_encoders_of_ones_own_pass(cls: type[ContextEncoder]):
     plugins.register("context_encoders")(cls)
     report = check_context_encoder(cls, dim=16)
     assert str(report).startswith(f"{cls.__name__}(dim=16): ")
     found = {each.check: each for each in report.findings}
     assert found["passes"].applies == (cls is BothWays)
-    assert found["steps"].applies == (cls is Fading)
-    assert (found["origin"].text == "places count") == (cls is Placed)
+    assert found["steps"].applies == issubclass(cls, Fading)
+    assert (found["origin"].text == "places count") == (cls in (Placed, PlacedSteps))
 
 
 @pytest.mark.parametrize(("cls", "options", "words"), FAULTS, ids=[cls.__name__ for cls, _, _ in FAULTS])

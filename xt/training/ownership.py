@@ -98,4 +98,4 @@ def _is_run(folder: Path) -> bool:
 
 def _tasks() -> set[str]:
     classes = plugins.working("tasks")
-    return {*plugins.names("tasks"), *(f"{cls.__module__}.{cls.__qualname__}" for cls in classes)}
+    return {*classes, *(f"{cls.__module__}.{cls.__qualname__}" for cls in classes.values())}
