@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,21 @@ import yaml
 
 from xt import plugins
 from xt.cli.main import COMMANDS
+from xt.cli.schema import check_config
 from xt.geometry.grid import TokenLayout
+from xt.testing import EncoderFault, check_context_encoder, pytest_plugin
+from xt.testing.kit import CHECKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CONTEXTS = (ROOT / "docs/context-encoders.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch):
+    """What a page registers is forgotten, and so is its module."""
+    monkeypatch.delitem(sys.modules, "my_context", raising=False)
+    monkeypatch.setattr(plugins, "_registered", {kind: {} for kind in plugins.BUILTINS})
 
 
 def test_plugin_of_the_readme_registers_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -27,6 +39,48 @@ def test_plugin_of_the_readme_registers_and_runs(tmp_path: Path, monkeypatch: py
     layout = TokenLayout(2, 2, 2)
     assert encoder(torch.randn(1, 16, 8), layout).shape == (1, 16, 8)
     assert encoder.spec() == {"class_path": "MeanContext", "init_args": {"dim": 8, "scale": 0.5}}
+    check_context_encoder(type(encoder))
+
+
+def test_page_on_context_encoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, pytestconfig: pytest.Config
+):
+    pytest_plugin.pytest_configure(pytestconfig)  # where it is not installed, its marker is unknown
+    encoder, check, in_pytest, passes = re.findall(r"```python\n(.*?)```", CONTEXTS, re.S)
+    (tmp_path / "my_context.py").write_text(encoder)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    exec(check, {})
+    said = capsys.readouterr().out.splitlines()
+    assert f"`{said[0]}`" in CONTEXTS
+    values: dict[str, Any] = {}
+    exec(in_pytest, values)
+    (mark,) = values["test_linear_attention"].pytestmark
+    check_context_encoder(**mark.kwargs)
+    sound = values["LinearAttention"]
+    mixed = type(
+        "LinearAttention", (sound,), {"forward": lambda self, x, layout: sound.forward(self, x, layout) + x.mean(0)}
+    )
+    with pytest.raises(EncoderFault) as caught:
+        check_context_encoder(mixed)
+    assert f"EncoderFault: {caught.value}" in " ".join(CONTEXTS.split())
+    values["__name__"] = "my_passes"
+    exec(passes, values)
+    report = check_context_encoder(values["MeanSoFar"])
+    assert "passes" in {finding.check for finding in report.findings if finding.applies}
+
+
+def test_commands_and_tables_of_the_page_on_context_encoders():
+    assert re.findall(r"^\| `(\w+)` \|", CONTEXTS, re.M) == list(CHECKS)
+    trains = re.findall(r"^    xt train (\S+) (?:--plugins \S+ )?(.*)$", CONTEXTS, re.M)
+    assert len(trains) == 2
+    for config, overrides in trains:
+        check_config(ROOT / config, overrides.split(), more_plugins=True)
+    (part,) = re.findall(r"```yaml\n(.*?)```", CONTEXTS, re.S)
+    demo = yaml.safe_load((ROOT / "configs/xview3_demo.yaml").read_text())
+    given = yaml.safe_load(part)
+    assert set(given["model"]["model"]) <= set(demo["model"]["model"])
+    entry = re.search(r"FadingMeans = .*", CONTEXTS).group()
+    assert entry in (ROOT / "examples/fading/pyproject.toml").read_text()
 
 
 def test_every_command_is_in_the_readme_and_has_help():

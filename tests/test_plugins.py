@@ -3,6 +3,7 @@ import importlib
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,6 +81,7 @@ def test_the_same_module_may_be_imported_anew(write):
 class Entry:
     def __init__(self, name: str, value: str) -> None:
         self.name, self.value = name, value
+        self.dist = SimpleNamespace(name="my-package", version="1.0")
 
     def load(self) -> type:
         module, _, attribute = self.value.partition(":")

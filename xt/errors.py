@@ -29,6 +29,10 @@ class PluginError(ConfigError):
     """A name that no built-in class and no plug-in answers to, or a plug-in that cannot be used."""
 
 
+class BrokenPluginError(PluginError):
+    """An installed plug-in that cannot be imported, or is no class."""
+
+
 class GeometryError(XTError):
     """Sizes that do not fit together."""
 

@@ -13,11 +13,14 @@ A saved model holds names only and is resolved here; nothing in a file can cause
 import functools
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from xt.errors import PluginError, nearest
+from xt.errors import BrokenPluginError, PluginError, nearest
+
+_log = logging.getLogger(__name__)
 
 BUILTINS: dict[str, dict[str, str]] = {
     "region_encoders": {
@@ -100,6 +103,7 @@ def resolve(kind: str, name: str) -> type:
 
     Raises:
         PluginError: If no class has that name, with the nearest one; or if two have it, with both.
+        BrokenPluginError: If the package that has it cannot be imported.
     """
     _check_kind(kind)
     found: dict[type, str] = {}
@@ -107,7 +111,7 @@ def resolve(kind: str, name: str) -> type:
         module, _, attribute = BUILTINS[kind][name].partition(":")
         found[getattr(importlib.import_module(module), attribute)] = BUILTINS[kind][name]
     for entry in _installed(kind).get(name, ()):
-        found[entry.load()] = entry.value
+        found[_load(kind, entry)] = entry.value
     if name in _registered[kind]:
         found[_registered[kind][name]] = _path(_registered[kind][name])
     if len(found) > 1:
@@ -115,6 +119,34 @@ def resolve(kind: str, name: str) -> type:
     if not found:
         raise PluginError(f"no {kind[:-1].replace('_', ' ')} is named {name!r}{nearest(name, names(kind))}")
     return next(iter(found))
+
+
+def working(kind: str) -> dict[str, type]:
+    """Return the classes of a kind by name. An installed one that is broken is left out with a warning: others work.
+
+    Raises:
+        PluginError: If two have one name.
+    """
+    classes = {}
+    for name in names(kind):
+        try:
+            classes[name] = resolve(kind, name)
+        except BrokenPluginError as error:
+            _log.warning("left out: %s", error)
+    return classes
+
+
+def origins(kind: str, name: str) -> list[str]:
+    """Say where the classes of a name come from: ``built-in``, ``package NAME VERSION`` or ``module NAME``."""
+    _check_kind(kind)
+    found = ["built-in"] if name in BUILTINS[kind] else []
+    entries = _installed(kind).get(name, ())
+    found += [f"package {entry.dist.name} {entry.dist.version}" for entry in entries]
+    registered = _registered[kind].get(name)
+    # An installed class may register itself too.
+    if registered is not None and _path(registered) not in [entry.value for entry in entries]:
+        found.append(f"module {registered.__module__}")
+    return found
 
 
 def load_modules(modules: list[str]) -> None:
@@ -242,6 +274,21 @@ def _arguments(cls: type, signature: inspect.Signature, /, *args: Any, **kwargs:
 
 def _path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _load(kind: str, entry: Any) -> type:
+    what = f"{kind[:-1].replace('_', ' ')} {entry.name!r}, {entry.value} of package {entry.dist.name},"
+    try:
+        cls = entry.load()
+    # Code from elsewhere may raise anything when it is imported, and what is broken must be named.
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "")
+        raise BrokenPluginError(
+            f"{what} cannot be imported: {type(error).__name__}: {said}; mend or uninstall it"
+        ) from error
+    if not isinstance(cls, type):
+        raise BrokenPluginError(f"{what} is no class; mend or uninstall it")
+    return cls
 
 
 @functools.cache

@@ -70,6 +70,23 @@ def test_tokens_of_a_part_have_their_places_in_the_scene(layout: TokenLayout, ro
     assert np.array_equal(order.map_indices(part), order.map_indices(layout))
 
 
+@given(layouts(), st.data())
+def test_a_segment_is_the_smallest_layout_of_its_regions(layout: TokenLayout, data: st.DataObject):
+    layout = replace(layout, origin=(5, 7))
+    existing = sorted(set(order.region_indices(layout).tolist()))
+    if not existing:
+        return
+    first = data.draw(st.integers(0, len(existing) - 1))
+    regions = existing[first : data.draw(st.integers(first + 1, len(existing)))]
+    part = layout.segment(regions)
+    here = np.isin(order.region_indices(layout), regions)
+    assert np.array_equal(order.scene_positions(part), order.scene_positions(layout)[here])
+    assert part.num_tokens == here.sum()
+    rows = {region // layout.region_cols for region in regions}
+    assert part.region_rows == max(rows) - min(rows) + 1
+    assert part.region_cols == (layout.region_cols if len(rows) > 1 else regions[-1] - regions[0] + 1)
+
+
 @given(grids, st.integers(0, 9), st.integers(0, 9))
 def test_a_part_hands_its_origin_on_in_tokens(grid: RegionGrid, row: int, col: int):
     stride, size = 4, 4 * grid.region_size

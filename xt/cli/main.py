@@ -17,6 +17,7 @@ COMMANDS = {
     "score": ("xt.cli.score", "compare predicted points with labels (xView3 metric)"),
     "synth": ("xt.cli.synth", "make synthetic scenes in the format of xView3"),
     "report": ("xt.cli.report", "draw losses, scores and a scene of trained models"),
+    "models": ("xt.cli.models", "list region encoders, context encoders, decoders, losses, tasks and data modules"),
     "bench": ("xt.cli.bench", "measure context encoders and operations on this machine"),
     "info": ("xt.cli.info", "describe a raster without reading its pixels"),
     "doctor": ("xt.cli.doctor", "check the installation and the machine"),

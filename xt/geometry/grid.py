@@ -4,7 +4,7 @@ An image of H × W pixels is cut into rows × cols square regions of R pixels (n
 2403.01915, section 3). Where H or W does not divide by R the image is padded at the bottom and right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -119,6 +119,21 @@ class TokenLayout:
     def num_tokens(self) -> int:
         """Length of the sequence, extra tokens included."""
         return self.num_existing * self.region_tokens + self.num_extra
+
+    def segment(self, regions: Sequence[int]) -> "TokenLayout":
+        """Return the smallest layout that holds some regions: a part of one row of regions, or whole rows.
+
+        Args:
+            regions: Some that exist and follow each other, in raster order. Others of the layout do not exist.
+        """
+        places = [divmod(region, self.region_cols) for region in regions]
+        top, bottom = places[0][0], places[-1][0]
+        left, right = (places[0][1], places[-1][1]) if top == bottom else (0, self.region_cols - 1)
+        there = set(places)
+        flags = tuple((row, col) in there for row in range(top, bottom + 1) for col in range(left, right + 1))
+        origin = self.origin[0] + top * self.side, self.origin[1] + left * self.side
+        exists = None if all(flags) else flags
+        return TokenLayout(bottom - top + 1, right - left + 1, self.side, exists, origin=origin)
 
 
 @dataclass(frozen=True)

@@ -269,16 +269,9 @@ def _rows(layout: TokenLayout) -> list[list[int]]:
 
 
 def _segments(whole: TokenLayout, groups: Iterable[Sequence[int]]) -> Iterator[_Segment]:
-    """Give each group of regions the smallest layout that holds it: a part of one row of regions, or whole rows."""
+    """Give each group of regions its layout and its place in the sequence."""
     first = 0
     for regions in groups:
-        places = [divmod(region, whole.region_cols) for region in regions]
-        top, bottom = places[0][0], places[-1][0]
-        left, right = (places[0][1], places[-1][1]) if top == bottom else (0, whole.region_cols - 1)
-        there = set(places)
-        flags = tuple((row, col) in there for row in range(top, bottom + 1) for col in range(left, right + 1))
-        origin = whole.origin[0] + top * whole.side, whole.origin[1] + left * whole.side
-        exists = None if all(flags) else flags
-        layout = TokenLayout(bottom - top + 1, right - left + 1, whole.side, exists, origin=origin)
+        layout = whole.segment(regions)
         yield _Segment(regions, layout, first)
         first += layout.num_tokens

@@ -97,6 +97,5 @@ def _is_run(folder: Path) -> bool:
 
 
 def _tasks() -> set[str]:
-    names = plugins.names("tasks")
-    classes = [plugins.resolve("tasks", name) for name in names]
-    return {*names, *(f"{cls.__module__}.{cls.__qualname__}" for cls in classes)}
+    classes = plugins.working("tasks")
+    return {*classes, *(f"{cls.__module__}.{cls.__qualname__}" for cls in classes.values())}

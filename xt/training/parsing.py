@@ -87,8 +87,7 @@ def parse(config: Path, overrides: list[str], modules: Sequence[str] = ()) -> CL
     modules = list(dict.fromkeys([*load_plugins(config), *modules]))
     plugins.load_modules(modules)
     for kind in plugins.BUILTINS:
-        for name in plugins.names(kind):
-            plugins.resolve(kind, name)
+        plugins.working(kind)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for noise in _NOISE:

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context import base, mamba
-from xt.models.context.base import Memory, Pass, SequentialContextEncoder
+from xt.models.context.base import Pass, SequentialContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
+from xt.testing.checks.cuts import cut_up
 
 DIM = 8
 ENCODERS = {
@@ -27,18 +27,6 @@ ENCODERS = {
 
 def tokens(length: int, batch: int = 2) -> Tensor:
     return torch.randn(batch, length, DIM, generator=torch.Generator().manual_seed(length))
-
-
-def cut_up(one: Pass, x: Tensor, cuts: set[int]) -> tuple[Tensor, list[Memory]]:
-    """A pass over segments that end at ``cuts``, and the memory after each."""
-    bounds = [0, *sorted(cuts), x.shape[1]]
-    segments = [x[:, start:stop] for start, stop in pairwise(bounds)]
-    mixed, memories = [], [None]
-    for segment in reversed(segments) if one.reverse else segments:
-        out, memory = one.step(segment, memories[-1])
-        mixed.append(out)
-        memories.append(memory)
-    return torch.cat(mixed[::-1] if one.reverse else mixed, 1), memories[1:]
 
 
 def in_segments(encoder: SequentialContextEncoder, x: Tensor, cuts: list[set[int]]) -> Tensor:
@@ -67,30 +55,11 @@ def test_passes_over_any_cut_equal_forward(name: str, data: st.DataObject):
         torch.testing.assert_close(in_segments(encoder, x, cuts), want, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_every_token_alone_equals_forward(name: str):
-    encoder = randomise(ENCODERS[name]())
-    x = tokens(13).double()
-    got = in_segments(encoder, x, [set(range(1, 13)) for _ in encoder.passes()])
-    torch.testing.assert_close(got, encoder(x, TokenLayout(13, 1, 1)), rtol=1e-9, atol=1e-9)
-
-
 def test_what_both_ways_hear_is_added_before_the_projection():
     encoder, x = BothWays(DIM), tokens(5)
     fading = 0.8 ** (torch.arange(5)[:, None] - torch.arange(5)).abs()
     want = encoder.linear((fading + torch.eye(5)) @ x)
     torch.testing.assert_close(encoder(x, TokenLayout(1, 5, 1)), want, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["BothWays", "Mamba 2", "many taps"])
-def test_memory_does_not_grow_and_keeps_no_segment_or_gradient_alive(name: str):
-    x = tokens(40)
-    for one in ENCODERS[name]().passes():
-        x, memories = cut_up(one, x, {1, 20})
-        for memory in memories:
-            assert [each.shape for each in memory] == [each.shape for each in memories[0]]
-            assert not any(each.requires_grad for each in memory)
-            assert all(each.untyped_storage().nbytes() == each.nbytes for each in memory)
 
 
 def test_mamba_starts_backward_and_alternates():
@@ -137,6 +106,16 @@ def test_pieces_on_a_cpu_change_nothing(name: str, monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         torch.testing.assert_close(got, encoder(x, layout), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got, encoder(x, layout).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_of_passes_do_not_end_where_pieces_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "PIECE_TOKENS", 7)
+    encoder, layout = BothWays(DIM), TokenLayout(1, 20, 1)
+    x = tokens(20).requires_grad_()
+    (first,) = torch.autograd.grad(encoder(x, layout)[:, 0].sum(), x, retain_graph=True)
+    (last,) = torch.autograd.grad(encoder(x, layout)[:, -1].sum(), x)
+    assert first[:, -1].abs().min() > 0
+    assert last[:, 0].abs().min() > 0
 
 
 @pytest.mark.parametrize("training", [True, False])

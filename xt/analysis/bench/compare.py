@@ -84,7 +84,7 @@ def compare_contexts(
         PluginError: If a name or an argument is unknown; with the nearest one.
     """
     known = plugins.names("context_encoders")
-    names = list(names) or known
+    names = list(names) or list(plugins.working("context_encoders"))
     for name in names:
         short = contexts.parse(name)["class_path"]
         if short not in known:

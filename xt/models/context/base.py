@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,28 @@ Step = Callable[[Tensor, Memory | None], tuple[Tensor, Memory]]
 """Tokens ``(B, l, D)`` and memory, None at the start → tokens ``(B, l, D')`` and the memory for the next segment."""
 
 
+COSTS = {"linear": 1.1, "log-linear": 1.2, "quadratic": 2.1}
+"""Class of cost → the highest exponent of the tokens that :mod:`xt.testing` lets pass for it."""
+
+
 class ContextEncoder(nn.Module, Configurable, ABC):
     """Mixes the tokens of all regions of an image.
 
     Tokens come in raster order of the whole map, extra ones (a class token) last; ``layout`` says where each lies
     (:mod:`xt.geometry.order` gives other orders). Every length must work, and cost should be near-linear in it.
     Positions are added before, by the model. The first constructor argument is ``dim``; the model supplies it.
+    The same tokens at the same places of a scene get the same answer, whether ``layout.origin`` tells the places, or
+    regions before that do not exist. :func:`xt.testing.check_context_encoder` checks all of this.
 
     Attributes:
+        family: What the class is a kind of, for ``xt models list``.
+        cost: How work grows with the tokens: a key of :data:`COSTS`.
         dim: Channels of a token.
         working_values: Values that mixing holds at once for each channel of a token, results and temporaries.
     """
 
+    family: ClassVar[str] = "other"
+    cost: ClassVar[str] = "linear"
     dim: int
     working_values: float = 16.0
 
@@ -144,8 +155,8 @@ class SequentialContextEncoder(ContextEncoder):
         """Passes in their order: the first takes the tokens, each other what the one before gave. There may be none."""
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Mix tokens ``(B, L, D)``: all passes, in pieces where that pays."""
-        size = PIECE_TOKENS if pieces_pay(tokens) else tokens.shape[1]
+        """Mix tokens ``(B, L, D)``: all passes, in pieces where that pays and no gradient is lost at their borders."""
+        size = PIECE_TOKENS if pieces_pay(tokens) and not torch.is_grad_enabled() else tokens.shape[1]
         for each in self.passes():
             tokens = sweep(tokens, [each], [None], size)
         return tokens

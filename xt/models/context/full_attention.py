@@ -18,6 +18,9 @@ class FullAttention(ContextEncoder):
         mlp_ratio: Inner width of the MLP over ``dim``.
     """
 
+    family = "attention"
+    cost = "quadratic"
+
     def __init__(self, dim: int, depth: int = 2, head_dim: int = 128, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.dim = dim

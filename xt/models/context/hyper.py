@@ -42,6 +42,8 @@ class Hyper(ContextEncoder):
             the error jumps at ``min_seq_len``.
     """
 
+    family = "attention"
+
     def __init__(
         self,
         dim: int,

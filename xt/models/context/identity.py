@@ -12,6 +12,7 @@ class Identity(SequentialContextEncoder):
         dim: Channels of a token.
     """
 
+    family = "none"
     working_values = 0.0
 
     def __init__(self, dim: int) -> None:

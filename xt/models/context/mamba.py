@@ -146,6 +146,8 @@ class Mamba(SequentialContextEncoder):
         expand: Inner width over ``dim``.
     """
 
+    family = "state space"
+
     def __init__(self, dim: int, depth: int = 4, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
         self.dim = dim

@@ -43,6 +43,8 @@ class TransformerXL(RecurrentContextEncoder):
         ModelError: If a chunk has no region, or heads do not divide the channels.
     """
 
+    family = "attention"
+
     def __init__(
         self,
         dim: int,

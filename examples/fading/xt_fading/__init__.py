@@ -1,0 +1,1 @@
+"""A context encoder for xT, as a package of its own."""
