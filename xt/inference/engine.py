@@ -30,6 +30,7 @@ from xt.inference.reader import Batch, Pixel, RegionReader
 from xt.inference.regions import Region, RegionStore, stitched
 from xt.inference.stopwatch import Stopwatch
 from xt.inference.views import Views
+from xt.malloc import return_free_memory
 from xt.models.decoders.base import DenseDecoder
 from xt.models.pyramid import FeaturePyramid
 from xt.stopping import StopRequest
@@ -256,6 +257,7 @@ class Scene:
             entry |= {"counts": asdict(self.counts), "answers": list(self._answers.items())}
             self.journal.commit(entry | {"seconds": dict(self.seconds)})
             self.store.forget_old()
+            return_free_memory()
 
     def _restore(self) -> int:
         """Take back the last commit; return the first unit that is to be done."""

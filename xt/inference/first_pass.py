@@ -20,6 +20,7 @@ from xt.inference.full_context import context_memory, mix_stored, scratch_bytes
 from xt.inference.journal import Journal
 from xt.inference.reader import RegionReader
 from xt.inference.views import TURNS, Turn
+from xt.malloc import return_free_memory
 from xt.models.context.base import RecurrentContextEncoder, SequentialContextEncoder
 from xt.models.decoders.base import DenseDecoder
 from xt.models.xt import XT
@@ -64,6 +65,7 @@ class FirstPass:
             return FeatureStore.open(mixed)
         grid, encoder = self.turn.grid(self.plan.grid), self.model.region_encoder
         features, exists = self._features()
+        return_free_memory()
         flags = self.turn.flags(tuple(exists), self.plan.grid)
         layout = grid.layout(encoder.strides[-1], flags)
         with features, FeatureStore.create(mixed, encoder.channels[-1], layout) as out:

@@ -26,6 +26,7 @@ from xt.inference.parts import PartWriter
 from xt.inference.publish import publish
 from xt.inference.report import facts_of
 from xt.inference.views import TURNS, Views
+from xt.malloc import return_free_memory
 from xt.models.decoders.base import DenseDecoder
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -172,6 +173,7 @@ def work_on(
         for number, turn in enumerate(views.turns if options.context == "full" else ()):
             first = FirstPass(model, source, plan, journal, options.fill_bad_tiles, progress, stop, number, turn)
             mixed.append(stack.enter_context(first.run()))
+            return_free_memory()
         writer = stack.enter_context(PartWriter(journal.subfolder("parts"), task.product))
         scene = Scene(
             views,
