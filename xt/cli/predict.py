@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
     shard = "the first of five machines that share the images, or one image (xt merge joins it): 1/5"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=shard)
+    engine = "on this machine, or in shares on a Ray cluster whose nodes see the same folders"
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help=engine)
+    parser.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (RAY_ADDRESS, or one started here)")
     parser.add_argument(
         "--max-memory", type=_size, metavar="SIZE", help="such as 2G: keep to it, with more on the disk"
     )
@@ -56,9 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt predict``; return the exit code."""
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
     from xt.inference.outputs import check_folder, output_files, refuse_inputs
 
+    if args.engine == "ray" and (args.shard != (1, 1) or args.dry_run):
+        raise ConfigError(f"--engine ray makes the shares itself; leave out --{'dry-run' if args.dry_run else 'shard'}")
     args.images = _expanded(args.images)
     outputs = _outputs(args.images, args.output)
     folder = next(iter(outputs.values())).parent
@@ -111,6 +116,7 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
     from xt.inference.outputs import folder_for_outputs
     from xt.inference.predict import done_before, foresee, predict_image
+    from xt.inference.ray_engine import predict_on_ray
     from xt.inference.session import load
     from xt.inference.shares import predict_share
     from xt.stopping import StopRequest
@@ -128,6 +134,11 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                     continue
                 summary = None if args.overwrite else done_before(*job)
                 note = "" if summary is None else "; done before, --overwrite makes it anew"
+                if summary is None and args.engine == "ray":
+                    show = progress(image.name, "share")
+                    summary = predict_on_ray(
+                        args.model, image, out, options, args.address, args.device, args.plugins, show, stop
+                    )
                 summary = summary or work(*job, progress(image.name, "region"), stop)
             except (InputError, OutputError) as error:
                 if len(args.images) == 1 and isinstance(error, OutputError):
