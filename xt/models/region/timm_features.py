@@ -1,21 +1,18 @@
 """Any timm backbone that gives feature maps, as a region encoder."""
 
 import inspect
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import Format, LayerNorm2d
 from torch import Tensor, nn
 
 from xt.errors import ModelError, nearest
 from xt.models.region.base import RegionEncoder
 from xt.models.region.swin_v2 import accelerate
+from xt.models.state_files import first_line, read_state
 
 PRESETS = {
     "swinv2_t": "swinv2_tiny_window16_256.ms_in1k",
@@ -45,7 +42,8 @@ class TimmFeatures(RegionEncoder):
         compile: Compile the backbone with ``torch.compile``, which needs a C++ compiler on a CPU.
 
     Raises:
-        ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had.
+        ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had or do not fit.
+        CheckpointError: If the file of weights cannot be read.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class TimmFeatures(RegionEncoder):
             raise ModelError(f"{name}: region_size {region_size} and in_chans {in_chans} must be at least 1")
         if pretrained and weights:
             raise ModelError(f"{name}: give pretrained: true (the hub) or weights: FILE, not both")
-        overlay = {"state_dict": _read_weights(Path(weights))} if weights else None
+        overlay = {"state_dict": read_state(Path(weights))} if weights else None
         options = {
             "in_chans": in_chans,
             "features_only": True,
@@ -150,14 +148,14 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
         if not options["pretrained"]:
             raise
         if options["pretrained_cfg_overlay"]:
-            raise ModelError(f"weights do not fit {name}: {_first_line(error)}; check the file and in_chans") from error
+            raise ModelError(f"weights do not fit {name}: {first_line(error)}; check the file and in_chans") from error
         raise ModelError(
-            f"pretrained weights of {name} cannot be had from the hub ({_first_line(error)}); "
+            f"pretrained weights of {name} cannot be had from the hub ({first_line(error)}); "
             "give weights: FILE for a local file, or pretrained: false to train from scratch"
         ) from error
     except AssertionError as error:
         raise ModelError(
-            f"{name} does not take regions of {region_size} px ({_first_line(error)}); choose another region_size"
+            f"{name} does not take regions of {region_size} px ({first_line(error)}); choose another region_size"
         ) from error
     return model
 
@@ -168,27 +166,3 @@ def _nearest_argument(name: str, argument: str) -> str:
     classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if issubclass(cls, nn.Module)]
     signatures = [inspect.signature(cls).parameters for cls in classes]
     return nearest(argument, {key for keys in signatures if "num_classes" in keys for key in keys})
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"weights: no file {path}; give a .safetensors or .pth file of this backbone")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"weights: {path} cannot be read ({_first_line(error)}); fetch it again") from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"weights: {path} holds more than tensors and is refused; save its state dict alone"
-        ) from error
-    state = loaded.get("model", loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"weights: {path} is not a state dict of tensors")
-    return state
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
