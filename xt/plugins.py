@@ -28,6 +28,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "Hyper": "xt.models.context.hyper:Hyper",
         "Identity": "xt.models.context.identity:Identity",
         "Mamba": "xt.models.context.mamba:Mamba",
+        "Mamba2": "xt.models.context.mamba2:Mamba2",
         "TransformerXL": "xt.models.context.transformer_xl:TransformerXL",
     },
     "decoders": {

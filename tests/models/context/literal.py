@@ -60,6 +60,17 @@ def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
     return norm.weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5)
 
 
+def causal_taps(rows: Sequence[Tensor], taps: Tensor, bias: Tensor) -> list[Tensor]:
+    """Each row with those before it, channel by channel; the last of ``taps (D, K)`` is for the row itself."""
+    found = []
+    for t in range(len(rows)):
+        x = bias
+        for back in range(min(taps.shape[1], t + 1)):
+            x = x + taps[:, taps.shape[1] - 1 - back] * rows[t - back]
+        found.append(x)
+    return found
+
+
 def mamba_mixer(mixer: nn.Module, tokens: Tensor) -> Tensor:
     """One direction over ``(L, D)``: projection, convolution over the past, recurrence, gate, projection."""
     p = dict(mixer.named_parameters())
