@@ -30,6 +30,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "Mamba": "xt.models.context.mamba:Mamba",
         "Mamba2": "xt.models.context.mamba2:Mamba2",
         "TransformerXL": "xt.models.context.transformer_xl:TransformerXL",
+        "Vim": "xt.models.context.vim:Vim",
     },
     "decoders": {
         "ClassToken": "xt.models.decoders.pooled:ClassToken",

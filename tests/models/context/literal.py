@@ -71,26 +71,28 @@ def causal_taps(rows: Sequence[Tensor], taps: Tensor, bias: Tensor) -> list[Tens
     return found
 
 
-def mamba_mixer(mixer: nn.Module, tokens: Tensor) -> Tensor:
-    """One direction over ``(L, D)``: projection, convolution over the past, recurrence, gate, projection."""
-    p = dict(mixer.named_parameters())
+def selective(scan: nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
+    """S6 over rows ``(D,)``, one after another, without a gate."""
+    p = dict(scan.named_parameters())
     inner, states = p["A_log"].shape
-    taps, rank = p["conv1d.weight"].shape[-1], p["dt_proj.weight"].shape[1]
-    both = [p["in_proj.weight"] @ token for token in tokens]
-    h = torch.zeros(inner, states, dtype=tokens.dtype)
-    outputs = []
-    for t in range(len(tokens)):
-        x = p["conv1d.bias"]
-        for back in range(min(taps, t + 1)):
-            x = x + p["conv1d.weight"][:, 0, taps - 1 - back] * both[t - back][:inner]
-        x = silu(x)
+    rank = p["dt_proj.weight"].shape[1]
+    h = torch.zeros(inner, states, dtype=rows[0].dtype)
+    found = []
+    for x in rows:
         step, b, c = (p["x_proj.weight"] @ x).split([rank, states, states])
         delta = torch.log1p(torch.exp(p["dt_proj.weight"] @ step + p["dt_proj.bias"]))
-        decay = torch.exp(-delta[:, None] * torch.exp(p["A_log"]))
-        h = decay * h + (delta * x)[:, None] * b[None]
-        y = (h * c[None]).sum(1) + p["D"] * x
-        outputs.append(p["out_proj.weight"] @ (y * silu(both[t][inner:])))
-    return torch.stack(outputs)
+        h = torch.exp(-delta[:, None] * torch.exp(p["A_log"])) * h + (delta * x)[:, None] * b[None]
+        found.append((h * c[None]).sum(1) + p["D"] * x)
+    return found
+
+
+def mamba_mixer(mixer: nn.Module, tokens: Tensor) -> Tensor:
+    """One direction over ``(L, D)``: projection, convolution over the past, recurrence, gate, projection."""
+    inner = len(mixer.A_log)
+    both = [mixer.in_proj.weight @ token for token in tokens]
+    rows = causal_taps([row[:inner] for row in both], mixer.conv1d.weight[:, 0], mixer.conv1d.bias)
+    scanned = selective(mixer, [silu(row) for row in rows])
+    return torch.stack([mixer.out_proj.weight @ (y * silu(row[inner:])) for y, row in zip(scanned, both, strict=True)])
 
 
 def mamba(layers: Sequence[nn.Module], tokens: Tensor) -> Tensor:

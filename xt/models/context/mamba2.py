@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from xt.errors import ModelError
@@ -114,8 +115,8 @@ class Mamba2Mixer(nn.Module):
         x, b, c = torch.split(F.silu(mixed.transpose(1, 2)), [z.shape[-1], of_group, of_group], dim=-1)
         dtype = torch.promote_types(x.dtype, torch.float32)
         delta = F.softplus(step.to(dtype) + self.dt_bias.to(dtype))
-        x = x.unflatten(-1, (-1, self.head_dim))
-        b, c = (each.unflatten(-1, (self.num_groups, -1)) for each in (b, c))
+        x = rearrange(x, "b l (h p) -> b l h p", p=self.head_dim)
+        b, c = (rearrange(each, "b l (g n) -> b l g n", g=self.num_groups) for each in (b, c))
         y, state = ssd(x, delta, -self.A_log.to(dtype).exp(), b, c, state, self.chunk_size)
         y = (y + self.D.to(x.dtype)[:, None] * x).flatten(2)
         return self.out_proj(self.norm(y * F.silu(z))), [seen, state]
