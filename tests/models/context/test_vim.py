@@ -56,11 +56,12 @@ def test_residual_stays_in_fp32():
     with torch.no_grad():
         for layer in encoder.layers:
             layer.load_state_dict(encoder.layers[0].state_dict())
+            layer.out_proj.weight.mul_(0.2)
         x = tokens_for(layout, DIM).bfloat16()
         encoder.bfloat16().float()
         added = encoder(x.float(), layout) - x
         # What one layer adds is less than half a step of bfloat16 for most.
-        assert added.norm() / 40 < 2**-10 * x.float().norm()
+        assert added.norm() / 40 < 2**-9 * x.float().norm()
         got = encoder.bfloat16()(x, layout) - x.float()
         assert (got - added).norm() < 0.5 * added.norm()
 
