@@ -51,6 +51,10 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
 
 
+def gelu(x: Tensor) -> Tensor:
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     return norm.weight * centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) + norm.bias
@@ -135,8 +139,18 @@ def attention_block(block: nn.Module, x: Tensor, past: Tensor | None, head_dim: 
     x = x + mixed @ p["attn.proj.weight"].T + p["attn.proj.bias"]
     y = rms_norm(block.post_attention_layernorm, x)
     gate = y @ p["mlp.gate_proj.weight"].T
-    gelu = gate * 0.5 * (1 + torch.erf(gate / math.sqrt(2)))
-    return x + (gelu * (y @ p["mlp.up_proj.weight"].T)) @ p["mlp.down_proj.weight"].T
+    return x + (gelu(gate) * (y @ p["mlp.up_proj.weight"].T)) @ p["mlp.down_proj.weight"].T
+
+
+def places(layout: TokenLayout) -> list[tuple[int, int]]:
+    """Row and column on the map of each token that has a place, in the order of the sequence."""
+    found = []
+    for row in range(layout.region_rows * layout.side):
+        for col in range(layout.region_cols * layout.side):
+            region = row // layout.side * layout.region_cols + col // layout.side
+            if layout.exists is None or layout.exists[region]:
+                found.append((row, col))
+    return found
 
 
 def tokens_of_regions(layout: TokenLayout) -> list[list[int]]:

@@ -71,6 +71,25 @@ class GatedMLP(nn.Module):
         return out
 
 
+class MLP(nn.Module):
+    """``down(GELU(up(x)))``.
+
+    Args:
+        dim: Channels of a token.
+        ratio: Inner width over ``dim``.
+    """
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(dim, int(dim * ratio))
+        self.down_proj = nn.Linear(int(dim * ratio), dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, L, D)`` to ``(B, L, D)``."""
+        out: Tensor = self.down_proj(F.gelu(self.up_proj(x)))
+        return out
+
+
 class AttentionBlock(nn.Module):
     """Pre-norm attention and MLP, each with a residual; named as in the released checkpoints.
 
