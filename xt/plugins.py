@@ -32,6 +32,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "LongNet": "xt.models.context.longnet:LongNet",
         "MSA": "xt.models.context.msa:MSA",
         "RSMamba": "xt.models.context.rsmamba:RSMamba",
+        "RWKV": "xt.models.context.rwkv:RWKV",
         "SS2D": "xt.models.context.ss2d:SS2D",
         "TransformerXL": "xt.models.context.transformer_xl:TransformerXL",
         "Vim": "xt.models.context.vim:Vim",
