@@ -29,6 +29,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "Identity": "xt.models.context.identity:Identity",
         "Mamba": "xt.models.context.mamba:Mamba",
         "Mamba2": "xt.models.context.mamba2:Mamba2",
+        "Jamba": "xt.models.context.jamba:Jamba",
         "LongNet": "xt.models.context.longnet:LongNet",
         "MSA": "xt.models.context.msa:MSA",
         "RSMamba": "xt.models.context.rsmamba:RSMamba",
