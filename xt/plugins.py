@@ -35,6 +35,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "RSMamba": "xt.models.context.rsmamba:RSMamba",
         "RWKV": "xt.models.context.rwkv:RWKV",
         "SS2D": "xt.models.context.ss2d:SS2D",
+        "TimeMachine": "xt.models.context.timemachine:TimeMachine",
         "TransformerXL": "xt.models.context.transformer_xl:TransformerXL",
         "Vim": "xt.models.context.vim:Vim",
     },
