@@ -43,6 +43,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "ClassToken": "xt.models.decoders.pooled:ClassToken",
         "Pooled": "xt.models.decoders.pooled:Pooled",
         "UNet": "xt.models.decoders.unet:UNet",
+        "UPerNet": "xt.models.decoders.upernet:UPerNet",
     },
     "losses": {
         "DetectionLoss": "xt.losses.detection:DetectionLoss",
