@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
 from xt.models.context.blocks import Attention, GatedMLP, block_values, recomputed
-from xt.models.context.mamba import MambaMixer
 from xt.models.context.moe import MixtureOfExperts
+from xt.models.selective import MambaMixer
 from xt_kernels.hyper_attention import hyper_attention
 
 LAYERS, ATTENTION, EXPERTS = 8, 4, 1

@@ -1,57 +1,13 @@
 """Mamba over all tokens (xT, arXiv 2403.01915, as released; Mamba, arXiv 2312.00752)."""
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.models.context.base import Memory
 from xt.models.context.layered import LayeredContextEncoder, Reading
-from xt.models.context.selective import Selective, convolve, convolve_piece
-
-
-class MambaMixer(Selective):
-    """One selective state space: projection, causal convolution, scan, gate, projection.
-
-    Args:
-        dim: Channels of a token.
-        d_state: States of a channel.
-        d_conv: Taps of the convolution.
-        expand: Inner width over ``dim``.
-    """
-
-    def __init__(self, dim: int, d_state: int, d_conv: int, expand: int) -> None:
-        super().__init__()
-        inner = expand * dim
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
-        self.add_scan(inner, math.ceil(dim / 16), d_state)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
-        self.init_step()
-
-    def forward(self, tokens: Tensor, reverse: bool = False) -> Tensor:
-        """Mix ``(B, L, D)`` from first to last, or from last to first."""
-        x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        return self._scan(convolve(self.conv1d, x.transpose(1, 2), reverse), z, reverse, None)[0]
-
-    def step(self, tokens: Tensor, reverse: bool, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """Mix a segment ``(B, l, D)`` as :meth:`forward` does the whole sequence.
-
-        The memory is what the convolution still sees of the segment read before, ``(B, inner, d_conv - 1)``, and the
-        state of the scan ``(B, inner, d_state)``; gradients go through both.
-        """
-        x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        seen, state = memory or (None, None)
-        convolved, seen = convolve_piece(self.conv1d, x.transpose(1, 2), reverse, seen)
-        mixed, state = self._scan(convolved, z, reverse, state)
-        return mixed, [seen, state]
-
-    def _scan(self, convolved: Tensor, z: Tensor, reverse: bool, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """From the convolution ``(B, D, L)`` and the gate ``(B, L, D)`` to the mixed tokens and the last state."""
-        y, last = self.scan(F.silu(convolved.transpose(1, 2)), z, reverse, state)
-        return self.out_proj(y), last
+from xt.models.selective import MambaMixer
 
 
 class MambaLayer(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xt.errors import ModelError
 from xt.models.context.base import Memory
 from xt.models.context.layered import LayeredContextEncoder, Reading
-from xt.models.context.selective import convolve_piece, init_step_bias
+from xt.models.selective import convolve_piece, init_step_bias
 
 
 def ssd(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
 from xt.models.context.blocks import recomputed
-from xt.models.context.mamba import MambaMixer
+from xt.models.selective import MambaMixer
 
 
 class RSMambaLayer(nn.Module):

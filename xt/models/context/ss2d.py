@@ -15,7 +15,7 @@ from xt.geometry import order
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
 from xt.models.context.blocks import MLP, recomputed
-from xt.models.context.selective import S6
+from xt.models.selective import S6
 from xt.models.tokenization import permute, to_map, to_tokens
 
 

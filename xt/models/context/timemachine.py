@@ -23,7 +23,7 @@ from xt.errors import ModelError
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
 from xt.models.context.blocks import recomputed
-from xt.models.context.mamba import MambaMixer
+from xt.models.selective import MambaMixer
 
 EPS = 1e-5
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xt.models.context.base import Memory
 from xt.models.context.layered import LayeredContextEncoder, Reading
-from xt.models.context.selective import Selective, convolve_piece
+from xt.models.selective import Selective, convolve_piece
 
 
 class Direction(Selective):

@@ -1,4 +1,4 @@
-"""What encoders with a selective state space share: the causal convolution, the start of the step, S6 itself."""
+"""What encoders with a selective state space share: the causal convolution, S6 itself, and the mixer of Mamba."""
 
 import math
 
@@ -118,3 +118,45 @@ class S6(Selective):
         super().__init__()
         self.add_scan(inner, dt_rank, d_state)
         self.init_step()
+
+
+class MambaMixer(Selective):
+    """Mamba (arXiv 2312.00752): projection, causal convolution, S6, gate, projection.
+
+    Args:
+        dim: Channels of a token.
+        d_state: States of a channel.
+        d_conv: Taps of the convolution.
+        expand: Inner width over ``dim``.
+    """
+
+    def __init__(self, dim: int, d_state: int, d_conv: int, expand: int) -> None:
+        super().__init__()
+        inner = expand * dim
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
+        self.add_scan(inner, math.ceil(dim / 16), d_state)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.init_step()
+
+    def forward(self, tokens: Tensor, reverse: bool = False) -> Tensor:
+        """Mix ``(B, L, D)`` from first to last, or from last to first."""
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)
+        return self._scan(convolve(self.conv1d, x.transpose(1, 2), reverse), z, reverse, None)[0]
+
+    def step(self, tokens: Tensor, reverse: bool, memory: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """Mix a segment ``(B, l, D)`` as :meth:`forward` does the whole sequence.
+
+        The memory is what the convolution still sees of the segment read before, ``(B, inner, d_conv - 1)``, and the
+        state of the scan ``(B, inner, d_state)``; gradients go through both.
+        """
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)
+        seen, state = memory or (None, None)
+        convolved, seen = convolve_piece(self.conv1d, x.transpose(1, 2), reverse, seen)
+        mixed, state = self._scan(convolved, z, reverse, state)
+        return mixed, [seen, state]
+
+    def _scan(self, convolved: Tensor, z: Tensor, reverse: bool, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """From the convolution ``(B, D, L)`` and the gate ``(B, L, D)`` to the mixed tokens and the last state."""
+        y, last = self.scan(F.silu(convolved.transpose(1, 2)), z, reverse, state)
+        return self.out_proj(y), last
