@@ -21,6 +21,7 @@ from xt.errors import PluginError, nearest
 
 BUILTINS: dict[str, dict[str, str]] = {
     "region_encoders": {
+        "Samba": "xt.models.region.samba:Samba",
         "TimmFeatures": "xt.models.region.timm_features:TimmFeatures",
     },
     "context_encoders": {
