@@ -140,7 +140,7 @@ class ScenePlan:
             return self.units
         start, stop = (len(self.units) * each // shares for each in (number - 1, number))
         own = [unit for unit in self.units[start:stop] if unit.final.height and unit.final.width]
-        used = {unit.needed for unit in own}
+        used = {each for unit in own for each in (unit.window, unit.needed)}
         return [
             unit if unit in own else replace(unit, final=Window(unit.final.row, unit.final.col, 0, 0))
             for unit in self.units[:stop]
