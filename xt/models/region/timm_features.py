@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from timm.layers import Format, LayerNorm2d
 from torch import Tensor, nn
 
 from xt.errors import ModelError, nearest
+from xt.models.region import hiera
 from xt.models.region.base import RegionEncoder
+from xt.models.region.simple_pyramid import SimplePyramid
 from xt.models.region.swin_v2 import accelerate
 from xt.models.state_files import first_line, read_state
 
@@ -21,12 +24,17 @@ PRESETS = {
     "swinv2_l": "swinv2_large_window12to16_192to256.ms_in22k_ft_in1k",
 }
 """The region encoders of the paper, by short name."""
-UNDECAYED = re.compile(r"\b(cpb_mlp|logit_scale|relative_position_bias_table|pos_embed|cls_token|rel_pos)\b")
+UNDECAYED = re.compile(
+    r"\b(cpb_mlp|logit_scale|relative_position_bias_table|pos_embed(_win)?|(cls|reg|dist)_token|rel_pos)\b"
+)
 """Parameters that timm's models name in their own ``no_weight_decay``, which ``features_only`` hides."""
 
 
 class TimmFeatures(RegionEncoder):
     """A timm backbone with ``features_only``; of maps with equal stride the deepest is taken.
+
+    Strides must ascend, so a plain ViT gives one map, that of its last block before the last norm; its class and
+    register tokens stay inside. ``pyramid`` makes the finer maps of it that a dense decoder such as UPerNet lives on.
 
     Layers of batch normalisation stay in evaluation mode, because regions must not influence each other.
 
@@ -40,6 +48,8 @@ class TimmFeatures(RegionEncoder):
         norm: LayerNorm on each map, as detectors add to backbones that end without one. The maps of a ConvNeXt from
             scratch are so small that positions of unit size drown them.
         compile: Compile the backbone with ``torch.compile``, which needs a C++ compiler on a CPU.
+        pyramid: Strides of maps made of the deepest one, such as ``[4, 8, 16]`` for a ViT of stride 16
+            (:class:`~xt.models.region.simple_pyramid.SimplePyramid`). They are all that is given then.
 
     Raises:
         ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had or do not fit.
@@ -56,6 +66,7 @@ class TimmFeatures(RegionEncoder):
         model_args: dict[str, Any] | None = None,
         norm: bool = False,
         compile: bool = False,
+        pyramid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if region_size < 1 or in_chans < 1:
@@ -85,11 +96,17 @@ class TimmFeatures(RegionEncoder):
         self.region_size = region_size
         self.channels = tuple(channels[i] for i in self._kept)
         self.strides = tuple(reduction[i] for i in self._kept)
+        self.pyramid = None
+        if pyramid is not None:
+            self.pyramid = SimplePyramid(self.channels[-1], self.strides[-1], pyramid)
+            self._kept = self._kept[-1:]
+            self.channels, self.strides = self.pyramid.channels, tuple(pyramid)
         self.norms = nn.ModuleList(LayerNorm2d(num) for num in self.channels) if norm else None
-        if region_size % self.strides[-1]:
+        coarsest = max(reduction[self._kept[-1]], self.strides[-1])
+        if region_size % coarsest:
             raise ModelError(
-                f"region_size {region_size} does not divide by {self.strides[-1]}, the coarsest stride of {name}; "
-                f"take {round(region_size / self.strides[-1]) * self.strides[-1] or self.strides[-1]}"
+                f"region_size {region_size} does not divide by {coarsest}, the coarsest stride of {name}; "
+                f"take {round(region_size / coarsest) * coarsest or coarsest}"
             )
         self.train(self.training)
 
@@ -98,6 +115,7 @@ class TimmFeatures(RegionEncoder):
         maps = self.model(regions)
         kept = [maps[i] for i in self._kept]
         kept = [each.permute(0, 3, 1, 2) for each in kept] if self._nhwc else kept
+        kept = kept if self.pyramid is None else self.pyramid(kept[-1])
         return kept if self.norms is None else [norm(each) for norm, each in zip(self.norms, kept, strict=True)]
 
     def train(self, mode: bool = True) -> "TimmFeatures":
@@ -133,12 +151,13 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
         raise ModelError(f"timm has no model named {name!r}{nearest(name, [*PRESETS, *timm.list_models()])}")
     try:
+        given = hiera.with_positions(name, region_size, options)
         try:
-            model: nn.Module = timm.create_model(name, img_size=region_size, **options)
+            model: nn.Module = timm.create_model(name, img_size=region_size, **given)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            model = timm.create_model(name, **options)
+            model = timm.create_model(name, **given)
     except TypeError as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is None:
