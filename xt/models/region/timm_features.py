@@ -15,6 +15,7 @@ from xt.models.region import hiera
 from xt.models.region.base import RegionEncoder
 from xt.models.region.simple_pyramid import SimplePyramid
 from xt.models.region.swin_v2 import accelerate
+from xt.models.region.weights import for_timm
 from xt.models.state_files import first_line, read_state
 
 PRESETS = {
@@ -43,7 +44,8 @@ class TimmFeatures(RegionEncoder):
         name: A timm model name, or a preset: ``swinv2_t``, ``swinv2_s``, ``swinv2_b``, ``swinv2_l``.
         region_size: Side of a region in pixels; a multiple of the coarsest stride.
         pretrained: Take weights from the hub.
-        weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only).
+        weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only), by timm's names
+            or by order and shape (:func:`~xt.models.region.weights.for_timm`).
         model_args: Further arguments of the timm model, such as ``{"drop_path_rate": 0.1}``.
         norm: LayerNorm on each map, as detectors add to backbones that end without one. The maps of a ConvNeXt from
             scratch are so small that positions of unit size drown them.
@@ -53,7 +55,7 @@ class TimmFeatures(RegionEncoder):
 
     Raises:
         ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had or do not fit.
-        CheckpointError: If the file of weights cannot be read.
+        CheckpointError: If the file of weights cannot be read, or a tensor of it has no place.
     """
 
     def __init__(
@@ -73,7 +75,12 @@ class TimmFeatures(RegionEncoder):
             raise ModelError(f"{name}: region_size {region_size} and in_chans {in_chans} must be at least 1")
         if pretrained and weights:
             raise ModelError(f"{name}: give pretrained: true (the hub) or weights: FILE, not both")
-        overlay = {"state_dict": read_state(Path(weights))} if weights else None
+        overlay = None
+        if weights:
+            state = read_state(Path(weights))
+            if timm.is_model(PRESETS.get(name, name)):
+                state = for_timm(state, PRESETS.get(name, name), in_chans, model_args or {}, weights)
+            overlay = {"state_dict": state, "first_conv": None}
         options = {
             "in_chans": in_chans,
             "features_only": True,
@@ -167,7 +174,8 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
         if not options["pretrained"]:
             raise
         if options["pretrained_cfg_overlay"]:
-            raise ModelError(f"weights do not fit {name}: {first_line(error)}; check the file and in_chans") from error
+            reason = " ".join(str(error).split()).rpartition("state_dict for ")[2][:200]
+            raise ModelError(f"weights do not fit {reason or name}; check the file, in_chans and model_args") from error
         raise ModelError(
             f"pretrained weights of {name} cannot be had from the hub ({first_line(error)}); "
             "give weights: FILE for a local file, or pretrained: false to train from scratch"
