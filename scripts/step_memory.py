@@ -20,8 +20,8 @@ def step(config: Path, size: int) -> None:
     import torch
 
     from xt.losses.detection import DetectionLoss
+    from xt.malloc import return_large_blocks
     from xt.models.factory import build_from_spec
-    from xt.training.malloc import return_large_blocks
 
     return_large_blocks(size)
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xt.geometry.grid import RegionGrid, TokenLayout, Window
     from xt.inference.session import Prediction, TrainedModel, load, predict
+    from xt.models.upstream import load_upstream
     from xt.models.xt import XT
     from xt.plugins import register
     from xt.training.cli import train
@@ -28,6 +29,7 @@ _HOMES = {
     "Window": "xt.geometry.grid",
     "XT": "xt.models.xt",
     "load": "xt.inference.session",
+    "load_upstream": "xt.models.upstream",
     "predict": "xt.inference.session",
     "register": "xt.plugins",
     "train": "xt.training.cli",
@@ -41,6 +43,7 @@ __all__ = [
     "TrainedModel",
     "Window",
     "load",
+    "load_upstream",
     "predict",
     "register",
     "train",

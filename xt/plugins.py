@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 BUILTINS: dict[str, dict[str, str]] = {
     "region_encoders": {
+        "Samba": "xt.models.region.samba:Samba",
         "TimmFeatures": "xt.models.region.timm_features:TimmFeatures",
     },
     "context_encoders": {
@@ -31,12 +32,22 @@ BUILTINS: dict[str, dict[str, str]] = {
         "Hyper": "xt.models.context.hyper:Hyper",
         "Identity": "xt.models.context.identity:Identity",
         "Mamba": "xt.models.context.mamba:Mamba",
+        "Mamba2": "xt.models.context.mamba2:Mamba2",
+        "Jamba": "xt.models.context.jamba:Jamba",
+        "LongNet": "xt.models.context.longnet:LongNet",
+        "MSA": "xt.models.context.msa:MSA",
+        "RSMamba": "xt.models.context.rsmamba:RSMamba",
+        "RWKV": "xt.models.context.rwkv:RWKV",
+        "SS2D": "xt.models.context.ss2d:SS2D",
+        "TimeMachine": "xt.models.context.timemachine:TimeMachine",
         "TransformerXL": "xt.models.context.transformer_xl:TransformerXL",
+        "Vim": "xt.models.context.vim:Vim",
     },
     "decoders": {
         "ClassToken": "xt.models.decoders.pooled:ClassToken",
         "Pooled": "xt.models.decoders.pooled:Pooled",
         "UNet": "xt.models.decoders.unet:UNet",
+        "UPerNet": "xt.models.decoders.upernet:UPerNet",
     },
     "losses": {
         "DetectionLoss": "xt.losses.detection:DetectionLoss",

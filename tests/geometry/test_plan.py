@@ -1,8 +1,10 @@
 """The order of work in a scene: every pixel once, from what is final, and nothing kept or dropped too long."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xt.errors import GeometryError
@@ -61,6 +63,33 @@ def test_a_later_start_asks_for_what_is_left(plan: ScenePlan, data: st.DataObjec
     first = data.draw(st.integers(0, len(plan.units)))
     whole = [(unit.index, batches) for unit, batches in plan.batches()]
     assert [(unit.index, batches) for unit, batches in plan.batches(first)] == whole[first:]
+
+
+@settings(deadline=None, max_examples=50)
+@example(ScenePlan(RegionGrid(9, 9, 4), 2, 0, 0, 1), 4)  # a window of which no more than a corner is decoded
+@given(plans(), st.integers(2, 7))
+def test_shares_do_together_what_one_does(plan: ScenePlan, shares: int):
+    finals, owned = [], []
+    for number in range(1, shares + 1):
+        share = replace(plan, share=(number, shares))
+        kept: set[tuple[int, int]] = set()
+        told: dict[tuple[int, int], list[int]] = {}
+        for unit, batches in share.batches():
+            kept |= {place for batch in batches for place in batch}
+            assert set(unit.window.places) <= kept
+            for place in unit.window.places:
+                told.setdefault(place, []).append(unit.index)
+            if unit.final.height and unit.final.width:
+                finals.append(unit.final)
+                # All that the whole plan's windows say about these regions by now has been said here, in its order.
+                for place in {*unit.needed.places, *unit.window.places}:
+                    assert place in kept
+                    assert told[place] == [each.index for each in plan.units[: unit.index + 1] if place in each.window]
+            kept -= set(share.dropped_after(unit))
+        owned += sorted(share.owned)
+        assert share.num_regions == sum(len(batch) for _, new in share.batches() for batch in new)
+    assert finals == [unit.final for unit in plan.units if unit.final.height and unit.final.width]
+    assert sorted(owned) == list(np.ndindex(plan.grid.rows, plan.grid.cols))
 
 
 @given(plans(), st.sampled_from(["cosine", "linear", "none"]))

@@ -16,7 +16,7 @@ from typing import Any
 import rasterio
 
 from xt.cli.main import main
-from xt.inference import engine, parts
+from xt.inference import engine, parts, views
 
 FOLDER, MODE, STRIDE = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 ARGV = ["predict", str(FOLDER / "a.tif"), "-m", str(FOLDER / "m"), "-o", str(FOLDER / "out/o.tif"), "--tile", "128"]
@@ -42,7 +42,7 @@ def run(stop_at: int = 0) -> dict[str, Any]:
 
 def predict(stop_at: int) -> tuple[int, dict[str, Any]]:
     seen, encoded = 0, 0
-    plain_encode, plain_part = engine.encode, parts.write_part
+    plain_encode, plain_part = views.encode, parts.write_part
 
     def change() -> None:
         nonlocal seen
@@ -68,7 +68,7 @@ def predict(stop_at: int) -> tuple[int, dict[str, Any]]:
         encoded += len(regions)
         return plain_encode(model, regions)
 
-    parts.write_part, engine.encode = part, encode
+    parts.write_part, views.encode = part, encode
     sys.addaudithook(hook)
     sys.stderr, sys.stdout = open(FOLDER / "err", "w"), open(os.devnull, "w")
     code = main(ARGV)

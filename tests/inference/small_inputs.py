@@ -83,7 +83,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 
 
 def decoding(maps: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> Callable[..., dict[str, torch.Tensor]]:
-    """A model that makes its maps of the image alone, in place of :func:`xt.inference.engine.decode`."""
+    """A model that makes its maps of the image alone, in place of :func:`xt.inference.views.decode`."""
 
     def decode(model: object, pyramid: Any, window: Any = None) -> dict[str, torch.Tensor]:
         found = maps(pyramid.image)

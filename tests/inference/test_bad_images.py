@@ -11,7 +11,7 @@ from small_inputs import HEADS, decoding, noise, raster, save
 
 from xt.cli.main import main
 from xt.errors import InputError
-from xt.inference import engine
+from xt.inference import engine, views
 from xt.models.metadata import ModelMetadata
 from xt.tasks.registry import task_of
 
@@ -21,7 +21,7 @@ def test_a_tile_that_cannot_be_read_does_not_fade_its_neighbours(
     tmp_path: Path, overlap: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     flat = decoding(lambda image: {n: torch.full((1, 1, *image.shape[2:]), 0.3) for n in HEADS["point-detection"]})
-    monkeypatch.setattr(engine, "decode", flat)
+    monkeypatch.setattr(views, "decode", flat)
     plain = engine.Source.read
 
     def read(self: object, window: object, *more: object) -> object:
@@ -63,13 +63,13 @@ def test_an_image_without_a_readable_tile_fails(
 def test_a_model_that_gives_nan_fails_by_name(
     tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    plain = engine.decode
+    plain = views.decode
 
     def broken(*arguments: object) -> object:
         maps = plain(*arguments)
         return {name: values + float("nan") for name, values in maps.items()}
 
-    monkeypatch.setattr(engine, "decode", broken)
+    monkeypatch.setattr(views, "decode", broken)
     image = raster(tmp_path / "a.tif", noise(1, 100, 100))
     model = save(tmp_path / "model", task, 1)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3

@@ -14,7 +14,7 @@ from small_inputs import noise, raster, save
 from xt.data.source import Source
 from xt.geometry.blend import axis_weights, tile_starts
 from xt.geometry.grid import RegionGrid, Window
-from xt.inference import engine, predict, reader
+from xt.inference import engine, predict, reader, views
 from xt.inference.options import PredictOptions
 from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
@@ -68,13 +68,13 @@ def run(path: Path, model: Path, out: Path, **options: Any) -> npt.NDArray[Any]:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Regions that were encoded, call by call."""
     calls: list[int] = []
-    plain = engine.encode
+    plain = views.encode
 
     def counted(model: Any, regions: torch.Tensor) -> Any:
         calls.append(len(regions))
         return plain(model, regions)
 
-    monkeypatch.setattr(engine, "encode", counted)
+    monkeypatch.setattr(views, "encode", counted)
     return calls
 
 
@@ -175,7 +175,7 @@ def test_strips_are_read_once_and_right(tmp_path: Path, cached: int, monkeypatch
 def test_reading_goes_ahead_but_not_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, model = raster(tmp_path / "a.tif", noise(2, 64, 64 * 40)), save(tmp_path / "m", "semantic-segmentation", 2)
     reads: list[int] = []
-    plain, encode, ahead = Source.read, engine.encode, []
+    plain, encode, ahead = Source.read, views.encode, []
 
     def read(source: Source, window: Window, *more: Any) -> Any:
         reads.append(window.col)
@@ -186,7 +186,7 @@ def test_reading_goes_ahead_but_not_far(tmp_path: Path, monkeypatch: pytest.Monk
         return encode(network, regions)
 
     monkeypatch.setattr(Source, "read", read)
-    monkeypatch.setattr(engine, "encode", encoding)
+    monkeypatch.setattr(views, "encode", encoding)
     run(path, model, tmp_path / "o.tif")
     batch = load_model(model)[0].region_batch
     assert all(read <= (i + 1 + reader.AHEAD + 1) * batch for i, read in enumerate(ahead))
@@ -252,7 +252,7 @@ def test_full_context_is_cut_off_and_goes_on(tmp_path: Path, encoded: list[int],
     )
     want = run(path, model, tmp_path / "o.tif", context="full")
     num = len(encoded)
-    plain = engine.encode
+    plain = views.encode
     least = []
     for stop_at in range(1, num + 1, 3):
         calls: list[int] = []
@@ -263,7 +263,7 @@ def test_full_context_is_cut_off_and_goes_on(tmp_path: Path, encoded: list[int],
                 raise KeyboardInterrupt
             return plain(network, regions)
 
-        monkeypatch.setattr(engine, "encode", encode)
+        monkeypatch.setattr(views, "encode", encode)
         out = tmp_path / f"{stop_at}.tif"
         with pytest.raises(KeyboardInterrupt):
             run(path, model, out, context="full")

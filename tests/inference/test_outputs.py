@@ -13,7 +13,7 @@ from small_inputs import noise, raster, refused, save
 from xt import files
 from xt.cli.main import main
 from xt.errors import OutputError
-from xt.inference import engine, parts
+from xt.inference import parts, publish, views
 from xt.inference import predict as predict_module
 from xt.inference.options import PredictOptions
 from xt.models import checkpoint
@@ -69,7 +69,7 @@ def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypa
         (place / "o.tif").write_text("mine")
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
-    monkeypatch.setattr(engine, "encode", lambda *args: pytest.fail("the work has begun"))
+    monkeypatch.setattr(views, "encode", lambda *args: pytest.fail("the work has begun"))
     model, metadata = checkpoint.load_model(place / "run")
     with pytest.raises(OutputError, match=reason):
         predict_module.predict_image(model, metadata, place / "a.tif", place / "o.tif", PredictOptions())
@@ -118,7 +118,7 @@ def test_failure_at_any_stage_leaves_all_old_files(
     target = {
         "pixels": (parts, "write_part", full),
         "changed": (predict_module.Source, "_state", iter_states()),
-        "siblings": (predict_module, "write_layer", full)
+        "siblings": (publish, "write_layer", full)
         if task == "point-detection"
         else (ImageClassification, "describe", full),
         "publication": (files.os, "replace", refuse),
@@ -153,13 +153,13 @@ def test_geotiff_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_file_that_appears_meanwhile_is_kept(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    plain = engine.encode
+    plain = views.encode
 
     def run(*args: object) -> object:
         (place / "o.tif").write_text("mine")
         return plain(*args)
 
-    monkeypatch.setattr(engine, "encode", run)
+    monkeypatch.setattr(views, "encode", run)
     assert "o.tif exists" in refused(capsys, "a.tif", "-m", "run", "-o", "o.tif")
     assert (place / "o.tif").read_text() == "mine"
 

@@ -14,7 +14,7 @@ from rasterio.transform import Affine
 from small_inputs import HEADS, decoding, noise, raster, save
 
 from xt.cli.main import main
-from xt.inference import engine
+from xt.inference import views
 from xt.models.checkpoint import load_model
 
 REAL = [
@@ -81,7 +81,7 @@ def test_bad_tile_can_be_filled(shared_data: Path, tmp_path: Path, capsys: pytes
 def test_blending_leaves_a_constant_as_it_is(tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     ones = {name: 0.3 for name in HEADS["point-detection"]}
     flat = decoding(lambda image: {n: torch.full((1, 1, *image.shape[2:]), x) for n, x in ones.items()})
-    monkeypatch.setattr(engine, "decode", flat)
+    monkeypatch.setattr(views, "decode", flat)
     image = raster(tmp_path / "a.tif", noise(1, *size))
     model = save(tmp_path / "model", "point-detection", 1, 64)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--overlap", "24"]) == 0
@@ -101,7 +101,7 @@ def blob(monkeypatch: pytest.MonkeyPatch, row: int, col: int) -> None:
         peak = torch.nn.functional.avg_pool2d(spot, 5, 1, 2) * 25 / 1000
         return {"center": peak, "vessel": peak * 20 - 1, "fishing": peak - 9, "length": peak * 0 + 0.5}
 
-    monkeypatch.setattr(engine, "decode", decoding(run))
+    monkeypatch.setattr(views, "decode", decoding(run))
 
 
 @pytest.mark.parametrize("kind", ["affine", "gcps", "none"])
@@ -177,7 +177,7 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
     out = tmp_path / "out" / "o.tif"
     out.parent.mkdir()
     out.write_bytes(b"old")
-    plain = engine.encode
+    plain = views.encode
     calls: list[int] = []
 
     def stop(*args: object) -> object:
@@ -186,7 +186,7 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
             raise KeyboardInterrupt
         return plain(*args)
 
-    monkeypatch.setattr(engine, "encode", stop)
+    monkeypatch.setattr(views, "encode", stop)
     assert main(["predict", str(image), "-m", str(model), "-o", str(out), "--overwrite"]) == 130
     assert out.read_bytes() == b"old"
     assert [p.name for p in out.parent.iterdir()] == ["o.tif"]
@@ -198,13 +198,13 @@ def test_failure_keeps_the_old_output_and_leaves_nothing_else(tmp_path: Path, mo
 def test_changed_input_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     image = raster(tmp_path / "a.tif", noise(1, 100, 100))
     model = save(tmp_path / "model", "semantic-segmentation", 1)
-    plain = engine.encode
+    plain = views.encode
 
     def touch(*args: object) -> object:
         os.utime(image, (1, 1))
         return plain(*args)
 
-    monkeypatch.setattr(engine, "encode", touch)
+    monkeypatch.setattr(views, "encode", touch)
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3
     assert "has changed while it was read" in capsys.readouterr().err
     assert not (tmp_path / "o.tif").exists()
@@ -214,7 +214,7 @@ def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.Mo
     model, _ = load_model(save(tmp_path / "model", "semantic-segmentation", 1))
     regions = torch.randn(5, 1, 64, 64)
     with torch.no_grad():
-        want = engine.encode(model, regions)
+        want = views.encode(model, regions)
         plain = model.region_encoder.forward
 
         def limited(regions: torch.Tensor) -> list[torch.Tensor]:
@@ -223,5 +223,5 @@ def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.Mo
             return plain(regions)
 
         monkeypatch.setattr(model.region_encoder, "forward", limited)
-        torch.testing.assert_close(engine.encode(model, regions), want, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(views.encode(model, regions), want, atol=1e-5, rtol=1e-5)
     assert model.region_batch == 1

@@ -11,7 +11,7 @@ import pytest
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
-from xt.inference import engine
+from xt.inference import engine, views
 from xt.inference.journal import Journal, job
 
 HERE = Path(__file__).parent
@@ -65,7 +65,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     raster(tmp_path / "a.tif", noise(1, 260, 330))
     save(tmp_path / "m", "semantic-segmentation", 1)
-    plain, calls = engine.encode, []
+    plain, calls = views.encode, []
 
     def stop(*args: Any) -> Any:
         calls.append(1)
@@ -75,7 +75,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "COMMIT_SECONDS", 0.0)
-        patch.setattr(engine, "encode", stop)
+        patch.setattr(views, "encode", stop)
         assert main(predict()) == 130
     assert (tmp_path / ".o.tif.job").is_dir()
     return tmp_path
@@ -128,7 +128,7 @@ def test_a_signal_stops_after_the_window_and_the_work_is_kept(place: Path, monke
     want = (place / "o.tif").read_bytes()
     (place / "o.tif").unlink()
     (place / "o.report.json").unlink()
-    plain, calls = engine.encode, []
+    plain, calls = views.encode, []
 
     def signalled(*args: Any) -> Any:
         calls.append(len(args[1]))
@@ -136,7 +136,7 @@ def test_a_signal_stops_after_the_window_and_the_work_is_kept(place: Path, monke
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*args)
 
-    monkeypatch.setattr(engine, "encode", signalled)
+    monkeypatch.setattr(views, "encode", signalled)
     assert main(predict()) == 143
     done = sum(calls)
     assert not (place / "o.tif").exists()

@@ -23,16 +23,16 @@ def test_results_stay_whole_when_q_tif_and_q_tiff_are_written_at_once(tmp_path: 
     code = """
 import subprocess, sys
 from xt.cli.main import main
-from xt.inference import engine
+from xt.inference import views
 argv = ["predict", *sys.argv[1:], "-o"]
-plain, calls = engine.encode, []
+plain, calls = views.encode, []
 def run(*args):
     calls.append(1)
     if len(calls) == 2:
         code = subprocess.run([sys.executable, "-m", "xt.cli.main", *argv, "q.tiff"]).returncode
         print("second", code)
     return plain(*args)
-engine.encode = run
+views.encode = run
 print("first", main([*argv, "q.tif"]))
 """
     argv = [sys.executable, "-c", code, str(image), "-m", str(model)]
@@ -56,8 +56,8 @@ def test_next_run_removes_what_a_killed_one_left(place: Path):
     code = """
 import os, sys
 from xt.cli.main import main
-from xt.inference import engine
-engine.encode = lambda *args: os._exit(9)
+from xt.inference import views
+views.encode = lambda *args: os._exit(9)
 main(sys.argv[1:])
 """
     argv = ["predict", "a.tif", "-m", "run", "-o", "o.tif"]

@@ -18,6 +18,16 @@ ENCODERS = {
     "Mamba, one tap": ("Mamba", {"depth": 2, "d_conv": 1}),
     "Mamba, many taps": ("Mamba", {"depth": 2, "d_state": 3, "d_conv": 9, "expand": 1}),
     "TransformerXL": ("TransformerXL", XL),
+    "Jamba": ("Jamba", {"head_dim": 16, "min_seq_len": 128, "num_experts": 4, "d_state": 2, "expand": 1}),
+    "LongNet": ("LongNet", {"head_dim": 16, "segment_lengths": (16, 64, 4096), "dilations": (1, 4, 64)}),
+    "MSA": ("MSA", {"head_dim": 16, "window": 4}),
+    "Mamba2": ("Mamba2", {}),
+    "RSMamba": ("RSMamba", {}),
+    "RWKV, version 4": ("RWKV", {"depth": 2, "version": 4}),
+    "RWKV": ("RWKV", {"depth": 2, "head_dim": 16}),
+    "SS2D": ("SS2D", {}),
+    "TimeMachine": ("TimeMachine", {}),
+    "Vim": ("Vim", {}),
     "TransformerXL, hashed": ("TransformerXL", XL | {"block_size": 16, "sample_size": 16, "min_seq_len": 16}),
 }
 

@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 from xt.cli import options
+from xt.data.address import image_path, is_virtual, stem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt features``."""
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="GeoTIFF, or folder of an xView3 scene")
+    parser.add_argument(
+        "images", type=image_path, nargs="+", metavar="IMAGE", help="GeoTIFF, its address, or scene folder"
+    )
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from xt.inference.outputs import folder_for_outputs
     from xt.inference.session import load
 
-    names = [image.name if image.is_dir() else image.stem for image in args.images]
+    names = [stem(image) for image in args.images]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two images are named {twice[0]}; give them different output folders")
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     with folder_for_outputs(args.output, parents=True):
         for index, (name, image) in enumerate(zip(names, args.images, strict=True)):
             try:
-                if not image.exists():
+                if not is_virtual(image) and not image.exists():
                     raise InputError(f"{image}: no such file")
                 source = Source(image, model.metadata.inputs, args.bands, args.nodata)
                 encode_image(model.network, model.metadata, source, args.output / name, args.overwrite)

@@ -4,12 +4,13 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
+
+from xt.data.address import image_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt info``."""
-    parser.add_argument("rasters", type=Path, nargs="+", metavar="RASTER", help="GeoTIFF")
+    parser.add_argument("rasters", type=image_path, nargs="+", metavar="RASTER", help="GeoTIFF, or its address")
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each raster")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xt.cli import options
+from xt.data.address import image_path, is_virtual, stem
 
 if TYPE_CHECKING:
     from xt.geometry.grid import Window
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
     parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="GeoTIFF, scene folder, pattern, or @LIST of these"
+        "images",
+        type=image_path,
+        nargs="+",
+        metavar="IMAGE",
+        help="GeoTIFF, scene folder, pattern, https:// or s3:// address, /vsi… of GDAL, or @LIST of these",
     )
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
@@ -36,10 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile", type=int, metavar="PX", help="side of a context window (the size it was trained on)")
     parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of windows (an eighth, at least a region)")
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
+    views = "mean over mirrored (4) or also turned (8) images, for as many times the work"
+    parser.add_argument("--tta", choices=["none", "flips", "d4"], default="none", help=views)
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
-    shard = "share the images among machines: 1/5 is the first of five"
+    shard = "the first of five machines that share the images, or one image (xt merge joins it): 1/5"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=shard)
+    engine = "on this machine, or in shares on a Ray cluster whose nodes see the same folders"
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help=engine)
+    parser.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (RAY_ADDRESS, or one started here)")
     parser.add_argument(
         "--max-memory", type=_size, metavar="SIZE", help="such as 2G: keep to it, with more on the disk"
     )
@@ -52,20 +62,22 @@ def run(args: argparse.Namespace) -> int:
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, ConfigError
     from xt.inference.outputs import check_folder, output_files, refuse_inputs
 
+    if args.engine == "ray" and (args.shard != (1, 1) or args.dry_run):
+        raise ConfigError(f"--engine ray makes the shares itself; leave out --{'dry-run' if args.dry_run else 'shard'}")
     args.images = _expanded(args.images)
     outputs = _outputs(args.images, args.output)
-    first, every = args.shard
-    if every > 1 and len(outputs) == 1:
-        raise ConfigError(f"--shard {first}/{every} shares images, and there is one")
     folder = next(iter(outputs.values())).parent
-    outputs = dict(list(outputs.items())[first - 1 :: every])
+    shared = len(outputs) == 1
+    if not shared:
+        first, every = args.shard
+        outputs = dict(list(outputs.items())[first - 1 :: every])
     model_folder = args.model / "model"
     inputs = [*args.images, model_folder if model_folder.is_dir() else args.model]
     refuse_inputs(outputs.values(), inputs)
     new = folder == args.output and not folder.exists()
     check_folder(folder.parent if new else folder)
     code = EXIT_OK
-    for image in [each for each in outputs if not each.exists()]:
+    for image in [each for each in outputs if not is_virtual(each) and not each.exists()]:
         print(f"xt: error: {image}: no such file", file=sys.stderr)
         code = EXIT_SOME_FAILED
         del outputs[image]
@@ -93,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.aoi, args.mask,
         args.window, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, args.restart, args.max_memory, creation,
+        args.tta, args.shard if shared else (1, 1),
     )  # fmt: skip
     return max(code, _predict_all(outputs, folder, options, args))
 
@@ -103,10 +116,13 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
     from xt.inference.outputs import folder_for_outputs
     from xt.inference.predict import done_before, foresee, predict_image
+    from xt.inference.ray_engine import predict_on_ray
     from xt.inference.session import load
+    from xt.inference.shares import predict_share
     from xt.stopping import StopRequest
 
     code = EXIT_OK
+    work = predict_image if options.share == (1, 1) else predict_share
     model = load(args.model, args.device, args.plugins)
     with folder_for_outputs(folder), StopRequest("window") as stop:
         for image, out in outputs.items():
@@ -118,14 +134,21 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                     continue
                 summary = None if args.overwrite else done_before(*job)
                 note = "" if summary is None else "; done before, --overwrite makes it anew"
-                summary = summary or predict_image(*job, progress(image.name, "region"), stop)
+                if summary is None and args.engine == "ray":
+                    show = progress(image.name, "share")
+                    summary = predict_on_ray(
+                        args.model, image, out, options, args.address, args.device, args.plugins, show, stop
+                    )
+                summary = summary or work(*job, progress(image.name, "region"), stop)
             except (InputError, OutputError) as error:
                 if len(args.images) == 1 and isinstance(error, OutputError):
                     raise
                 print(f"xt: error: {error}", file=sys.stderr)
                 code = EXIT_SOME_FAILED
                 continue
-            print(json.dumps(asdict(summary)) if args.json else _line(summary) + note)
+            if options.share != (1, 1):
+                note = f"; share {options.share[0]} of {options.share[1]}, xt merge {out} when all are done"
+            print(json.dumps(asdict(summary)) if args.json else line(summary) + note)
     return code
 
 
@@ -140,12 +163,14 @@ def _expanded(images: list[Path]) -> list[Path]:
     found: list[Path] = []
     for image in images:
         text = str(image)
-        if text.startswith("@") and not image.exists():
+        if is_virtual(image):
+            found.append(image)
+        elif text.startswith("@") and not image.exists():
             try:
                 lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{text}: the list of images cannot be read: {error}") from error
-            found += [Path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+            found += [image_path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
         elif any(each in text for each in "*?[") and not image.exists():
             found += [Path(each) for each in sorted(glob.glob(text, recursive=True))] or [image]
         else:
@@ -179,7 +204,8 @@ def _leave_out_existing(
     return code
 
 
-def _line(summary: "Summary") -> str:
+def line(summary: "Summary") -> str:
+    """What happened to an image, for the terminal."""
     facts = [f"{summary.regions} regions"]
     facts += [f"{summary.empty_regions} without data"] * bool(summary.empty_regions)
     facts += [f"{summary.bad_regions} not readable"] * bool(summary.bad_regions)
@@ -245,7 +271,7 @@ def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
         if output.suffix.lower() not in (".tif", ".tiff"):
             raise ConfigError(f"-o {output}: the result is a GeoTIFF; name it .tif")
         return {images[0]: output}
-    outputs = {image: output / f"{image.stem}.tif" for image in images}
+    outputs = {image: output / f"{stem(image)}.tif" for image in images}
     if len(set(outputs.values())) < len(images):
         raise ConfigError("two images have the same name; predict them into different folders")
     return outputs

@@ -6,6 +6,7 @@ that stay open between windows are kept by :mod:`xt.data.handles`.
 
 import os
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from rasterio._err import CPLE_BaseError  # no public name
 from rasterio.enums import ColorInterp, PhotometricInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from xt.data import address
 from xt.data.raster_info import RasterInfo, alpha_band, colours_of, describe
 from xt.data.sidecars import check_overviews, has_sidecars
 from xt.errors import InputError
@@ -41,7 +43,7 @@ def open_raster(
     """Open a raster after checking that it can be read safely.
 
     Args:
-        path: A local file.
+        path: A file, or what :func:`~xt.data.address.image_path` made of an address.
         drivers: Formats that are taken; a VRT behind ``.tif`` is none of them.
         purpose: ``"label"`` takes palettes and 1-bit rasters too.
         complex_abs: Take complex samples; their absolute value is read.
@@ -52,7 +54,7 @@ def open_raster(
     Raises:
         InputError: If the file is missing, of another format, a decompression bomb, or not fit for the purpose.
     """
-    with open_dataset(path, drivers, purpose, complex_abs) as dataset, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+    with open_dataset(path, drivers, purpose, complex_abs) as dataset, environment(path):
         yield dataset
 
 
@@ -65,10 +67,11 @@ def open_dataset(
         InputError: As :func:`open_raster`.
     """
     path = Path(path)
-    if not path.is_file():
+    virtual = address.is_virtual(path)
+    if not virtual and not path.is_file():
         raise InputError(f"{path}: no such file")
-    listing = "FALSE" if has_sidecars(path) else "EMPTY_DIR"
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN=listing):
+    listing = "FALSE" if not virtual and has_sidecars(path) else "EMPTY_DIR"
+    with environment(path, GDAL_DISABLE_READDIR_ON_OPEN=listing):
         dataset = _open(path, drivers)
         try:
             colours_of(dataset)
@@ -77,11 +80,43 @@ def open_dataset(
             _ = dataset.mask_flag_enums  # a mask beside the file is looked for now
         except CPLE_BaseError as error:
             dataset.close()
-            raise InputError(f"{path}: cannot be read: {_reason(error, path)}") from error
+            raise InputError(f"{address.shown(path)}: cannot be read: {_reason(error, path)}") from error
         except BaseException:
             dataset.close()
             raise
         return dataset
+
+
+def environment(path: Path | str, **options: Any) -> Any:
+    """Settings of GDAL under which a raster is opened and read: a bounded cache, and patience with the net."""
+    net = address.OPTIONS if address.is_virtual(Path(path)) else {}
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **net, **options)
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Two numbers that change when a file does: bytes and nanoseconds, or what some blocks of a virtual file say.
+
+    Raises:
+        OSError: If there is no such file.
+        InputError: If a virtual file cannot be opened.
+    """
+    if not address.is_virtual(path):
+        state = os.stat(path)
+        return state.st_size, state.st_mtime_ns
+    with open_dataset(path, PLAIN, "label", complex_abs=True) as dataset, environment(path):
+        size, block = (dataset.height, dataset.width), dataset.block_shapes[0]
+        rows, cols = (
+            np.unique(np.linspace(0, -(-pixels // step) - 1, 5).round())
+            for pixels, step in zip(size, block, strict=True)
+        )
+        places = [
+            dataset.get_tag_item(f"{what}_{int(col)}_{int(row)}", "TIFF", bidx=1)
+            for row in rows
+            for col in cols
+            for what in ("BLOCK_OFFSET", "BLOCK_SIZE")
+        ]
+        facts = [size, dataset.dtypes, places, sorted(dataset.tags().items())]
+        return dataset.height * dataset.width, zlib.crc32(repr(facts).encode())
 
 
 def inspect(path: Path | str, drivers: Sequence[str] = GEOTIFF) -> RasterInfo:
@@ -121,14 +156,15 @@ def read_window(
     chosen = list(bands) if bands is not None else [i for i in dataset.indexes if i != alpha]
     place = ((window.row, window.row_stop), (window.col, window.col_stop))
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        with environment(dataset.name):
             pixels = dataset.read(chosen, window=place)
             valid = (dataset.read_masks(chosen, window=place) > 0).all(axis=0)
             if alpha is not None:
                 valid &= dataset.read(alpha, window=place) > 0
     except (RasterioError, CPLE_BaseError) as error:
         where = f"rows {window.row}–{window.row_stop - 1}, columns {window.col}–{window.col_stop - 1}"
-        raise InputError(f"{dataset.name}: cannot read {where}: {_reason(error, dataset.name)}") from error
+        name = address.shown(Path(dataset.name))
+        raise InputError(f"{name}: cannot read {where}: {_reason(error, dataset.name)}") from error
     valid &= np.isfinite(pixels).all(axis=0)
     given = nodata if isinstance(nodata, Sequence) else [nodata]
     for index, band in enumerate(chosen):
@@ -162,10 +198,10 @@ def _open(path: Path, drivers: Sequence[str]) -> Any:
             with warnings.catch_warnings():
                 # Said by RasterInfo.notes; rasters without georeference are normal here.
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                return rasterio.open(path, driver=driver, sharing=False)
+                return rasterio.open(address.gdal_name(path), driver=driver, sharing=False)
         except (RasterioError, CPLE_BaseError) as error:
             reasons.append(_reason(error, path))
-    raise InputError(f"{path}: cannot be opened as {' or '.join(drivers)}: {reasons[0]}")
+    raise InputError(f"{address.shown(path)}: cannot be opened as {' or '.join(drivers)}: {reasons[0]}")
 
 
 def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> None:
@@ -180,8 +216,8 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
             f"{MAX_BLOCK_BYTES >> 20}; rewrite it in tiles of 512 px"
         )
     total = size * dataset.count * dataset.height * dataset.width
-    stored = os.path.getsize(path)
-    if total > 1 << 30 and total > MAX_EXPANSION * stored:
+    stored = 0 if address.is_virtual(path) else os.path.getsize(path)  # what the net brings is read by regions
+    if stored and total > 1 << 30 and total > MAX_EXPANSION * stored:
         raise InputError(
             f"{path}: {dataset.height} × {dataset.width} px from {stored} bytes is not plausible; the file is "
             "damaged or a decompression bomb"

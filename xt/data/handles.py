@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from xt.data.address import is_virtual
 from xt.errors import InputError
 
 LIMIT = 32
@@ -41,12 +42,13 @@ def borrow(path: Path, kind: Hashable, opener: Opener) -> Any:
         InputError: If there is no such file.
     """
     try:
-        state = path.stat()
+        state = None if is_virtual(path) else path.stat()
     except OSError as error:
         raise InputError(
             f"{path}: {(error.strerror or 'cannot be read').lower().replace(' or directory', '')}"
         ) from error
-    key = (path, state.st_ino, state.st_size, state.st_mtime_ns, kind)
+    known = () if state is None else (state.st_ino, state.st_size, state.st_mtime_ns)
+    key = (path, known, kind)
     if key not in _kept.open:
         with ExitStack() as stack:
             dataset = opener(stack)

@@ -1,6 +1,5 @@
 """A part of an image: inside a window, inside polygons, or where a mask says so. The rest has no data."""
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
@@ -16,7 +15,7 @@ from rasterio.rpc import RPC
 
 from xt.data import handles
 from xt.data.georeference import map_crs, to_pixels
-from xt.data.geotiff import PLAIN, Mask, Pixels, open_dataset, read_window
+from xt.data.geotiff import PLAIN, Mask, Pixels, open_dataset, read_window, state_of
 from xt.data.source import Source
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -119,8 +118,7 @@ class LimitedSource(Source):
         return handles.borrow(path, "mask", opener)
 
     def _state(self) -> list[tuple[int, int]]:
-        more = [os.stat(path) for path in (self.mask, self.aoi) if path is not None]
-        return [*self.whole._state(), *((state.st_size, state.st_mtime_ns) for state in more)]
+        return [*self.whole._state(), *(state_of(path) for path in (self.mask, self.aoi) if path is not None)]
 
     @property
     def fingerprint(self) -> list[tuple[Path, tuple[int, int]]]:

@@ -3,7 +3,6 @@
 Every data set and every prediction reads through it, so what training sees of a window is what prediction sees.
 """
 
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,7 +16,8 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from xt.data import handles
-from xt.data.geotiff import PLAIN, Mask, Pixels, check_bands, open_dataset, read_window
+from xt.data.address import stem
+from xt.data.geotiff import PLAIN, Mask, Pixels, check_bands, open_dataset, read_window, state_of
 from xt.data.raster_info import describe
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -104,7 +104,7 @@ class Source:
     @property
     def name(self) -> str:
         """Name of the scene."""
-        return self.path.name if self.path.is_dir() else self.path.stem
+        return stem(self.path)
 
     @property
     def strips(self) -> bool:
@@ -194,7 +194,7 @@ class Source:
         """
         try:
             same = self._state() == self.before
-        except OSError:
+        except (OSError, InputError):
             same = False
         if not same:
             raise InputError(f"{self.path}: has changed while it was read; run again")
@@ -260,8 +260,7 @@ class Source:
         return handles.borrow(self.files[band], (tuple(transform), crs.to_wkt(), self.nodata), opener)
 
     def _state(self) -> list[tuple[int, int]]:
-        states = [os.stat(file) for file in self.files.values()]
-        return [(state.st_size, state.st_mtime_ns) for state in states]
+        return [state_of(file) for file in self.files.values()]
 
 
 def _warped(raster: Any, crs: Any, transform: Any, height: int, width: int, nodata: Sequence[float]) -> Any:

@@ -51,6 +51,15 @@ def region_major(layout: TokenLayout) -> Indices:
     return _frozen(np.concatenate([order, extra]).astype(np.int64))
 
 
+@lru_cache(maxsize=16)
+def column_major(layout: TokenLayout) -> Indices:
+    """Permutation that reads the map column by column, each from the top."""
+    place = positions(layout)
+    order = np.lexsort((place[:, 0], place[:, 1]))
+    extra = np.arange(len(order), layout.num_tokens)
+    return _frozen(np.concatenate([order, extra]).astype(np.int64))
+
+
 def inverse(permutation: Indices) -> Indices:
     """Permutation that undoes another: ``x[p][inverse(p)]`` is ``x``."""
     result = np.empty_like(permutation)

@@ -6,7 +6,7 @@ which nothing can change any more. The rectangles of all units tile the scene.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise, product
 
@@ -46,6 +46,12 @@ class Rectangle:
     def shape(self) -> tuple[int, int]:
         """Regions high and wide."""
         return self.bottom - self.top, self.right - self.left
+
+    def meets(self, other: "Rectangle") -> bool:
+        """Whether a region lies in both."""
+        return (
+            self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+        )
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -101,6 +107,7 @@ class ScenePlan:
         overlap: Regions that neighbouring windows share, at least.
         halo: Pixels around a pixel that it is decoded from.
         batch: Regions of a row that are encoded together.
+        share: Which part of the work is done, and of how many, as in ``(2, 5)``; all by default.
 
     Raises:
         GeometryError: If the overlap is not smaller than the window.
@@ -111,6 +118,7 @@ class ScenePlan:
     overlap: int
     halo: int
     batch: int
+    share: tuple[int, int] = (1, 1)
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -120,10 +128,46 @@ class ScenePlan:
             for index, (k, j) in enumerate(product(range(len(self._down.starts)), range(len(self._across.starts))))
         ]
 
-    @property
+    @cached_property
+    def work(self) -> list[Unit]:
+        """The units of this share, in their order.
+
+        Those whose pixels it decodes, and before them those that tell something about the same regions, of which
+        nothing is final here. So a pixel of a share is what it is in the whole.
+        """
+        number, shares = self.share
+        if shares == 1:
+            return self.units
+        start, stop = (len(self.units) * each // shares for each in (number - 1, number))
+        own = [unit for unit in self.units[start:stop] if unit.final.height and unit.final.width]
+        used = {each for unit in own for each in (unit.window, unit.needed)}
+        return [
+            unit if unit in own else replace(unit, final=Window(unit.final.row, unit.final.col, 0, 0))
+            for unit in self.units[:stop]
+            if any(unit.window.meets(each) for each in used)
+        ]
+
+    @cached_property
     def num_batches(self) -> int:
         """Batches of regions in all."""
-        return self.grid.rows * -(-self.grid.cols // self.batch)
+        return sum(len(new) for _, new in self.batches())
+
+    @cached_property
+    def num_regions(self) -> int:
+        """Regions in all."""
+        return sum(len(batch) for _, new in self.batches() for batch in new)
+
+    @cached_property
+    def owned(self) -> frozenset[tuple[int, int]]:
+        """The regions whose first pixel this share decodes, and no other."""
+        size, found = self.grid.region_size, set[tuple[int, int]]()
+        for final in (unit.final for unit in self.work):
+            rows, cols = (
+                range(-(-start // size), -(-stop // size))
+                for start, stop in ((final.row, final.row_stop), (final.col, final.col_stop))
+            )
+            found.update(product(rows, cols))
+        return frozenset(found)
 
     def batch_of(self, row: int, col: int) -> tuple[tuple[int, int], ...]:
         """The regions that are encoded together with one; they do not depend on the unit that asks."""
@@ -142,7 +186,7 @@ class ScenePlan:
             first_unit: Start here; what earlier ones encoded is not yielded.
         """
         done: set[tuple[int, int]] = set()
-        for unit in self.units:
+        for unit in self.work:
             new = []
             for place in unit.window.places:
                 batch = self.batch_of(*place)

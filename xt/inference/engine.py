@@ -6,9 +6,7 @@ say fades from one into the next; so the decoder sees one seamless map, and deco
 
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -25,13 +23,16 @@ from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import Rectangle, ScenePlan, Unit, blocks
 from xt.inference.feature_store import FeatureStore
 from xt.inference.journal import Journal
+from xt.inference.outcome import Counts, Outcome
 from xt.inference.parts import PartWriter
 from xt.inference.pooled import painted_answers
 from xt.inference.reader import Batch, Pixel, RegionReader
-from xt.inference.regions import Region, RegionStore, shapes_of, stitched
+from xt.inference.regions import Region, RegionStore, stitched
+from xt.inference.stopwatch import Stopwatch
+from xt.inference.views import Views
+from xt.malloc import return_free_memory
 from xt.models.decoders.base import DenseDecoder
 from xt.models.pyramid import FeaturePyramid
-from xt.models.xt import XT, Maps
 from xt.stopping import StopRequest
 from xt.tasks.base import Task, Valid, Values
 
@@ -42,26 +43,11 @@ COMMIT_SECONDS = 20.0
 
 
 @dataclass
-class Counts:
-    """What has happened to the regions of a scene.
-
-    Attributes:
-        regions: Done so far.
-        empty: Of these, the ones without a valid pixel.
-        bad: Of these, the ones that could not be read.
-    """
-
-    regions: int = 0
-    empty: int = 0
-    bad: int = 0
-
-
-@dataclass
 class Scene:
     """A scene that is predicted; :meth:`run` does it, and goes on where the journal's last commit was.
 
     Attributes:
-        model: On its device, in evaluation mode.
+        views: What the model is asked.
         task: Says what the model's answers mean.
         source: The image.
         plan: Of its regions.
@@ -72,12 +58,13 @@ class Scene:
         fill_bad: Give regions that cannot be read nodata instead of failing.
         progress: Called with regions done and regions in all.
         stop: Asked after each window.
-        mixed: Last-stage features of all regions to which the context has spoken; None to let it mix window by window.
+        mixed: For each view the last-stage features of all regions to which the context has spoken; none to let it mix
+            window by window.
         counts: What has happened so far.
         seconds: Stage → time that it held up the main thread.
     """
 
-    model: XT
+    views: Views
     task: Task
     source: Source
     plan: ScenePlan
@@ -88,22 +75,21 @@ class Scene:
     fill_bad: bool = False
     progress: Callable[[int, int], None] = lambda done, total: None
     stop: StopRequest | None = None
-    mixed: FeatureStore | None = None
+    mixed: Sequence[FeatureStore] = ()
     counts: Counts = field(default_factory=Counts)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: Stopwatch = field(default_factory=Stopwatch)
     _answers: dict[int, list[float] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make room for regions."""
-        self.shapes = shapes_of(self.model)
+        self.model, self.shapes = self.views.model, self.views.shapes
         self.device = next(self.model.parameters()).device
         self.store = RegionStore(self.journal.subfolder("regions"), self.shapes, self.budget, self.device)
 
     @property
-    def mean(self) -> npt.NDArray[np.float64] | None:
-        """Mean over the windows with data of a pooled model's answers; None if there is none."""
-        known = [each for each in self._answers.values() if each is not None]
-        return np.mean(np.array(known, np.float64), axis=0) if known else None
+    def outcome(self) -> "Outcome":
+        """What has been made."""
+        return Outcome(self.writer.parts, self.counts, self._answers, self.seconds)
 
     def run(self) -> None:
         """Decode all pixels and have them written.
@@ -121,7 +107,7 @@ class Scene:
             pixels = iter(reader)
             for unit, new in steps:
                 for _ in new:
-                    with self.timed("read"):
+                    with self.seconds.timed("read"):
                         batch, read = next(pixels)
                     self._encode(batch, read)
                 self._mix(unit)
@@ -129,7 +115,7 @@ class Scene:
                 for place in self.plan.dropped_after(unit):
                     self.store.drop(place)
                 asked = self.stop is not None and self.stop.received is not None
-                if asked or unit is self.plan.units[-1] or time.monotonic() - committed >= COMMIT_SECONDS:
+                if asked or unit is self.plan.work[-1] or time.monotonic() - committed >= COMMIT_SECONDS:
                     self._commit(unit)
                     committed = time.monotonic()
                 if self.stop is not None:
@@ -137,39 +123,43 @@ class Scene:
 
     def _encode(self, batch: Batch, read: list[Pixel | None]) -> None:
         kept = {place: item for place, item in zip(batch, read, strict=True) if item is not None and item[1].any()}
-        with self.timed("encode"):
+        with self.seconds.timed("encode"):
             for place in batch:
                 if place not in kept:
                     self.store.put(place, None)
             if kept:
                 image = torch.from_numpy(np.stack([pixels for pixels, _ in kept.values()])).to(self.device)
-                maps = encode(self.model, image)
+                maps = self.views.encode(image)
                 for i, (place, (_, valid)) in enumerate(kept.items()):
                     own = [each[i].clone() for each in maps]
-                    if self.mixed is not None:
-                        own[-1] = self.mixed.read(place[0] * self.plan.grid.cols + place[1]).to(own[-1])
+                    if self.mixed:
+                        own[-1] = self._mixed_features(place).to(own[-1])
                     region = Region(image[i].clone(), torch.from_numpy(valid), own, torch.zeros_like(own[-1]))
                     self.store.put(place, region)
         self.counts.regions += len(batch)
-        self.counts.empty += sum(item is not None and not item[1].any() for item in read)
-        self.counts.bad += read.count(None)
-        self.progress(self.counts.regions, self.plan.grid.num_regions)
+        for place, item in zip(batch, read, strict=True):
+            if place in self.plan.owned:
+                self.counts.own += 1
+                self.counts.empty += item is not None and place not in kept
+                self.counts.bad += item is None
+        self.progress(self.counts.regions, self.plan.num_regions)
 
     def _mix(self, unit: Unit) -> None:
         """Add what the context says of a window to its regions; keep the answer of a pooled model."""
-        if self.mixed is not None:
+        if self.mixed:
             return
         window = unit.window
         exists = tuple(self.store.get(place) is not None for place in window.places)
-        with self.timed("context"):
+        with self.seconds.timed("context"):
             if not self.model.dense:
                 self._answers[unit.index] = self._answer(window, exists) if any(exists) else None
             elif any(exists):
                 self._add_context(unit, exists)
 
     def _answer(self, window: Rectangle, exists: tuple[bool, ...]) -> list[float]:
-        raw = decode(self.model, self.model.mix(self._pyramid(window, exists)))
-        answer = self.task.activate({name: each[0] for name, each in raw.items()})
+        pyramid = self._pyramid(window, exists)
+        mixed = [self.model.mix(each) for each in self.views.split(pyramid)]
+        answer = self.views.values(mixed, self.task.activate, pyramid.grid)
         self._check(answer, self.plan.pixels_of(window))
         found: list[float] = answer.tolist()
         return found
@@ -178,7 +168,7 @@ class Scene:
         window, size = unit.window, self.plan.grid.region_size
         last = stitched(self.store, window, lambda region: region.maps[-1], self.shapes.maps[-1])[None]
         grid = RegionGrid(window.shape[0] * size, window.shape[1] * size, size)
-        said = self.model.said(last, grid, (exists,))[0]
+        said = self.views.said(last, grid, exists)[0]
         side = self.shapes.maps[-1][1]
         rows, cols = (torch.from_numpy(each).to(said) for each in self.plan.weights(unit, side, self.blend))
         said = said * rows[:, None] * cols[None, :]
@@ -194,9 +184,10 @@ class Scene:
         prepared = None
         decoder = self.model.decoder
         if isinstance(decoder, DenseDecoder) and not decoder.is_local and unit.final.height and unit.final.width:
-            prepared = self.model.prepare(self._pyramid(unit.window))
+            pyramid = self._pyramid(unit.window)
+            prepared = [self.model.prepare(each) for each in self.views.split(pyramid)]
         for block in blocks(unit.final, BLOCK):
-            with self.timed("decode"):
+            with self.seconds.timed("decode"):
                 valid = self._valid(block)
                 if not valid.any():
                     continue
@@ -206,18 +197,19 @@ class Scene:
                     values = painted_answers(self.plan, self._answers, self.task.channels, block, self.blend)
                 self._check(values[:, valid], block)
                 pixels = self.task.paint(values, valid)
-            with self.timed("write"):
+            with self.seconds.timed("write"):
                 self.writer.write(block, pixels)
 
-    def _decoded(self, block: Window, valid: Valid, prepared: FeaturePyramid | None, unit: Unit) -> Values:
+    def _decoded(self, block: Window, valid: Valid, prepared: list[FeaturePyramid] | None, unit: Unit) -> Values:
         values: Values = np.zeros((self.task.channels, block.height, block.width), np.float32)
         for piece in blocks(block, PIECE):
             place = piece.within(block).slices
             if valid[place].any():
                 at = unit.window if prepared is not None else self.plan.regions_of(piece, self.plan.halo)
-                inside = piece.within(self.plan.pixels_of(at))
-                raw = decode(self.model, prepared or self._pyramid(at), inside)
-                values[:, *place] = self.task.activate({name: each[0] for name, each in raw.items()})
+                whole = self.plan.pixels_of(at)
+                grid = RegionGrid(whole.height, whole.width, self.plan.grid.region_size)
+                pyramids = prepared or self.views.split(self._pyramid(at))
+                values[:, *place] = self.views.values(pyramids, self.task.activate, grid, piece.within(whole))
         return values
 
     def _valid(self, block: Window) -> Valid:
@@ -243,6 +235,15 @@ class Scene:
             None if exists is None else (exists,),
         )
 
+    def _mixed_features(self, place: tuple[int, int]) -> Tensor:
+        """Last-stage features ``(views · channels, side, side)`` to which the context of the scene has spoken."""
+        rows, cols = self.plan.grid.rows, self.plan.grid.cols
+        found = []
+        for turn, store in zip(self.views.turns, self.mixed, strict=True):
+            row, col = turn.place(*place, rows, cols)
+            found.append(turn.undo(store.read(row * turn.shape(rows, cols)[1] + col)))
+        return torch.cat(found)
+
     def _check(self, values: npt.NDArray[Any], at: Window) -> None:
         if not np.isfinite(values).all():
             raise InputError(
@@ -251,11 +252,12 @@ class Scene:
             )
 
     def _commit(self, unit: Unit) -> None:
-        with self.timed("write"):
+        with self.seconds.timed("write"):
             entry = {"stage": "decode", "unit": unit.index, "parts": self.writer.save(), "regions": self.store.save()}
             entry |= {"counts": asdict(self.counts), "answers": list(self._answers.items())}
             self.journal.commit(entry | {"seconds": dict(self.seconds)})
             self.store.forget_old()
+            return_free_memory()
 
     def _restore(self) -> int:
         """Take back the last commit; return the first unit that is to be done."""
@@ -268,30 +270,5 @@ class Scene:
             self.writer.restore([])
             return 0
         self.counts, self._answers = Counts(**last["counts"]), {index: answer for index, answer in last["answers"]}
-        self.seconds = Counter(last["seconds"])
+        self.seconds = Stopwatch(last["seconds"])
         return int(last["unit"]) + 1
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count the time of a stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]
-
-
-def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:
-    """Encode regions ``(n, C, R, R)``; when the GPU's memory is full, halve the batch and go on."""
-    while True:
-        try:
-            # Each region is an image of its own: what is beside it does not change its maps.
-            return model.encode(regions).maps
-        except torch.cuda.OutOfMemoryError:
-            if model.region_batch == 1:
-                raise
-            model.region_batch //= 2
-            torch.cuda.empty_cache()
-
-
-def decode(model: XT, pyramid: FeaturePyramid, window: Window | None = None) -> Maps:
-    """What the model says of a pyramid, or of a window of it."""
-    return model.decode(pyramid, window)

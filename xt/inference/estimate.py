@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from xt.data.address import shown
 from xt.data.source import Source
 from xt.errors import ConfigError
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import Rectangle, ScenePlan
-from xt.inference import engine
+from xt.inference import engine, views
 from xt.inference.first_pass import disk_bytes
 from xt.inference.full_context import context_memory
-from xt.inference.regions import shapes_of
+from xt.inference.views import Views
 from xt.models.pyramid import FeaturePyramid
 from xt.models.xt import XT
 from xt.tasks.base import Product
@@ -95,7 +96,7 @@ def try_out(model: XT, plan: ScenePlan, full: bool) -> Trial:
     with torch.inference_mode():
         batch = torch.randn(min(plan.batch, plan.grid.cols), model.in_chans, size, size, device=device)
         start = time.perf_counter()
-        maps = engine.encode(model, batch)
+        maps = views.encode(model, batch)
         encode = _since(start, device)
         grid = RegionGrid(side * size, wide * size, size)
         start = time.perf_counter()
@@ -109,20 +110,20 @@ def try_out(model: XT, plan: ScenePlan, full: bool) -> Trial:
         pyramid = _zeros(model, plan, at, maps)
         start = time.perf_counter()
         if model.dense:
-            engine.decode(model, pyramid, block.within(plan.pixels_of(at)))
+            views.decode(model, pyramid, block.within(plan.pixels_of(at)))
         else:
-            engine.decode(model, model.mix(pyramid))
+            views.decode(model, model.mix(pyramid))
         decode = _since(start, device)
     return Trial(encode, context, decode, peak_memory())
 
 
 def estimate(
-    model: XT, source: Source, product: Product, plan: ScenePlan, full: bool, budget: int, trial: Trial
+    asked: Views, source: Source, product: Product, plan: ScenePlan, full: bool, budget: int, trial: Trial
 ) -> Estimate:
     """Say what an image will take.
 
     Args:
-        model: As in :func:`try_out`.
+        asked: What the model is asked.
         source: The image.
         product: What is published.
         plan: As in :func:`try_out`.
@@ -133,7 +134,7 @@ def estimate(
     Raises:
         InputError: If a region that is looked at cannot be read.
     """
-    grid, shapes = plan.grid, shapes_of(model)
+    grid, shapes, model, times = plan.grid, asked.shapes, asked.model, len(asked.turns)
     looked = np.unique(np.linspace(0, grid.num_regions - 1, LOOKED_AT).round().astype(int))
     start = time.perf_counter()
     with source:
@@ -141,17 +142,18 @@ def estimate(
     reading = (time.perf_counter() - start) / len(looked) * grid.num_regions
     pixels = grid.height * grid.width
     batches = plan.num_batches * (1 - empty)
-    seconds = reading + batches * trial.encode * (2 if full else 1)
-    seconds += (grid.rows if full else len(plan.units) * (1 - empty)) * trial.context
-    seconds += math.ceil(pixels / engine.PIECE**2) * (1 - empty) * (trial.decode if model.dense else 0)
+    work = batches * trial.encode * (2 if full else 1)
+    work += (grid.rows if full else len(plan.work) * (1 - empty)) * trial.context
+    work += math.ceil(pixels / engine.PIECE**2) * (1 - empty) * (trial.decode if model.dense else 0)
     overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
     result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)
     held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))
     layout = grid.layout(model.region_encoder.strides[-1])
     return Estimate(
-        str(source.path), grid.height, grid.width, grid.num_regions, empty, len(plan.units),
+        shown(source.path), grid.height, grid.width, grid.num_regions, empty, len(plan.units),
         trial.peak + held + AROUND + (context_memory(model, layout) if full else 0),
-        result + 2 * shapes.nbytes * overlap + (disk_bytes(model, plan) if full else 0), result, seconds,
+        result + 2 * shapes.nbytes * overlap + (times * disk_bytes(model, plan) if full else 0), result,
+        reading * (1 + full * times) + work * times,
     )  # fmt: skip
 
 

@@ -14,11 +14,13 @@ import torch
 from xt.data.source import Source
 from xt.errors import ConfigError, ModelError
 from xt.geometry.plan import ScenePlan
-from xt.inference import engine
+from xt.inference import engine, views
 from xt.inference.feature_store import FeatureStore
 from xt.inference.full_context import context_memory, mix_stored, scratch_bytes
 from xt.inference.journal import Journal
 from xt.inference.reader import RegionReader
+from xt.inference.views import TURNS, Turn
+from xt.malloc import return_free_memory
 from xt.models.context.base import RecurrentContextEncoder, SequentialContextEncoder
 from xt.models.decoders.base import DenseDecoder
 from xt.models.xt import XT
@@ -27,7 +29,7 @@ from xt.stopping import StopRequest
 
 @dataclass
 class FirstPass:
-    """What a scene's regions say to each other; :meth:`run` goes on where the journal's last commit was.
+    """What a scene's regions say to each other in one view; :meth:`run` goes on where the journal's last commit was.
 
     Attributes:
         model: On its device, in evaluation mode.
@@ -37,6 +39,8 @@ class FirstPass:
         fill_bad: Take regions that cannot be read for empty instead of failing.
         progress: Called with regions done and regions in all.
         stop: Asked between batches and before the context mixes.
+        view: Number of the view.
+        turn: How it is turned.
     """
 
     model: XT
@@ -46,33 +50,44 @@ class FirstPass:
     fill_bad: bool
     progress: Callable[[int, int], None]
     stop: StopRequest | None
+    view: int = 0
+    turn: Turn = TURNS["none"][0]
 
     def run(self) -> FeatureStore:
-        """Return the mixed last-stage features of all regions.
+        """Return the mixed last-stage features of all regions, in the places that they have in the view.
 
         Raises:
             InputError: If a region cannot be read.
             OutputError: If anything cannot be written.
         """
-        mixed = self.journal.folder / "mixed"
-        last = self.journal.last
-        if last is not None and last["stage"] != "features":
+        mixed = self.journal.folder / f"mixed_{self.view}"
+        if self._is_mixed():
             return FeatureStore.open(mixed)
+        grid, encoder = self.turn.grid(self.plan.grid), self.model.region_encoder
         features, exists = self._features()
-        encoder = self.model.region_encoder
-        layout = self.plan.grid.layout(encoder.strides[-1], tuple(exists))
+        return_free_memory()
+        flags = self.turn.flags(tuple(exists), self.plan.grid)
+        layout = grid.layout(encoder.strides[-1], flags)
         with features, FeatureStore.create(mixed, encoder.channels[-1], layout) as out:
-            mix_stored(self.model, features, tuple(exists), self.plan.grid, self.journal.folder, out, self.progress)
+            mix_stored(self.model, features, flags, grid, self.journal.folder, out, self.progress)
             out.sync()
-        self.journal.commit({"stage": "mixed"})
+        self.journal.commit({"stage": "mixed", "view": self.view})
         features.path.unlink()
         return FeatureStore.open(mixed)
+
+    def _is_mixed(self) -> bool:
+        last = self.journal.last
+        if last is None or last["stage"] == "decode":
+            return last is not None
+        view: int = last["view"]
+        return view > self.view or (view == self.view and last["stage"] == "mixed")
 
     def _features(self) -> tuple[FeatureStore, list[bool]]:
         grid, encoder = self.plan.grid, self.model.region_encoder
         path, last = self.journal.folder / "features", self.journal.last
-        if last is None:
-            features = FeatureStore.create(path, encoder.channels[-1], grid.layout(encoder.strides[-1]))
+        if last is None or last["stage"] == "mixed":
+            last, layout = None, self.turn.grid(grid).layout(encoder.strides[-1])
+            features = FeatureStore.create(path, encoder.channels[-1], layout)
         else:
             features = FeatureStore.open(path)
         done, exists = (
@@ -91,16 +106,17 @@ class FirstPass:
                 }
                 if kept:
                     image = torch.from_numpy(np.stack(list(kept.values()))).to(device)
-                    for (row, col), each in zip(kept, engine.encode(self.model, image)[-1], strict=True):
-                        exists[row * grid.cols + col] = True
-                        features.write(row * grid.cols + col, each)
+                    for place, each in zip(kept, views.encode(self.model, self.turn.apply(image))[-1], strict=True):
+                        exists[place[0] * grid.cols + place[1]] = True
+                        row, col = self.turn.place(*place, grid.rows, grid.cols)
+                        features.write(row * self.turn.shape(grid.rows, grid.cols)[1] + col, each)
                 done += 1
                 self.progress(min(done * self.plan.batch, grid.num_regions), grid.num_regions)
                 asked = self.stop is not None and self.stop.received is not None
                 if asked or done == self.plan.num_batches or time.monotonic() - committed >= engine.COMMIT_SECONDS:
                     features.sync()
                     flags = "".join("01"[each] for each in exists)
-                    self.journal.commit({"stage": "features", "done": done, "exists": flags})
+                    self.journal.commit({"stage": "features", "view": self.view, "done": done, "exists": flags})
                     committed = time.monotonic()
                 if self.stop is not None:
                     self.stop.check()

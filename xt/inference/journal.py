@@ -7,6 +7,7 @@ does not count.
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,20 +22,21 @@ FILE = "journal.jsonl"
 
 
 @contextmanager
-def job(out: Path, facts: Mapping[str, Any], restart: bool = False) -> Iterator["Journal"]:
+def job(folder: Path, facts: Mapping[str, Any], restart: bool = False, keep: bool = False) -> Iterator["Journal"]:
     """Work on an output whose lock is held; what is committed outlives a kill or a stop, and nothing a success.
 
     Where the work fails for good, since the input or the disk is at fault, nothing of it is kept either.
 
     Args:
-        out: The output.
+        folder: Of the job (:func:`job_folder`).
         facts: As :class:`Journal`.
         restart: Remove what an earlier run left.
+        keep: Leave the folder after a success: it holds a share of the work.
 
     Raises:
         OutputError: As :class:`Journal`.
     """
-    journal = Journal(_folder(out), facts, restart)
+    journal = Journal(folder, facts, restart)
     try:
         yield journal
     except (InputError, OutputError):
@@ -44,18 +46,20 @@ def job(out: Path, facts: Mapping[str, Any], restart: bool = False) -> Iterator[
         if journal.last is None:
             journal.clear()
         raise
-    journal.clear()
+    if not keep:
+        journal.clear()
 
 
 def is_publishing(out: Path) -> bool:
     """Whether a run was killed while its files got their names, so that those that have theirs are its own."""
-    entries, _ = _read(_folder(out) / FILE)
-    return bool(entries) and bool(entries[-1].get("publishing"))
+    found = entries(job_folder(out))
+    return bool(found) and bool(found[-1].get("publishing"))
 
 
-def remove_job(out: Path) -> None:
-    """Remove what a job has left of an output whose lock is held."""
-    shutil.rmtree(_folder(out), ignore_errors=True)
+def remove_job(folder: Path) -> None:
+    """Remove a job whose lock is held, the journal first: what is left of a killed removal is no job."""
+    (folder / FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Journal:
@@ -112,9 +116,8 @@ class Journal:
         return self.folder / name
 
     def clear(self) -> None:
-        """Remove the job folder, the journal first: what is left of a killed removal is no job."""
-        self.path.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the job folder."""
+        remove_job(self.folder)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -131,8 +134,22 @@ class Journal:
                 )
 
 
-def _folder(out: Path) -> Path:
-    return out.with_name(f".{out.name}.job")
+def job_folder(out: Path, share: tuple[int, int] = (1, 1)) -> Path:
+    """Where the work on an output, or on a share of it, is kept."""
+    number, shares = share
+    return out.with_name(f".{out.name}.job" if shares == 1 else f".{out.name}.{number}-of-{shares}.job")
+
+
+def shares_of(out: Path) -> dict[tuple[int, int], Path]:
+    """Folders of the shares of an output that have been begun, by number and shares in all."""
+    name = re.compile(rf"\.{re.escape(out.name)}\.(\d+)-of-(\d+)\.job")
+    found = ((name.fullmatch(path.name), path) for path in out.parent.iterdir())
+    return {(int(match[1]), int(match[2])): path for match, path in sorted(found, key=str) if match}
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """What the journal of a job says, the facts first; empty if there is none."""
+    return _read(folder / FILE)[0]
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -8,6 +8,7 @@ from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
 
 Context = Literal["windows", "full"]
+Augmentation = Literal["none", "flips", "d4"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class PredictOptions:
         max_memory: Bytes that the process may take; None for :data:`~xt.inference.predict.BUDGET` of encoded regions
             beside the model's work.
         creation: Creation options of GDAL (:mod:`xt.inference.creation`).
+        tta: Views whose mean is published: ``none`` but the image as it is, ``flips`` (4), or all of ``d4`` (8).
+        share: Which part of the scene is worked on, and of how many; all by default.
     """
 
     context: Context = "windows"
@@ -51,6 +54,8 @@ class PredictOptions:
     restart: bool = False
     max_memory: int | None = None
     creation: dict[str, str] = field(default_factory=dict)
+    tta: Augmentation = "none"
+    share: tuple[int, int] = (1, 1)
 
 
 @dataclass

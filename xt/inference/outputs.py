@@ -8,7 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xt.errors import OutputError
+from xt.data.address import image_path, shown
+from xt.data.geotiff import state_of
+from xt.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from xt.tasks.base import Task
@@ -27,9 +29,9 @@ def read_report(out: Path) -> dict[str, Any] | None:
     """Return the report of a result that is there and whose input has not changed since, or None."""
     try:
         report: dict[str, Any] = json.loads(out.with_suffix(REPORT).read_text(encoding="utf-8"))
-        unchanged = all([os.stat(path).st_size, os.stat(path).st_mtime_ns] == state for path, *state in report["input"])
+        unchanged = all(list(state_of(image_path(path))) == state for path, *state in report["input"])
         there = all(out.with_name(name).exists() for name in report["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, InputError, ValueError, KeyError, TypeError):
         return None
     return report if unchanged and there else None
 
@@ -37,7 +39,7 @@ def read_report(out: Path) -> dict[str, Any] | None:
 def may_be_done(out: Path, image: Path) -> bool:
     """Whether a result is there that was made of this image as it is now, with whatever model and options."""
     report = read_report(out)
-    return report is not None and report["result"]["image"] == str(image)
+    return report is not None and report["result"]["image"] == shown(image)
 
 
 def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -2,42 +2,36 @@
 
 import json
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning
 
-from xt.data.labels import LabelTable, write_predictions
 from xt.data.limits import LimitedSource
 from xt.data.source import Source
-from xt.errors import GeometryError, InputError
-from xt.files import locked, replacing_all
-from xt.geometry.grid import RegionGrid, Window
+from xt.errors import GeometryError
+from xt.files import locked
+from xt.geometry.grid import RegionGrid
 from xt.geometry.plan import ScenePlan
-from xt.inference.cog import assemble
 from xt.inference.creation import check_cog
 from xt.inference.engine import Scene
 from xt.inference.estimate import Estimate, Trial, budget_within, estimate, try_out
 from xt.inference.first_pass import FirstPass, check_full_context
-from xt.inference.journal import Journal, is_publishing, job, remove_job
+from xt.inference.journal import Journal, is_publishing, job, job_folder, remove_job
 from xt.inference.options import PredictOptions, Summary
+from xt.inference.outcome import Outcome
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
-from xt.inference.points import write_layer
-from xt.inference.regions import shapes_of
-from xt.inference.report import facts_of, tags_of, write_report
+from xt.inference.publish import publish
+from xt.inference.report import facts_of
+from xt.inference.views import TURNS, Views
+from xt.malloc import return_free_memory
 from xt.models.decoders.base import DenseDecoder
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.stopping import StopRequest
-from xt.tasks.base import ImageTask, ObjectTask, Task
+from xt.tasks.base import Task
 from xt.tasks.registry import task_of
 
 BUDGET = 192 << 20
@@ -80,7 +74,7 @@ def predict_image(
     """
     task = task_of(metadata).eval()
     source = open_source(path, metadata, options)
-    settings = check_cog(options.creation, task.product)
+    check_cog(options.creation, task.product)
     plan = plan_of(model, metadata, source, options)
     if options.context == "full":
         check_full_context(model, plan, options.max_memory)
@@ -89,12 +83,11 @@ def predict_image(
     with ExitStack() as stack:
         for each in reversed(files):
             stack.enter_context(locked(each))
-        check_outputs(files, options.overwrite or is_publishing(out), _bytes_needed(source, task))
-        budget = _budget(model, plan, options)
+        check_outputs(files, options.overwrite or is_publishing(out), bytes_needed(source, task))
         facts = facts_of(model, metadata, source, plan, options)
-        with job(out, facts, options.restart) as journal:
-            scene = _work(model, task, source, plan, journal, options, budget, progress, stop)
-            return _publish(scene, files, out, settings, options, facts)
+        with job(job_folder(out), facts, options.restart) as journal:
+            outcome = work_on(model, task, source, plan, journal, options, progress, stop)
+            return publish(task, source, outcome, files, options, facts, journal)
 
 
 def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, options: PredictOptions) -> Summary | None:
@@ -121,7 +114,7 @@ def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, optio
     with ExitStack() as stack:  # a kill may have come between the last name and the end of the job
         for each in reversed(output_files(out, task_of(metadata))):
             stack.enter_context(locked(each))
-        remove_job(out)
+        remove_job(job_folder(out))
     return Summary(**report["result"])
 
 
@@ -155,35 +148,42 @@ def plan_of(model: XT, metadata: ModelMetadata, source: Source, options: Predict
         raise GeometryError(f"overlap {options.overlap} px must be at least 0 and smaller than the window of {tile} px")
     side = max(1, math.ceil(tile / size))
     shared = max(1, side // 8) if options.overlap is None else math.ceil(options.overlap / size)
-    return ScenePlan(grid, side, min(shared, side - 1), halo, model.region_batch)
+    return ScenePlan(grid, side, min(shared, side - 1), halo, model.region_batch, options.share)
 
 
-def _work(
+def work_on(
     model: XT,
     task: Task,
     source: Source,
     plan: ScenePlan,
     journal: Journal,
     options: PredictOptions,
-    budget: int,
     progress: Callable[[int, int], None],
     stop: StopRequest | None,
-) -> Scene:
-    mixed = None
+) -> Outcome:
+    """Decode the pixels of a plan, or of its share, and have them written into the job's folder.
+
+    Raises:
+        InputError: If the image cannot be read, or has changed meanwhile.
+        OutputError: If anything cannot be written.
+        ConfigError: If the memory given is too little.
+    """
+    views, mixed = Views(model, TURNS[options.tta]), []
     with ExitStack() as stack:
-        if options.context == "full":
-            first = FirstPass(model, source, plan, journal, options.fill_bad_tiles, progress, stop)
-            mixed = stack.enter_context(first.run())
+        for number, turn in enumerate(views.turns if options.context == "full" else ()):
+            first = FirstPass(model, source, plan, journal, options.fill_bad_tiles, progress, stop, number, turn)
+            mixed.append(stack.enter_context(first.run()))
+            return_free_memory()
         writer = stack.enter_context(PartWriter(journal.subfolder("parts"), task.product))
         scene = Scene(
-            model,
+            views,
             task,
             source,
             plan,
             options.blend,
             journal,
             writer,
-            budget,
+            _budget(model, plan, options),
             options.fill_bad_tiles,
             progress,
             stop,
@@ -191,53 +191,7 @@ def _work(
         )
         scene.run()
     source.check_unchanged()
-    if scene.counts.bad == scene.counts.regions:
-        raise InputError(f"{source.path}: none of its {scene.counts.regions} regions can be read; fetch the file again")
-    return scene
-
-
-def _publish(
-    scene: Scene, files: list[Path], out: Path, settings: dict[str, Any], options: PredictOptions, facts: dict[str, Any]
-) -> Summary:
-    """Join the parts, find objects, and give all files their names."""
-    task, source, counts = scene.task, scene.source, scene.counts
-    summary = Summary(str(source.path), str(out), counts.regions, counts.empty, counts.bad)
-    profile = source.profile()
-    with replacing_all(files) as partials:
-        *beside, report, raster = partials
-        with scene.timed("assemble"):
-            assemble(scene.writer.parts, raster, profile, task.product, settings, tags_of(facts), out)
-        if isinstance(task, ObjectTask):
-            with scene.timed("objects"):
-                table = _objects(task, raster, source)
-            summary.points = len(table)
-            write_predictions(beside[0], table)
-            for layer in beside[1:]:
-                write_layer(layer, table, profile)
-        elif isinstance(task, ImageTask):
-            answer = task.describe(scene.mean)
-            summary.label = answer["class"]
-            summary.score = max(answer["scores"].values(), default=None)
-            beside[0].write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
-        facts = facts | {"creation": options.creation}
-        write_report(report, files, facts, asdict(summary), scene.seconds)
-        check_outputs(files, options.overwrite or is_publishing(out))  # hours later: somebody may have put one there
-        scene.journal.commit((scene.journal.last or {}) | {"publishing": True})
-    return summary
-
-
-def _objects(task: ObjectTask, raster: Path, source: Source) -> LabelTable:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # as the image is
-        opened = rasterio.open(raster)
-    with opened as dataset:
-
-        def read(window: Window) -> npt.NDArray[Any]:
-            place = ((window.row, window.row_stop), (window.col, window.col_stop))
-            pixels: npt.NDArray[Any] = dataset.read(window=place)
-            return pixels
-
-        return task.find(read, source.height, source.width, source.name)
+    return scene.outcome
 
 
 def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOptions) -> Estimate:
@@ -254,18 +208,18 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
         check_full_context(model, plan, options.max_memory)
     trial = try_out(model, plan, full)
     budget = _budget(model, plan, options, trial)
-    return estimate(model, source, task.product, plan, full, budget, trial)
+    return estimate(Views(model, TURNS[options.tta]), source, task.product, plan, full, budget, trial)
 
 
 def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
     if options.max_memory is None:
         return BUDGET
     trial = trial or try_out(model, plan, options.context == "full")
-    return budget_within(options.max_memory, trial, shapes_of(model).nbytes, BUDGET)
+    return budget_within(options.max_memory, trial, Views(model, TURNS[options.tta]).shapes.nbytes, BUDGET)
 
 
-def _bytes_needed(source: Source, task: Task) -> int:
-    """On the disk, at most: parts, and the raster made of them."""
+def bytes_needed(source: Source, task: Task) -> int:
+    """Bytes on the disk, at most: parts, and the raster made of them."""
     product = task.product
     size = np.dtype(product.dtype).itemsize * len(product.names)
     return int(2 * source.height * source.width * size)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from xt.data.address import shown
 from xt.data.source import Source
 from xt.geometry.plan import ScenePlan
 from xt.inference.estimate import peak_memory
@@ -24,7 +25,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """All that decides about a result: an earlier run that differs in one of these cannot be gone on with."""
     return {
-        "input": [[str(path), *state] for path, state in source.fingerprint],
+        "input": [[shown(path), *state] for path, state in source.fingerprint],
         "size": [source.height, source.width],
         "bands": options.bands,
         "nodata": options.nodata,
@@ -38,6 +39,7 @@ def facts_of(
         "region_batch": plan.batch,
         "decode_size": model.decode_size,
         "blend": options.blend,
+        "tta": options.tta,
         "device": next(model.parameters()).device.type,
         "versions": {"xt": version("xt"), "torch": torch.__version__, "python": platform.python_version()},
     }

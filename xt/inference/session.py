@@ -14,12 +14,13 @@ import numpy.typing as npt
 import rasterio
 import torch
 
+from xt.data.address import image_path
 from xt.data.labels import LabelTable, read_predictions
 from xt.errors import ConfigError, GeometryError
 from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
-from xt.inference.options import Context, PredictOptions, Summary
+from xt.inference.options import Augmentation, Context, PredictOptions, Summary
 from xt.inference.outputs import check_outputs, refuse_inputs
 from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
@@ -72,6 +73,7 @@ def predict(
     tile: int | None = None,
     overlap: int | None = None,
     blend: Blend = "cosine",
+    tta: Augmentation = "none",
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     aoi: str | Path | None = None,
@@ -92,6 +94,7 @@ def predict(
         tile: Side of the windows over which the context mixes, in pixels; the size the model was trained on by default.
         overlap: Pixels that neighbouring windows share; an eighth of a window, and at least a region, by default.
         blend: How they fade into each other: ``cosine``, ``linear`` or ``none``.
+        tta: Take the mean over mirrored images (``flips``, 4), or turned ones too (``d4``, 8): as many times the work.
         bands: 1-based bands of the image; all by default.
         nodata: Value of missing pixels, beside what the file and the model say.
         aoi: File of polygons; pixels whose centre lies in none have no data.
@@ -108,11 +111,11 @@ def predict(
         OutputError: If ``scratch`` has no room or cannot be written.
         ConfigError: If an option is wrong.
     """
-    image = Path(image)
+    image = image_path(image)
     options = PredictOptions(
         context, tile, overlap, blend, None if bands is None else tuple(bands), nodata,
         None if aoi is None else Path(aoi), None if mask is None else Path(mask), window, complex_abs, fill_bad_tiles,
-        creation=dict(creation or {}),
+        creation=dict(creation or {}), tta=tta,
     )  # fmt: skip
     folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)
     raster = Path(folder.name) / "prediction.tif"

@@ -32,10 +32,14 @@ class ContextBlock(nn.Module):
         encoder: The context encoder.
         class_token: Append a learned token without a place.
         project_back: Return to ``channels``.
+        positions: Add positions to the tokens.
     """
 
-    def __init__(self, channels: int, encoder: ContextEncoder, class_token: bool, project_back: bool) -> None:
+    def __init__(
+        self, channels: int, encoder: ContextEncoder, class_token: bool, project_back: bool, positions: bool = True
+    ) -> None:
         super().__init__()
+        self.positions = positions
         if encoder.dim % 4:
             raise ModelError(f"context_dim {encoder.dim} must be a multiple of 4 for 2-D positions")
         if class_token and not encoder.last_sees:
@@ -67,9 +71,9 @@ class ContextBlock(nn.Module):
         return self.project_back(tokens), memory
 
     def embed(self, features: Tensor, layout: TokenLayout) -> Tensor:
-        """Project features ``(B, L, channels)`` in the order of ``layout`` and add positions: ``(B, L, dim)``."""
+        """Project features ``(B, L, channels)`` in the order of ``layout``, with positions: ``(B, L, dim)``."""
         tokens: Tensor = self.input_proj(features)
-        return tokens + sincos_positions(layout, self.encoder.dim).to(tokens)
+        return tokens + sincos_positions(layout, self.encoder.dim).to(tokens) if self.positions else tokens
 
     def project_back(self, tokens: Tensor) -> Tensor:
         """Return mixed tokens ``(B, L, dim)`` to the channels of the features, if the block does."""

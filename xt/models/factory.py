@@ -28,6 +28,7 @@ class ModelConfig:
         region_batch: Regions encoded at a time.
         decode_size: Side of the tiles decoded at a time, in pixels.
         streaming: Encode in chunks with recomputation; False keeps every activation.
+        positions: Add the place in the image to each token before the context.
         unbound: Keys that say how the work is done, not what is computed; a run may go on with others.
     """
 
@@ -40,13 +41,14 @@ class ModelConfig:
     region_batch: int = 4
     decode_size: int = 512
     streaming: bool = True
+    positions: bool = True
 
     def build(self, in_chans: int, heads: dict[str, int]) -> XT:
         """Build the model for images of ``in_chans`` bands, with the heads that a task needs (name → channels)."""
         encoder = self.region_encoder(in_chans)
         inputs = DecoderInputs(encoder.in_chans, encoder.channels, encoder.strides, self.context_dim)
         context, decoder = self.context(self.context_dim), self.decoder(inputs)
-        return XT(encoder, context, decoder, heads, self.region_batch, self.decode_size, self.streaming)
+        return XT(encoder, context, decoder, heads, self.region_batch, self.decode_size, self.streaming, self.positions)
 
 
 def build_from_spec(spec: dict[str, Any]) -> XT:

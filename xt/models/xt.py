@@ -50,6 +50,7 @@ class XT(nn.Module):
         region_batch: int = 4,
         decode_size: int = 512,
         streaming: bool = True,
+        positions: bool = True,
     ) -> None:
         super().__init__()
         if region_batch < 1 or decode_size < 1:
@@ -60,7 +61,7 @@ class XT(nn.Module):
         coarsest = region_encoder.strides[-1]
         self.region_encoder = region_encoder
         uses_class_token = isinstance(decoder, PooledDecoder) and decoder.uses_class_token
-        self.context = ContextBlock(region_encoder.channels[-1], context, uses_class_token, project_back=dense)
+        self.context = ContextBlock(region_encoder.channels[-1], context, uses_class_token, dense, positions)
         self.decoder = decoder
         width = decoder.out_channels
         self.heads = nn.ModuleDict(
@@ -271,6 +272,7 @@ class XT(nn.Module):
             "region_batch": self.region_batch,
             "decode_size": self.decode_size,
             "streaming": self.streaming,
+            "positions": self.context.positions,
         }
 
     def _head_sizes(self) -> dict[str, int]:

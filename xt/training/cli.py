@@ -12,12 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from xt.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from xt.files import locked, replacing
+from xt.malloc import return_large_blocks
 from xt.models.checkpoint import find_model, load_beside, load_model
 from xt.stopping import StopRequest
 from xt.training import ownership
 from xt.training.binding import check_same, is_complete
 from xt.training.checkpoints import clean, find_checkpoint
-from xt.training.malloc import return_large_blocks
 from xt.training.metrics_file import MetricsFile
 from xt.training.parsing import CLI, parse
 from xt.training.progress import showing

@@ -51,6 +51,10 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
 
 
+def gelu(x: Tensor) -> Tensor:
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     return norm.weight * centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) + norm.bias
@@ -60,26 +64,39 @@ def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
     return norm.weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5)
 
 
-def mamba_mixer(mixer: nn.Module, tokens: Tensor) -> Tensor:
-    """One direction over ``(L, D)``: projection, convolution over the past, recurrence, gate, projection."""
-    p = dict(mixer.named_parameters())
+def causal_taps(rows: Sequence[Tensor], taps: Tensor, bias: Tensor) -> list[Tensor]:
+    """Each row with those before it, channel by channel; the last of ``taps (D, K)`` is for the row itself."""
+    found = []
+    for t in range(len(rows)):
+        x = bias
+        for back in range(min(taps.shape[1], t + 1)):
+            x = x + taps[:, taps.shape[1] - 1 - back] * rows[t - back]
+        found.append(x)
+    return found
+
+
+def selective(scan: nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
+    """S6 over rows ``(D,)``, one after another, without a gate."""
+    p = dict(scan.named_parameters())
     inner, states = p["A_log"].shape
-    taps, rank = p["conv1d.weight"].shape[-1], p["dt_proj.weight"].shape[1]
-    both = [p["in_proj.weight"] @ token for token in tokens]
-    h = torch.zeros(inner, states, dtype=tokens.dtype)
-    outputs = []
-    for t in range(len(tokens)):
-        x = p["conv1d.bias"]
-        for back in range(min(taps, t + 1)):
-            x = x + p["conv1d.weight"][:, 0, taps - 1 - back] * both[t - back][:inner]
-        x = silu(x)
+    rank = p["dt_proj.weight"].shape[1]
+    h = torch.zeros(inner, states, dtype=rows[0].dtype)
+    found = []
+    for x in rows:
         step, b, c = (p["x_proj.weight"] @ x).split([rank, states, states])
         delta = torch.log1p(torch.exp(p["dt_proj.weight"] @ step + p["dt_proj.bias"]))
-        decay = torch.exp(-delta[:, None] * torch.exp(p["A_log"]))
-        h = decay * h + (delta * x)[:, None] * b[None]
-        y = (h * c[None]).sum(1) + p["D"] * x
-        outputs.append(p["out_proj.weight"] @ (y * silu(both[t][inner:])))
-    return torch.stack(outputs)
+        h = torch.exp(-delta[:, None] * torch.exp(p["A_log"])) * h + (delta * x)[:, None] * b[None]
+        found.append((h * c[None]).sum(1) + p["D"] * x)
+    return found
+
+
+def mamba_mixer(mixer: nn.Module, tokens: Tensor) -> Tensor:
+    """One direction over ``(L, D)``: projection, convolution over the past, recurrence, gate, projection."""
+    inner = len(mixer.A_log)
+    both = [mixer.in_proj.weight @ token for token in tokens]
+    rows = causal_taps([row[:inner] for row in both], mixer.conv1d.weight[:, 0], mixer.conv1d.bias)
+    scanned = selective(mixer, [silu(row) for row in rows])
+    return torch.stack([mixer.out_proj.weight @ (y * silu(row[inner:])) for y, row in zip(scanned, both, strict=True)])
 
 
 def mamba(layers: Sequence[nn.Module], tokens: Tensor) -> Tensor:
@@ -122,8 +139,18 @@ def attention_block(block: nn.Module, x: Tensor, past: Tensor | None, head_dim: 
     x = x + mixed @ p["attn.proj.weight"].T + p["attn.proj.bias"]
     y = rms_norm(block.post_attention_layernorm, x)
     gate = y @ p["mlp.gate_proj.weight"].T
-    gelu = gate * 0.5 * (1 + torch.erf(gate / math.sqrt(2)))
-    return x + (gelu * (y @ p["mlp.up_proj.weight"].T)) @ p["mlp.down_proj.weight"].T
+    return x + (gelu(gate) * (y @ p["mlp.up_proj.weight"].T)) @ p["mlp.down_proj.weight"].T
+
+
+def places(layout: TokenLayout) -> list[tuple[int, int]]:
+    """Row and column on the map of each token that has a place, in the order of the sequence."""
+    found = []
+    for row in range(layout.region_rows * layout.side):
+        for col in range(layout.region_cols * layout.side):
+            region = row // layout.side * layout.region_cols + col // layout.side
+            if layout.exists is None or layout.exists[region]:
+                found.append((row, col))
+    return found
 
 
 def tokens_of_regions(layout: TokenLayout) -> list[list[int]]:

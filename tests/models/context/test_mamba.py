@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from literal import agree, mamba, mamba_mixer, randomise
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context.mamba import Mamba, MambaMixer
+from xt.models.context.mamba import Mamba
+from xt.models.selective import MambaMixer
 
 
 def tokens(length: int, dim: int, batch: int = 1) -> torch.Tensor:

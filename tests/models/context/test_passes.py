@@ -9,7 +9,7 @@ from parts import BothWays
 from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context import base, mamba
+from xt.models.context import base
 from xt.models.context.base import Pass, SequentialContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
@@ -128,7 +128,6 @@ def test_gradients_go_from_piece_to_piece(training: bool, taps: int, monkeypatch
     found = []
     for size in (1000, 7):
         monkeypatch.setattr(base, "PIECE_TOKENS", size)
-        monkeypatch.setattr(mamba, "PIECE_TOKENS", size)
         encoder.zero_grad()
         given = x.clone().requires_grad_()
         out = encoder(given, layout)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xt.errors import ModelError
+from xt.errors import CheckpointError, ModelError, XTError
 from xt.models.region import timm_features
 from xt.models.region.timm_features import PRESETS, TimmFeatures
 
@@ -57,7 +57,7 @@ def test_regions_do_not_influence_each_other_in_training():
     ],
 )
 def test_errors_say_what_to_do(arguments: dict, message: str):
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(XTError, match=message):
         TimmFeatures(3, **arguments)
 
 
@@ -92,10 +92,10 @@ def test_pickle_with_more_than_tensors_is_refused(tmp_path: Path):
 
     path = tmp_path / "bad.pth"
     path.write_bytes(pickle.dumps({"x": Bad()}))
-    with pytest.raises(ModelError, match=r"bad\.pth"):
+    with pytest.raises(CheckpointError, match=r"bad\.pth"):
         TimmFeatures(3, "convnext_atto", weights=str(path))
     torch.save({"x": Bad()}, path)
-    with pytest.raises(ModelError, match=r"bad\.pth"):
+    with pytest.raises(CheckpointError, match=r"bad\.pth"):
         TimmFeatures(3, "convnext_atto", weights=str(path))
     assert not (tmp_path / "ran").exists()
 

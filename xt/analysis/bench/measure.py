@@ -1,6 +1,5 @@
 """Time and memory of one run, and the exponent of its growth."""
 
-import ctypes
 import gc
 import math
 import resource
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from xt.malloc import return_free_memory
 
 SHORTEST, SMALLEST = 1e-3, 4.0
 """Seconds and mebibytes below which a figure says nothing about growth."""
@@ -109,9 +110,7 @@ def _wait(device: str) -> None:
 
 def _forget_peak() -> int:
     """Let the peak be what is held now, where the system can; return it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)  # gives back what earlier runs left free
+    return_free_memory()  # of earlier runs
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

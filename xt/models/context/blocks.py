@@ -56,10 +56,12 @@ class GatedMLP(nn.Module):
     Args:
         dim: Channels of a token.
         ratio: Inner width over ``dim``.
+        activation: Of the gate, GELU by default.
     """
 
-    def __init__(self, dim: int, ratio: float) -> None:
+    def __init__(self, dim: int, ratio: float, activation: Callable[[Tensor], Tensor] = F.gelu) -> None:
         super().__init__()
+        self.activation = activation
         inner = int(dim * ratio)
         self.gate_proj = nn.Linear(dim, inner, bias=False)
         self.up_proj = nn.Linear(dim, inner, bias=False)
@@ -67,7 +69,26 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, L, D)`` to ``(B, L, D)``."""
-        out: Tensor = self.down_proj(F.gelu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class MLP(nn.Module):
+    """``down(GELU(up(x)))``.
+
+    Args:
+        dim: Channels of a token.
+        ratio: Inner width over ``dim``.
+    """
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(dim, int(dim * ratio))
+        self.down_proj = nn.Linear(int(dim * ratio), dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, L, D)`` to ``(B, L, D)``."""
+        out: Tensor = self.down_proj(F.gelu(self.up_proj(x)))
         return out
 
 

@@ -1,21 +1,22 @@
 """Any timm backbone that gives feature maps, as a region encoder."""
 
 import inspect
-import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import Format, LayerNorm2d
 from torch import Tensor, nn
 
 from xt.errors import ModelError, nearest
+from xt.models.region import hiera
 from xt.models.region.base import RegionEncoder
+from xt.models.region.simple_pyramid import SimplePyramid
 from xt.models.region.swin_v2 import accelerate
+from xt.models.region.weights import for_timm
+from xt.models.state_files import first_line, read_state
 
 PRESETS = {
     "swinv2_t": "swinv2_tiny_window16_256.ms_in1k",
@@ -24,12 +25,17 @@ PRESETS = {
     "swinv2_l": "swinv2_large_window12to16_192to256.ms_in22k_ft_in1k",
 }
 """The region encoders of the paper, by short name."""
-UNDECAYED = re.compile(r"\b(cpb_mlp|logit_scale|relative_position_bias_table|pos_embed|cls_token|rel_pos)\b")
+UNDECAYED = re.compile(
+    r"\b(cpb_mlp|logit_scale|relative_position_bias_table|pos_embed(_win)?|(cls|reg|dist)_token|rel_pos)\b"
+)
 """Parameters that timm's models name in their own ``no_weight_decay``, which ``features_only`` hides."""
 
 
 class TimmFeatures(RegionEncoder):
     """A timm backbone with ``features_only``; of maps with equal stride the deepest is taken.
+
+    Strides must ascend, so a plain ViT gives one map, that of its last block before the last norm; its class and
+    register tokens stay inside. ``pyramid`` makes the finer maps of it that a dense decoder such as UPerNet lives on.
 
     Layers of batch normalisation stay in evaluation mode, because regions must not influence each other.
 
@@ -38,14 +44,18 @@ class TimmFeatures(RegionEncoder):
         name: A timm model name, or a preset: ``swinv2_t``, ``swinv2_s``, ``swinv2_b``, ``swinv2_l``.
         region_size: Side of a region in pixels; a multiple of the coarsest stride.
         pretrained: Take weights from the hub.
-        weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only).
+        weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only), by timm's names
+            or by order and shape (:func:`~xt.models.region.weights.for_timm`).
         model_args: Further arguments of the timm model, such as ``{"drop_path_rate": 0.1}``.
         norm: LayerNorm on each map, as detectors add to backbones that end without one. The maps of a ConvNeXt from
             scratch are so small that positions of unit size drown them.
         compile: Compile the backbone with ``torch.compile``, which needs a C++ compiler on a CPU.
+        pyramid: Strides of maps made of the deepest one, such as ``[4, 8, 16]`` for a ViT of stride 16
+            (:class:`~xt.models.region.simple_pyramid.SimplePyramid`). They are all that is given then.
 
     Raises:
-        ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had.
+        ModelError: If the name or an argument is unknown, sizes do not fit, or weights cannot be had or do not fit.
+        CheckpointError: If the file of weights cannot be read, or a tensor of it has no place.
     """
 
     def __init__(
@@ -58,13 +68,19 @@ class TimmFeatures(RegionEncoder):
         model_args: dict[str, Any] | None = None,
         norm: bool = False,
         compile: bool = False,
+        pyramid: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if region_size < 1 or in_chans < 1:
             raise ModelError(f"{name}: region_size {region_size} and in_chans {in_chans} must be at least 1")
         if pretrained and weights:
             raise ModelError(f"{name}: give pretrained: true (the hub) or weights: FILE, not both")
-        overlay = {"state_dict": _read_weights(Path(weights))} if weights else None
+        overlay = None
+        if weights:
+            state = read_state(Path(weights))
+            if timm.is_model(PRESETS.get(name, name)):
+                state = for_timm(state, PRESETS.get(name, name), in_chans, model_args or {}, weights)
+            overlay = {"state_dict": state, "first_conv": None}
         options = {
             "in_chans": in_chans,
             "features_only": True,
@@ -87,11 +103,17 @@ class TimmFeatures(RegionEncoder):
         self.region_size = region_size
         self.channels = tuple(channels[i] for i in self._kept)
         self.strides = tuple(reduction[i] for i in self._kept)
+        self.pyramid = None
+        if pyramid is not None:
+            self.pyramid = SimplePyramid(self.channels[-1], self.strides[-1], pyramid)
+            self._kept = self._kept[-1:]
+            self.channels, self.strides = self.pyramid.channels, tuple(pyramid)
         self.norms = nn.ModuleList(LayerNorm2d(num) for num in self.channels) if norm else None
-        if region_size % self.strides[-1]:
+        coarsest = max(reduction[self._kept[-1]], self.strides[-1])
+        if region_size % coarsest:
             raise ModelError(
-                f"region_size {region_size} does not divide by {self.strides[-1]}, the coarsest stride of {name}; "
-                f"take {round(region_size / self.strides[-1]) * self.strides[-1] or self.strides[-1]}"
+                f"region_size {region_size} does not divide by {coarsest}, the coarsest stride of {name}; "
+                f"take {round(region_size / coarsest) * coarsest or coarsest}"
             )
         self.train(self.training)
 
@@ -100,6 +122,7 @@ class TimmFeatures(RegionEncoder):
         maps = self.model(regions)
         kept = [maps[i] for i in self._kept]
         kept = [each.permute(0, 3, 1, 2) for each in kept] if self._nhwc else kept
+        kept = kept if self.pyramid is None else self.pyramid(kept[-1])
         return kept if self.norms is None else [norm(each) for norm, each in zip(self.norms, kept, strict=True)]
 
     def train(self, mode: bool = True) -> "TimmFeatures":
@@ -135,12 +158,13 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
         raise ModelError(f"timm has no model named {name!r}{nearest(name, [*PRESETS, *timm.list_models()])}")
     try:
+        given = hiera.with_positions(name, region_size, options)
         try:
-            model: nn.Module = timm.create_model(name, img_size=region_size, **options)
+            model: nn.Module = timm.create_model(name, img_size=region_size, **given)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            model = timm.create_model(name, **options)
+            model = timm.create_model(name, **given)
     except TypeError as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if found is None:
@@ -150,14 +174,15 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
         if not options["pretrained"]:
             raise
         if options["pretrained_cfg_overlay"]:
-            raise ModelError(f"weights do not fit {name}: {_first_line(error)}; check the file and in_chans") from error
+            reason = " ".join(str(error).split()).rpartition("state_dict for ")[2][:200]
+            raise ModelError(f"weights do not fit {reason or name}; check the file, in_chans and model_args") from error
         raise ModelError(
-            f"pretrained weights of {name} cannot be had from the hub ({_first_line(error)}); "
+            f"pretrained weights of {name} cannot be had from the hub ({first_line(error)}); "
             "give weights: FILE for a local file, or pretrained: false to train from scratch"
         ) from error
     except AssertionError as error:
         raise ModelError(
-            f"{name} does not take regions of {region_size} px ({_first_line(error)}); choose another region_size"
+            f"{name} does not take regions of {region_size} px ({first_line(error)}); choose another region_size"
         ) from error
     return model
 
@@ -168,27 +193,3 @@ def _nearest_argument(name: str, argument: str) -> str:
     classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if issubclass(cls, nn.Module)]
     signatures = [inspect.signature(cls).parameters for cls in classes]
     return nearest(argument, {key for keys in signatures if "num_classes" in keys for key in keys})
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"weights: no file {path}; give a .safetensors or .pth file of this backbone")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"weights: {path} cannot be read ({_first_line(error)}); fetch it again") from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"weights: {path} holds more than tensors and is refused; save its state dict alone"
-        ) from error
-    state = loaded.get("model", loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"weights: {path} is not a state dict of tensors")
-    return state
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -8,6 +8,13 @@ _BYTES = 1 << 20
 LARGE_IMAGE = 2048
 
 
+def return_free_memory() -> None:
+    """Give back to the system what is free now; a heap that two kinds of work use by turns keeps the peak of both."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def return_large_blocks(image_size: int) -> None:
     """Fix glibc's thresholds at 1 MiB if images are large.
 

@@ -1,0 +1,152 @@
+"""Shares of one image, joined, are what a single run gives."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from small_inputs import noise, raster, save
+
+from xt.cli.main import main
+from xt.inference import engine, views
+
+TASKS = ["semantic-segmentation", "point-detection", "classification"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an image that has an empty region at its left border, and models."""
+    monkeypatch.chdir(tmp_path)
+    pixels = noise(1, 500, 330)
+    pixels[:, 300:400, :150] = -9
+    raster(tmp_path / "a.tif", pixels, nodata=-9)
+    for task in TASKS:
+        save(tmp_path / task, task, 1, context="Mamba", depth=1)
+    return tmp_path
+
+
+def predict(task: str, out: str, *more: str) -> list[str]:
+    return ["predict", "a.tif", "-m", task, "-o", out, "--tile", "192", *more]
+
+
+def pixels(path: str) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shares_in_any_order_give_the_bits_of_one_run(place: Path, task: str, capsys: pytest.CaptureFixture[str]):
+    assert main(predict(task, "whole.tif")) == 0
+    for number in (3, 1, 2):
+        assert main(predict(task, "o.tif", "--shard", f"{number}/3")) == 0
+        assert not (place / "o.tif").exists()
+    assert f"share {number} of 3, xt merge o.tif" in capsys.readouterr().out
+    assert main(["merge", "o.tif"]) == 0
+    np.testing.assert_array_equal(pixels("o.tif"), pixels("whole.tif"))
+    wanted, got = (json.loads(Path(f"{name}.report.json").read_text()) for name in ("whole", "o"))
+    for key in set(wanted) - {"files", "seconds", "peak_memory_bytes", "result"}:
+        assert got[key] == wanted[key], key
+    assert got["result"] == wanted["result"] | {"output": "o.tif"}
+    assert got["result"]["empty_regions"] == 2
+    for each in place.glob("whole.*"):
+        beside = place / each.name.replace("whole", "o")
+        assert beside.exists()
+        if each.suffix in (".csv", ".geojson") or each.name == "whole.json":
+            assert beside.read_bytes() == each.read_bytes()
+    assert not [each.name for each in place.iterdir() if each.name.startswith(".")]
+
+
+def test_more_shares_than_windows_leave_some_without_work(place: Path):
+    few = ["--tile", "448", "--overlap", "64"]
+    assert main(predict(TASKS[0], "whole.tif", *few)) == 0
+    for number in range(1, 4):
+        assert main(predict(TASKS[0], "o.tif", *few, "--shard", f"{number}/3")) == 0
+    assert main(["merge", "o.tif", "--json"]) == 0
+    np.testing.assert_array_equal(pixels("o.tif"), pixels("whole.tif"))
+
+
+def test_what_merge_was_not_given_is_named(place: Path, capsys: pytest.CaptureFixture[str]):
+    def refused(*argv: str) -> str:
+        assert main(["merge", *argv]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("xt: error: ")
+        assert error.count("\n") == 1
+        return error
+
+    assert "no share of it is here; predict them with --shard" in refused("o.tif")
+    assert "there is no folder nowhere" in refused("nowhere/o.tif")
+    assert main(predict(TASKS[0], "o.tif", "--shard", "1/2")) == 0
+    assert "share 2/2 is not complete; run --shard 2/2 again" in refused("o.tif")
+    assert main(predict(TASKS[0], "o.tif", "--shard", "2/2", "--blend", "none")) == 0
+    assert "share 2/2 was made with another blend" in refused("o.tif")
+    assert main(predict(TASKS[0], "o.tif", "--shard", "2/2", "--restart")) == 0
+    part = next((place / ".o.tif.2-of-2.job/parts").iterdir())
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1])
+    assert "parts are damaged" in refused("o.tif")
+    assert not (place / "o.tif").exists()
+    part.write_bytes(whole)
+    (place / "o.tif").write_bytes(b"mine")
+    assert "o.tif exists; --overwrite replaces it" in refused("o.tif")
+    assert (place / "o.tif").read_bytes() == b"mine"
+    assert main(["merge", "o.tif", "--overwrite"]) == 0
+    assert main(predict(TASKS[0], "o.tif", "--shard", "1/2", "--overwrite")) == 0
+    assert main(predict(TASKS[0], "o.tif", "--shard", "1/3", "--overwrite")) == 0
+    assert "shares of different numbers (.o.tif.1-of-2.job, .o.tif.1-of-3.job)" in refused("o.tif")
+
+
+def test_an_image_that_changed_between_its_shares_is_refused(place: Path, capsys: pytest.CaptureFixture[str]):
+    for number in (1, 2):
+        assert main(predict(TASKS[0], "o.tif", "--shard", f"{number}/2")) == 0
+    raster(place / "a.tif", noise(1, 500, 330) + 1)
+    assert main(["merge", "o.tif"]) == 3
+    assert "has changed since its shares were predicted" in capsys.readouterr().err
+
+
+def test_a_share_goes_on_and_is_not_done_twice(place: Path, monkeypatch: pytest.MonkeyPatch):
+    plain, encoded = views.encode, []
+
+    def count(model, image):
+        encoded.append(len(image))
+        if len(encoded) == stop_at:
+            raise KeyboardInterrupt
+        return plain(model, image)
+
+    monkeypatch.setattr(views, "encode", count)
+    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
+    stop_at = 0
+    assert main(predict(TASKS[0], "o.tif", "--shard", "2/2")) == 0
+    needed, stop_at = sum(encoded), 4
+    encoded.clear()
+    assert main(predict(TASKS[0], "q.tif", "--shard", "2/2")) == 130
+    lost = encoded.pop()
+    stop_at = 0
+    assert main(predict(TASKS[0], "q.tif", "--shard", "2/2")) == 0
+    assert needed <= sum(encoded) <= needed + lost
+    encoded.clear()
+    assert main(predict(TASKS[0], "q.tif", "--shard", "2/2")) == 0
+    assert not encoded
+    assert main(predict(TASKS[0], "q.tif", "--shard", "1/2")) == 0
+    assert main(["merge", "q.tif"]) == 0
+    assert main(predict(TASKS[0], "whole.tif")) == 0
+    np.testing.assert_array_equal(pixels("q.tif"), pixels("whole.tif"))
+
+
+def test_a_share_of_the_full_context_is_refused(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(predict(TASKS[0], "o.tif", "--shard", "1/2", "--context", "full")) == 2
+    assert "--context full mixes a scene in one process" in capsys.readouterr().err
+    assert not list(place.glob(".o*"))
+
+
+def test_a_share_at_work_holds_its_own_lock_and_merge_names_it(place: Path, capsys: pytest.CaptureFixture[str]):
+    from xt.files import locked
+
+    for number in (1, 2):
+        assert main(predict(TASKS[0], "o.tif", "--shard", f"{number}/2")) == 0
+    with locked(place / ".o.tif.2-of-2.job"):
+        assert main(predict(TASKS[0], "o.tif", "--shard", "2/2")) == 2
+        assert ".o.tif.2-of-2.job is being written by process" in capsys.readouterr().err
+        assert main(["merge", "o.tif"]) == 2
+        assert ".o.tif.2-of-2.job is being written by process" in capsys.readouterr().err
+    assert main(["merge", "o.tif"]) == 0

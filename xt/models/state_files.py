@@ -1,0 +1,42 @@
+"""Reads state dicts of files that others wrote; tensors only, nothing is executed."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from xt.errors import CheckpointError
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, by itself or in a training checkpoint that has it under ``state_dict`` or ``model``.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save``.
+
+    Raises:
+        CheckpointError: If there is no such file, or it holds no state dict, or more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no file {path}; give a .safetensors file, or a .pth file of tensors")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}); fetch it again") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than tensors and is refused; save its state dict alone") from error
+    state = loaded.get("model", loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is not a state dict of tensors")
+    return state
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or else its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
