@@ -49,6 +49,10 @@ class NoDim(Sound):
         self.dim = 2 * dim
 
 
+class NegativeMemory(Sound):
+    working_values = -1.0
+
+
 class CannotBeBuilt(Sound):
     def __init__(self, dim: int, heads: int = 5) -> None:
         super().__init__(dim)
@@ -203,6 +207,13 @@ class Coarse(Sound):
         return super().forward((tokens + 3000) - 3000, layout)
 
 
+class EndlessByAutocast(EndlessGradient):
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            return super().forward(tokens, layout)
+        return Sound.forward(self, tokens, layout)
+
+
 class Drifting(SequentialContextEncoder):
     """Adds up all tokens so far, and shares the sum out."""
 
@@ -319,6 +330,7 @@ FAULTS: list[tuple[type, dict, str]] = [
     (NoSubclass, {}, "is no subclass of ContextEncoder"),
     (CannotBeBuilt, {}, r"cannot be built: ValueError: 32 channels, 5 heads; give the kit arguments"),
     (NoDim, {}, "has dim 64 where 32 was given"),
+    (NegativeMemory, {}, r"estimates -\d+ bytes of memory"),
     (Pooled, {}, r"gives \(2, 32\) for tokens \(2, 64, 32\)"),
     (Doubles, {}, "turns float32 into torch.float64"),
     (InPlace, {}, "changes the tokens that it is given"),
@@ -344,6 +356,7 @@ FAULTS: list[tuple[type, dict, str]] = [
     (NamesNothing, {}, "names A_log in no_weight_decay, which are no parameters"),
     (Float32Only, {}, r"fails on bfloat16 .*RuntimeError"),
     (StaysInFloat32, {}, "turns bfloat16 into torch.float32"),
+    (EndlessByAutocast, {}, "has gradients that are not finite in bfloat16 by autocast"),
     (Coarse, {}, r"is \d+% off in bfloat16"),
     (ForgetsBetweenSegments, {}, r"has passes that depend on the cut: cut at every token of 24"),
     (PassFailsOnOneToken, {}, r"fails in pass 0 cut at every token: IndexError: too short"),

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from literal import randomise
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import ContextEncoder, Memory, Pass, SequentialContextEncoder
+from xt.models.context.base import ContextEncoder, Memory, SequentialContextEncoder
+from xt.testing.checks.cuts import cut_up
+from xt.testing.counting import counting
 
 LAYOUTS = [
     TokenLayout(1, 1, 1),
@@ -58,19 +56,6 @@ def check_contract(make: Callable[[], ContextEncoder], layout: TokenLayout) -> N
         make()
 
 
-def cut_up(one: Pass, x: Tensor, cuts: set[int]) -> Tensor:
-    """A pass over segments that end at ``cuts``; its memory keeps its size, and no gradient."""
-    bounds = [0, *sorted(cuts), x.shape[1]]
-    segments = [x[:, start:stop] for start, stop in pairwise(bounds)]
-    mixed, memory, shapes = [], None, []
-    for segment in reversed(segments) if one.reverse else segments:
-        out, memory = one.step(segment, memory)
-        mixed.append(out)
-        shapes.append(check_memory(memory))
-    assert all(each == shapes[0] for each in shapes)
-    return torch.cat(mixed[::-1] if one.reverse else mixed, 1)
-
-
 def check_memory(memory: Memory) -> list[torch.Size]:
     assert not any(each.requires_grad for each in memory)
     assert all(each.untyped_storage().nbytes() == each.nbytes for each in memory)
@@ -85,7 +70,8 @@ def check_cuts(encoder: SequentialContextEncoder, length: int = 23) -> None:
     for cuts in ({1}, {length - 1, 5, 6}, set(range(1, length))):
         x = given
         for one in encoder.passes():
-            x = cut_up(one, x, cuts)
+            x, memories = cut_up(one, x, cuts)
+            assert len({tuple(check_memory(memory)) for memory in memories}) == 1
             assert x.shape[2] == (one.channels or encoder.dim)
         torch.testing.assert_close(x, want, rtol=1e-9, atol=1e-9)
 
@@ -105,27 +91,12 @@ def check_pieces(encoder: SequentialContextEncoder, small: Callable[[], None]) -
         torch.testing.assert_close(pieces, whole, atol=1e-9, rtol=1e-7)
 
 
-class ElementsMade(TorchDispatchMode):
-    """Counts the elements that operators compute; views cost nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if not any(each.alias_info and not each.alias_info.is_write for each in func._schema.returns):
-            self.total += sum(each.numel() for each in tree_leaves(out) if isinstance(each, Tensor))
-        return out
-
-
 def elements(encoder: ContextEncoder, side: int, region: int = 8) -> int:
     """Elements made over ``side²`` regions of ``region²`` tokens."""
     layout = TokenLayout(side, side, region)
-    # Fused attention is one operator, which hides its scores; the plain one makes them.
-    with sdpa_kernel(SDPBackend.MATH), ElementsMade() as counter, torch.no_grad():
+    with counting() as counter, torch.no_grad():
         encoder.eval()(torch.zeros(1, layout.num_tokens, encoder.dim), layout)
-    return counter.total
+    return counter.elements
 
 
 def growth(encoder: ContextEncoder, side: int = 6, region: int = 8) -> float:
