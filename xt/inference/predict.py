@@ -30,7 +30,7 @@ from xt.inference.journal import Journal, is_publishing, job, remove_job
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
-from xt.inference.points import write_layer
+from xt.inference.points import write_points
 from xt.inference.regions import shapes_of
 from xt.inference.report import facts_of, tags_of, write_report
 from xt.models.decoders.base import DenseDecoder
@@ -213,7 +213,7 @@ def _publish(
             summary.points = len(table)
             write_predictions(beside[0], table)
             for layer in beside[1:]:
-                write_layer(layer, table, profile)
+                write_points(layer, table, profile)
         elif isinstance(task, ImageTask):
             answer = task.describe(scene.mean)
             summary.label = answer["class"]
