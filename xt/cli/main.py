@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("xt.cli.train", "train a model from a config"),
     "eval": ("xt.cli.eval", "measure a trained model on validation or test data"),
     "predict": ("xt.cli.predict", "run a trained model over whole GeoTIFFs"),
+    "vectorize": ("xt.cli.vectorize", "make polygons of a map of classes"),
     "features": ("xt.cli.features", "encode whole images into tokens on disk, to train a context encoder on"),
     "score": ("xt.cli.score", "compare predicted points with labels (xView3 metric)"),
     "synth": ("xt.cli.synth", "make synthetic scenes in the format of xView3"),

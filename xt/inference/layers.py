@@ -25,8 +25,8 @@ def write_layer(
 ) -> None:
     """Write shapes into a partial of :mod:`xt.files`; the suffix says how.
 
-    A GeoPackage has the CRS of the shapes. A GeoJSON has longitude and latitude, as its standard (RFC 7946) demands, and
-    is cut at the antimeridian. Without a CRS that says where on Earth they lie, the coordinates of both are those given.
+    A GeoPackage has the CRS of the shapes. A GeoJSON has longitude and latitude, as its standard (RFC 7946) demands,
+    and is cut at the antimeridian. Without a CRS that says where on Earth they lie, both have the coordinates given.
 
     Args:
         path: File to write; must not exist, or, to append, be a GeoPackage that this function wrote.
