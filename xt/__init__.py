@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xt.geometry.grid import RegionGrid, TokenLayout, Window
     from xt.inference.session import Prediction, TrainedModel, load, predict
+    from xt.inference.vectorize import vectorize
     from xt.models.upstream import load_upstream
     from xt.models.xt import XT
     from xt.plugins import register
@@ -33,6 +34,7 @@ _HOMES = {
     "predict": "xt.inference.session",
     "register": "xt.plugins",
     "train": "xt.training.cli",
+    "vectorize": "xt.inference.vectorize",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "predict",
     "register",
     "train",
+    "vectorize",
 ]  # fmt: skip
 
 

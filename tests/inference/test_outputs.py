@@ -118,7 +118,7 @@ def test_failure_at_any_stage_leaves_all_old_files(
     target = {
         "pixels": (parts, "write_part", full),
         "changed": (predict_module.Source, "_state", iter_states()),
-        "siblings": (publish, "write_layer", full)
+        "siblings": (publish, "write_points", full)
         if task == "point-detection"
         else (ImageClassification, "describe", full),
         "publication": (files.os, "replace", refuse),

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("xt.cli.train", "train a model from a config"),
     "eval": ("xt.cli.eval", "measure a trained model on validation or test data"),
     "predict": ("xt.cli.predict", "run a trained model over whole GeoTIFFs"),
+    "vectorize": ("xt.cli.vectorize", "make polygons of a map of classes"),
     "merge": ("xt.cli.merge", "join what xt predict --shard made of one image"),
     "import-upstream": ("xt.cli.import_upstream", "make a model folder of a classifier that xT's authors released"),
     "features": ("xt.cli.features", "encode whole images into tokens on disk, to train a context encoder on"),

@@ -17,8 +17,21 @@ from xt.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Profile = Mapping[str, Any]
-"""What :meth:`xt.data.source.Source.profile` gives."""
+"""What :func:`profile_of` gives."""
 WGS84 = "EPSG:4326"
+
+
+def profile_of(dataset: Any) -> dict[str, Any]:
+    """Return the grid of an open raster: height, width, CRS, transform or else ground control points, RPCs."""
+    gcps, gcp_crs = dataset.gcps
+    profile: dict[str, Any] = {"height": dataset.height, "width": dataset.width, "crs": dataset.crs}
+    if not dataset.transform.is_identity:
+        profile["transform"] = dataset.transform
+    elif gcps:
+        profile |= {"gcps": gcps, "crs": gcp_crs}
+    if dataset.rpcs is not None:
+        profile["rpcs"] = dataset.rpcs
+    return profile
 
 
 def to_map(row: Floats, column: Floats, profile: Profile) -> tuple[Floats, Floats]:

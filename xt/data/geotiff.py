@@ -154,11 +154,34 @@ def read_window(
     """
     alpha = alpha_band(dataset)
     chosen = list(bands) if bands is not None else [i for i in dataset.indexes if i != alpha]
+    pixels, valid = _read(dataset, window, chosen, nodata if isinstance(nodata, Sequence) else [nodata])
+    result = (np.abs(pixels) if np.iscomplexobj(pixels) else pixels).astype(np.float32)
+    result[:, ~valid] = 0
+    return result, valid
+
+
+def read_values(dataset: Any, window: Window, band: int, nodata: float | None = None) -> tuple[npt.NDArray[Any], Mask]:
+    """Read a window of one band in the type that it is stored in, and what of it is valid, as :func:`read_window` does.
+
+    Returns:
+        ``(h, w)`` of the band's type, whatever it is where invalid, and ``(h, w)`` bool.
+
+    Raises:
+        InputError: As :func:`read_window`.
+    """
+    values, valid = _read(dataset, window, [band], [nodata])
+    return values[0], valid
+
+
+def _read(
+    dataset: Any, window: Window, bands: list[int], nodata: Sequence[float | None]
+) -> tuple[npt.NDArray[Any], Mask]:
+    alpha = alpha_band(dataset)
     place = ((window.row, window.row_stop), (window.col, window.col_stop))
     try:
         with environment(dataset.name):
-            pixels = dataset.read(chosen, window=place)
-            valid = (dataset.read_masks(chosen, window=place) > 0).all(axis=0)
+            pixels = dataset.read(bands, window=place)
+            valid = (dataset.read_masks(bands, window=place) > 0).all(axis=0)
             if alpha is not None:
                 valid &= dataset.read(alpha, window=place) > 0
     except (RasterioError, CPLE_BaseError) as error:
@@ -166,14 +189,11 @@ def read_window(
         name = address.shown(Path(dataset.name))
         raise InputError(f"{name}: cannot read {where}: {_reason(error, dataset.name)}") from error
     valid &= np.isfinite(pixels).all(axis=0)
-    given = nodata if isinstance(nodata, Sequence) else [nodata]
-    for index, band in enumerate(chosen):
+    for index, band in enumerate(bands):
         # GDAL lets a mask beside the file hide the tag, so the tag is compared here too.
-        for value in {each for each in (dataset.nodatavals[band - 1], *given) if each is not None}:
+        for value in {each for each in (dataset.nodatavals[band - 1], *nodata) if each is not None}:
             valid &= pixels[index] != value
-    result = (np.abs(pixels) if np.iscomplexobj(pixels) else pixels).astype(np.float32)
-    result[:, ~valid] = 0
-    return result, valid
+    return pixels, valid
 
 
 def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> tuple[int, ...]:

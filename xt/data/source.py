@@ -17,6 +17,7 @@ from rasterio.vrt import WarpedVRT
 
 from xt.data import handles
 from xt.data.address import stem
+from xt.data.georeference import profile_of
 from xt.data.geotiff import PLAIN, Mask, Pixels, check_bands, open_dataset, read_window, state_of
 from xt.data.raster_info import describe
 from xt.errors import InputError
@@ -175,16 +176,7 @@ class Source:
 
         A transform goes before control points where a raster has both: it says that the grid has been mapped already.
         """
-        dataset = self._dataset(self._grid_file())
-        gcps, gcp_crs = dataset.gcps
-        profile: dict[str, Any] = {"height": self.height, "width": self.width, "crs": dataset.crs}
-        if not dataset.transform.is_identity:
-            profile["transform"] = dataset.transform
-        elif gcps:
-            profile |= {"gcps": gcps, "crs": gcp_crs}
-        if dataset.rpcs is not None:
-            profile["rpcs"] = dataset.rpcs
-        return profile
+        return profile_of(self._dataset(self._grid_file()))
 
     def check_unchanged(self) -> None:
         """Compare size and time of the files with those at the start.

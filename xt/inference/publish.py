@@ -23,7 +23,7 @@ from xt.inference.journal import Journal, is_publishing
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outcome import Outcome
 from xt.inference.outputs import check_outputs
-from xt.inference.points import write_layer
+from xt.inference.points import write_points
 from xt.inference.report import tags_of, write_report
 from xt.tasks.base import ImageTask, ObjectTask, Task
 
@@ -67,7 +67,7 @@ def publish(
             summary.points = len(table)
             write_predictions(beside[0], table)
             for layer in beside[1:]:
-                write_layer(layer, table, profile)
+                write_points(layer, table, profile)
         elif isinstance(task, ImageTask):
             answer = task.describe(outcome.mean)
             summary.label = answer["class"]

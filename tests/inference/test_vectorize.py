@@ -1,0 +1,317 @@
+"""``xt vectorize``: what is written of a map, where it lies, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import pytest
+import rasterio
+import rasterio.warp
+import shapely
+import shapely.geometry
+from rasterio.control import GroundControlPoint
+from rasterio.features import shapes
+from rasterio.transform import Affine
+from small_inputs import raster, save
+
+import xt
+from xt.cli.main import main
+from xt.errors import ConfigError, InputError, OutputError
+from xt.inference import vectorize as module
+
+SHEARED = Affine(9.0, 2.0, 500_000.0, -3.0, -8.0, 6_000_000.0)
+UTM = {"crs": "EPSG:32632", "transform": SHEARED}
+NAMES = {"CLASS_0": "sea", "CLASS_1": "land", "CLASS_2": "ice"}
+
+
+def classes(height: int = 70, width: int = 90, num: int = 3, seed: int = 0) -> npt.NDArray[np.uint8]:
+    coarse = np.random.default_rng(seed).integers(0, num, (-(-height // 4), -(-width // 4)), dtype=np.uint8)
+    return np.kron(coarse, np.ones((4, 4), np.uint8))[:height, :width]
+
+
+def named(path: Path, array: npt.NDArray[Any], **options: Any) -> Path:
+    raster(path, array[None], **options)
+    with rasterio.open(path, "r+") as out:
+        out.update_tags(1, **NAMES)
+    return path
+
+
+def layer(path: Path) -> tuple[dict[str, Any], list[Any], dict[str, list[Any]]]:
+    """Facts, geometries, and columns."""
+    meta, _, geometry, values = pyogrio.raw.read(path)
+    columns = {str(name): list(each) for name, each in zip(meta["fields"], values, strict=True)}
+    return meta, list(shapely.from_wkb(geometry)), columns
+
+
+def expected(array: npt.NDArray[Any], counts: npt.NDArray[np.bool_], transform: Affine) -> set[tuple[int, bytes]]:
+    found = shapes(array, counts, connectivity=4, transform=transform)
+    return {(int(value), same(shapely.geometry.shape(each))) for each, value in found}
+
+
+def same(shape: Any) -> bytes:
+    return shapely.to_wkb(shapely.normalize(shape))
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips of few rows and batches of few polygons."""
+    monkeypatch.setattr(module, "STRIP_PIXELS", 500)
+    monkeypatch.setattr(module, "BATCH_CORNERS", 60)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_polygons_are_those_of_the_whole_map(tmp_path: Path):
+    array = classes()
+    array[:9, 20:40] = 255
+    path = named(tmp_path / "a.tif", array, nodata=255, **UTM)
+    done: list[tuple[int, int]] = []
+    result = xt.vectorize(path, tmp_path / "o.gpkg", progress=lambda *now: done.append(now))
+    meta, found, columns = layer(tmp_path / "o.gpkg")
+    assert {(value, same(each)) for value, each in zip(columns["class"], found, strict=True)} == expected(
+        array, array != 255, SHEARED
+    )
+    assert "32632" in meta["crs"]
+    assert columns["name"] == [("sea", "land", "ice")[value] for value in columns["class"]]
+    assert sum(columns["pixels"]) == (array != 255).sum()
+    np.testing.assert_allclose(columns["area_m2"], [each.area for each in found])
+    np.testing.assert_allclose(columns["area_m2"], np.array(columns["pixels"]) * 66)  # 9 · 8 − 2 · 3
+    assert done[-1] == (70, 70)
+    assert len(done) == 14
+    assert result.polygons == len(found) == sum(result.by_class.values())
+    assert result.by_class == {name: columns["name"].count(name) for name in ("sea", "land", "ice")}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "o.gpkg"]
+
+
+REAL = ["landcover_palette_7168x8704.tif", "sen1floods11_Spain_LabelHand.tif", "watermask_10922x6110_antimeridian.tif", "s1_grd_gcps_no_crs.tif"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_maps(shared_data: Path, tmp_path: Path, name: str):
+    path = shared_data / "rasters" / name
+    with rasterio.open(path) as dataset:
+        array, counts = dataset.read(1), dataset.read_masks(1) > 0
+        transform = dataset.transform
+    if name.startswith("s1"):
+        counts &= array > np.percentile(array, 99.9)
+        path = raster(tmp_path / "a.tif", np.where(counts, array // 500, 65535).astype(np.uint16)[None], nodata=65535)
+        array, transform = array // 500, Affine.identity()
+    xt.vectorize(path, tmp_path / "o.gpkg")
+    _, found, columns = layer(tmp_path / "o.gpkg")
+    got = {(value, same(each)) for value, each in zip(columns["class"], found, strict=True)}
+    want = expected(array, counts, transform)
+    assert len(got) == len(want)
+    assert {value for value, _ in got} == {value for value, _ in want}
+    areas = [sorted((value, round(shapely.from_wkb(each).area, 6)) for value, each in every) for every in (got, want)]
+    np.testing.assert_allclose(*areas, rtol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_map(tmp_path: Path):
+    code = """if True:
+        import resource, sys, xt
+        for name in ("small", "large"):
+            xt.vectorize(f"{name}.tif", f"{name}.geojson")
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"""
+    tile = np.kron(classes(500, 250, seed=3), np.ones((4, 4), np.uint8))
+    for name, times in (("small", 1), ("large", 10)):
+        raster(tmp_path / f"{name}.tif", np.tile(tile, (times, 1))[None], compress="deflate")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    small, large = map(int, done.stdout.split())
+    assert large - small < 30  # MiB; all polygons at once would take 150
+
+
+@pytest.mark.parametrize("kind", ["affine", "gcps", "none", "no CRS"])
+def test_they_lie_where_the_pixels_are(tmp_path: Path, kind: str):
+    array = np.zeros((200, 300), np.uint8)
+    array[100:120, 70:75] = 1
+    corners = [GroundControlPoint(r, c, *(SHEARED @ (c, r))) for r in (0, 100, 200) for c in (0, 150, 300)]
+    options: dict[str, Any] = {
+        "affine": UTM, "gcps": {"gcps": corners, "crs": "EPSG:32632"}, "none": {}, "no CRS": {"transform": SHEARED},
+    }[kind]  # fmt: skip
+    path = raster(tmp_path / "a.tif", array[None], nodata=0, **options)
+    want = shapely.box(70, 100, 75, 120)
+    if kind != "none":
+        want = shapely.transform(want, lambda at: np.array([SHEARED @ tuple(each) for each in at]))
+    xt.vectorize(path, tmp_path / "o.gpkg")
+    meta, (found,), columns = layer(tmp_path / "o.gpkg")
+    assert found.symmetric_difference(want).area < 1e-6 * want.area
+    assert ("32632" in str(meta["crs"])) == (kind in ("affine", "gcps"))
+    assert columns["pixels"] == [100]
+    np.testing.assert_allclose(columns["area_m2"], [6600 if kind in ("affine", "gcps") else np.nan])
+    xt.vectorize(path, tmp_path / "o.geojson")
+    (feature,) = json.loads((tmp_path / "o.geojson").read_text())["features"]
+    assert (feature["properties"]["class"], feature["properties"]["name"]) == (1, None)
+    shape = shapely.geometry.shape(feature["geometry"])
+    if kind in ("affine", "gcps"):
+        want = shapely.transform(want, lambda at: np.array(rasterio.warp.transform("EPSG:32632", "EPSG:4326", *at.T)).T)
+        assert shape.exterior.is_ccw
+    assert shape.symmetric_difference(want).area < 2e-3 * want.area  # seven decimals: a centimetre
+
+
+def test_edges_bend_with_the_map(tmp_path: Path):
+    """A square of 1,000 km in UTM: its edges are no straight lines in longitude and latitude."""
+    far = Affine(1000.0, 0, 0.0, 0, -1000.0, 7_000_000.0)
+    path = raster(tmp_path / "a.tif", np.ones((1, 1000, 1000), np.uint8), crs="EPSG:32632", transform=far)
+    xt.vectorize(path, tmp_path / "o.geojson")
+    _, (found,), _ = layer(tmp_path / "o.geojson")
+    (lon,), (lat,) = rasterio.warp.transform("EPSG:32632", "EPSG:4326", [500_000.0], [7_000_000.0])
+    assert found.exterior.distance(shapely.Point(lon, lat)) < 0.05
+    assert shapely.convex_hull(found).exterior.distance(shapely.Point(lon, lat)) < 0.05
+
+
+def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path):
+    place = {"crs": "EPSG:32660", "transform": Affine(10.0, 0, 650_000.0, 0, -10.0, 6_000_000.0)}
+    path = raster(tmp_path / "a.tif", np.ones((1, 20, 9000), np.uint8), **place)
+    xt.vectorize(path, tmp_path / "o.geojson")
+    _, (found,), _ = layer(tmp_path / "o.geojson")
+    assert found.geom_type == "MultiPolygon"
+    assert sorted(round(each.bounds[0]) for each in found.geoms) == [-180, 179]
+    assert all(each.bounds[2] - each.bounds[0] < 2 for each in found.geoms)
+
+
+def test_classes_are_chosen_by_name_or_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = named(tmp_path / "a.tif", classes(), **UTM)
+    argv = ["vectorize", str(path), "-o", str(tmp_path / "o.gpkg"), "--overwrite", "--json", "--classes"]
+    assert main([*argv, "ice", "0"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)["by_class"]) == ["ice", "sea"]
+    assert set(layer(tmp_path / "o.gpkg")[2]["class"]) == {0, 2}
+    assert main([*argv, "7"]) == 0
+    assert json.loads(capsys.readouterr().out)["polygons"] == 0
+    meta, found, _ = layer(tmp_path / "o.gpkg")
+    assert ("32632" in meta["crs"], found) == (True, [])
+    assert main([*argv, "lnad"]) == 2
+    assert "no class 'lnad'; did you mean 'land'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["m²", "px"])
+def test_small_ones_are_left_out(tmp_path: Path, kind: str):
+    array = np.zeros((20, 20), np.uint8)
+    array[2:4, 2:4], array[10:13, 10:13] = 1, 2
+    grid = {"crs": "EPSG:32632", "transform": Affine(10.0, 0, 0, 0, -10.0, 0)}
+    path = raster(tmp_path / "a.tif", array[None], nodata=0, **(grid if kind == "m²" else {}))
+    smallest = 900 if kind == "m²" else 9
+    for limit, want in ((smallest, [2]), (smallest + 0.1, []), (smallest / 9 * 4, [1, 2])):
+        xt.vectorize(path, tmp_path / "o.gpkg", min_area=limit, overwrite=True)
+        assert layer(tmp_path / "o.gpkg")[2]["class"] == want
+
+
+def test_feet_are_metres_too(tmp_path: Path):
+    grid = {"crs": "EPSG:2263", "transform": Affine(10.0, 0, 980_000, 0, -10.0, 200_000)}
+    path = raster(tmp_path / "a.tif", np.ones((1, 3, 4), np.uint8), **grid)
+    xt.vectorize(path, tmp_path / "o.gpkg")
+    assert layer(tmp_path / "o.gpkg")[2]["area_m2"] == pytest.approx([1200 * 0.3048**2], rel=1e-4)
+
+
+def test_simpler_borders_stay_near(tmp_path: Path):
+    row, col = np.indices((80, 80))
+    array = (np.hypot(row - 40, col - 40) < 30).astype(np.uint8)
+    path = raster(tmp_path / "a.tif", array[None], nodata=0, **UTM)
+    xt.vectorize(path, tmp_path / "o.gpkg")
+    xt.vectorize(path, tmp_path / "s.gpkg", simplify=1.5)
+    (_, (plain,), before), (_, (simple,), after) = layer(tmp_path / "o.gpkg"), layer(tmp_path / "s.gpkg")
+    assert len(simple.exterior.coords) < len(plain.exterior.coords) / 4
+    assert shapely.hausdorff_distance(plain, simple) < 1.5 * 12
+    assert simple.is_valid
+    assert before == after
+
+
+def test_a_prediction_becomes_polygons(tmp_path: Path):
+    image = raster(tmp_path / "a.tif", np.random.default_rng(0).normal(50, 30, (1, 150, 140)).astype(np.float32), **UTM)
+    model = save(tmp_path / "m", "semantic-segmentation", 1)
+    assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 0
+    assert main(["vectorize", str(tmp_path / "o.tif"), "-o", str(tmp_path / "o.gpkg")]) == 0
+    _, _, columns = layer(tmp_path / "o.gpkg")
+    with rasterio.open(tmp_path / "o.tif") as dataset:
+        array = dataset.read(1)
+    for value, name in enumerate("abc"):
+        mine = [size for each, size in zip(columns["name"], columns["pixels"], strict=True) if each == name]
+        assert sum(mine) == (array == value).sum()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
+    code = main(["vectorize", *map(str, argv)])
+    error = capsys.readouterr().err
+    assert error.startswith("xt: error: ")
+    assert error.count("\n") == 1
+    return code, error
+
+
+def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, out = named(tmp_path / "a.tif", classes(), **UTM), tmp_path / "o.gpkg"
+    floats, many = (
+        raster(tmp_path / "f.tif", np.ones((1, 4, 4), np.float32)),
+        raster(tmp_path / "m.tif", np.ones((2, 4, 4), np.uint8)),
+    )
+    (tmp_path / "old.gpkg").write_text("mine")
+    (tmp_path / "link.gpkg").symlink_to("a.tif")
+    (tmp_path / "b.gpkg").write_bytes(path.read_bytes())
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    cases: list[tuple[list[object], int, str]] = [
+        ([path, "-o", tmp_path / "o.shp"], 2, "name it .gpkg or .geojson"),
+        ([path, "-o", tmp_path / "old.gpkg"], 2, "exists; --overwrite"),
+        ([path, "-o", tmp_path / "link.gpkg", "--overwrite"], 2, "would replace the input"),
+        ([tmp_path / "b.gpkg", "-o", tmp_path / "b.gpkg", "--overwrite"], 2, "would replace the input"),
+        ([path, "-o", tmp_path / "no/o.gpkg"], 2, "there is no folder"),
+        ([tmp_path / "none.tif", "-o", out], 3, "none.tif: no such file"),
+        ([floats, "-o", out], 3, "float32 samples; polygons are made of whole numbers"),
+        ([many, "-o", out], 3, "2 bands; choose the one with classes by --band"),
+        ([path, "-o", out, "--band", "2"], 3, "no band 2; it has 1"),
+        ([path, "-o", out, "--min-area", "-1"], 2, "min_area is -1.0; it must be at least 0"),
+        ([path, "-o", out, "--classes", "99999999999999999999"], 2, "no class '99999999999999999999'"),
+    ]
+    for argv, code, reason in cases:
+        got, error = refused(capsys, *argv)
+        assert (got, reason in error) == (code, True), error
+        assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), OSError(28, "No space left on device"), InputError("x: changed")]
+)
+@pytest.mark.usefixtures("small_steps")
+def test_what_stops_half_way_leaves_the_old_file(
+    tmp_path: Path, suffix: str, stop: BaseException, monkeypatch: pytest.MonkeyPatch
+):
+    path, out = raster(tmp_path / "a.tif", classes()[None]), tmp_path / f"o{suffix}"
+    out.write_text("old")
+    plain, calls = module.write_layer, []
+
+    def write(*args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise stop
+        plain(*args)
+
+    monkeypatch.setattr(module, "write_layer", write)
+    code = main(["vectorize", str(path), "-o", str(out), "--overwrite"])
+    assert code == {KeyboardInterrupt: 130, OSError: 2, InputError: 3}[type(stop)]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.tif", out.name]
+    assert out.read_text() == "old"
+
+
+def test_a_map_that_changes_is_an_error(tmp_path: Path):
+    path = raster(tmp_path / "a.tif", classes()[None])
+    with pytest.raises(InputError, match=r"a\.tif: has changed while it was read"):
+        xt.vectorize(path, tmp_path / "o.gpkg", progress=lambda done, total: os.utime(path, (1, 1)))
+    assert not (tmp_path / "o.gpkg").exists()
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path):
+    path, out = raster(tmp_path / "a.tif", classes()[None]), tmp_path / "o.gpkg"
+    with pytest.raises(OutputError, match="exists"):
+        xt.vectorize(path, out, progress=lambda done, total: out.write_text("mine"))
+    assert out.read_text() == "mine"
+
+
+def test_a_bad_map_leaves_nothing(shared_data: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="gdal_byte_truncated"):
+        xt.vectorize(shared_data / "rasters/corrupt/gdal_byte_truncated.tif", tmp_path / "o.gpkg")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError):
+        xt.vectorize(tmp_path / "a.tif", tmp_path / "o.csv")

@@ -1,0 +1,104 @@
+"""Writes layers for programs of maps: GeoPackage, and GeoJSON."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
+import pyogrio
+import shapely
+
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
+"""By suffix."""
+
+
+def write_layer(
+    path: Path,
+    shapes: npt.NDArray[Any],
+    columns: Mapping[str, npt.NDArray[Any]],
+    kind: Literal["Point", "Polygon"],
+    name: str,
+    crs: Any,
+    append: bool = False,
+) -> None:
+    """Write shapes into a partial of :mod:`xt.files`; the suffix says how.
+
+    A GeoPackage has the CRS of the shapes. A GeoJSON has longitude and latitude, as its standard (RFC 7946) demands,
+    and is cut at the antimeridian. Without a CRS that says where on Earth they lie, both have the coordinates given.
+
+    Args:
+        path: File to write; must not exist, or, to append, be a GeoPackage that this function wrote.
+        shapes: Geometries of shapely.
+        columns: Values of each by name; NaN and None are nothing.
+        kind: Of the shapes.
+        name: Of the layer.
+        crs: Of the coordinates, or None.
+        append: Add to the layer that is there.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with _explained():
+        pyogrio.raw.write(
+            str(path),
+            geometry=shapely.to_wkb(shapes),
+            field_data=list(columns.values()),
+            fields=list(columns),
+            geometry_type=kind,
+            layer=name,
+            append=append,
+            **_format(path, crs),
+        )
+
+
+def copy_layer(source: Path, path: Path, kind: Literal["Point", "Polygon"], name: str, crs: Any) -> None:
+    """Write a GeoPackage of :func:`write_layer` in the format of another suffix, without reading all of it.
+
+    Args:
+        source: The GeoPackage.
+        path: File to write; must not exist.
+        kind: Of the shapes.
+        name: Of the layer.
+        crs: Of the coordinates, or None.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with _explained(), pyogrio.raw.open_arrow(str(source), use_pyarrow=False) as (facts, stream):
+        pyogrio.raw.write_arrow(
+            stream,
+            str(path),
+            geometry_name=facts["geometry_name"],
+            geometry_type=kind,
+            layer=name,
+            **_format(path, crs),
+        )
+
+
+def is_on_earth(crs: Any) -> bool:
+    """Whether a CRS leads to longitude and latitude."""
+    return crs is not None and bool(crs.is_geographic or crs.is_projected)
+
+
+def _format(path: Path, crs: Any) -> dict[str, Any]:
+    driver = DRIVERS[path.suffix.lower()]
+    if driver == "GPKG":
+        return {"driver": driver, "crs": crs.to_wkt() if crs else None}
+    known = is_on_earth(crs)  # of another CRS the driver knows no way to longitudes
+    return {
+        "driver": driver,
+        "crs": crs.to_wkt() if known else None,
+        "layer_options": {"RFC7946": "YES"} if known else {},
+    }
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no CRS: said once by the command
+            yield
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError) as error:
+        raise OSError(str(error)) from error
