@@ -59,6 +59,7 @@ def xt(place: Path, *commands: str) -> list[tuple[int, str]]:
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_trained_measured_and_predicted_with(place: Path):
     more = "--plugins my_mean_context"
     refused, trained = xt(place, "train mine.yaml --run_dir run", f"train mine.yaml --run_dir run {more}")

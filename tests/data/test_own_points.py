@@ -37,6 +37,7 @@ def harbours(root: Path) -> None:
     (root / "points.geojson").write_text(json.dumps(layer))
 
 
+@pytest.mark.slow
 def test_own_points_from_training_to_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -155,6 +155,7 @@ def test_sharded_parameters_are_refused_by_name(tmp_path: Path):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_gradient_of_two_processes_is_that_of_one(tmp_path: Path):
     torch.multiprocessing.spawn(ddp_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
     model = small_model()

@@ -19,7 +19,7 @@ def test_same_seed_same_losses(unbroken: Path, scenes: Path, tmp_path: Path):
     assert losses(tmp_path / "run") == losses(unbroken)
 
 
-@pytest.mark.parametrize("kill_at", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7))])
+@pytest.mark.parametrize("kill_at", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 7))])
 def test_killed_run_goes_on_exactly(unbroken: Path, scenes: Path, tmp_path: Path, kill_at: int):
     argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
     assert run_train(*argv, kill_at=kill_at) == 9
@@ -30,6 +30,7 @@ def test_killed_run_goes_on_exactly(unbroken: Path, scenes: Path, tmp_path: Path
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_sparse_checkpoints_go_on_exactly_too(unbroken: Path, scenes: Path, tmp_path: Path):
     argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--checkpoint_every", "3"]
     assert run_train(*argv, kill_at=5) == 9
@@ -72,7 +73,7 @@ def test_complete_run_is_left_alone_and_another_config_is_refused(
     [
         (signal.SIGINT, "training", 4, ["--checkpoint_every", "50", "--data.num_workers", "1"]),
         pytest.param(signal.SIGTERM, "training", 5, ["--checkpoint_every", "50"], marks=pytest.mark.slow),
-        (signal.SIGTERM, "validation", 4, ["--checkpoint_every", "50"]),
+        pytest.param(signal.SIGTERM, "validation", 4, ["--checkpoint_every", "50"], marks=pytest.mark.slow),
     ],
 )
 def test_signals_stop_at_a_boundary_and_the_run_goes_on_exactly(

@@ -106,6 +106,7 @@ def test_two_processes_learn_what_one_learns(config: Path, pair: Path, tmp_path:
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_they_go_on_exactly(config: Path, pair: Path, tmp_path: Path):
     run = tmp_path / "run"
     code, error = train(config, run, at=3, who=0, by=signal.SIGTERM)
