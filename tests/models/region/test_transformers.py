@@ -161,6 +161,20 @@ def test_weights_of_hiera_from_the_hub_fit_too(tmp_path: Path, monkeypatch: pyte
     assert all(torch.equal(got[key], want[key]) for key in want)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_fit_other_bands_and_another_size_at_once(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = saved(name, tmp_path)[1]
+    own = make(name, 96, 3, weights=path).state_dict()
+    for key, value in make(name, 96, 2, weights=path).state_dict().items():
+        if own[key].shape == value.shape:
+            assert torch.equal(value, own[key]), key
+        else:
+            assert key == "model.model.patch_embed.proj.weight"
+            torch.testing.assert_close(value, own[key][:, :2] * 3 / 2, rtol=1e-4, atol=1e-6)
+    # timm is not asked to adapt what is adapted.
+    assert "patch_embed" not in caplog.text
+
+
 def test_tables_that_are_resampled_elsewhere_are_left_alone():
     for shape in ((1, 9, 7, 7), (1, 197, 8)):
         table = torch.randn(shape)

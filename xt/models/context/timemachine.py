@@ -156,10 +156,10 @@ class TimeMachine(ContextEncoder):
         if pool < 2 or window < 2:
             raise ModelError(f"TimeMachine: pool {pool} and window {window} must be at least 2")
         self.dim = dim
-        # At full length the norm in fp32, runs and what comes back; of a run, a Mamba and, read for each channel by
-        # itself, its steps and weights.
+        # At full length the tokens and what is added to them; of a run, a pair of Mambas and, for channels read by
+        # themselves, their steps and weights.
         weights = 2 * d_state + 1 if channel_independent else 0
-        self.working_values = 8.0 + (7.0 * expand + 6.0 + weights) / pool
+        self.working_values = 4.0 + (16.0 * expand + 6.0 + weights) / pool
         sizes = (pool, window, d_state, d_conv, expand, channel_independent)
         self.layers = nn.ModuleList(TimeMachineLayer(dim, i % 2 == 0, *sizes) for i in range(depth))
 

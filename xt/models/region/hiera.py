@@ -36,7 +36,7 @@ def with_positions(name: str, region_size: int, options: dict[str, Any]) -> dict
     else:
         state = overlay["state_dict"]
     fitted = {key: _resampled(value, region_size) if key in TABLES else value for key, value in state.items()}
-    return options | {"pretrained_cfg_overlay": {"state_dict": fitted}}
+    return options | {"pretrained_cfg_overlay": (overlay or {}) | {"state_dict": fitted}}
 
 
 def _resampled(table: Tensor, region_size: int) -> Tensor:
