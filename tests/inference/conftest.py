@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from small_inputs import RUNS, noise, raster, save
 
+from xt.inference import vectorize
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -26,3 +28,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for run, task in RUNS.items():
         save(tmp_path / run / "model", task, 1)
     return tmp_path
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips of few rows and batches of few polygons."""
+    monkeypatch.setattr(vectorize, "STRIP_PIXELS", 500)
+    monkeypatch.setattr(vectorize, "BATCH_CORNERS", 60)

@@ -28,6 +28,7 @@ KINDS = {
     "strips": {"blockysize": 3, "compress": "lzw", "predictor": 2},
     "raw": {"tiled": True, "blockxsize": 16, "blockysize": 16, "nodata": 3, "interleave": "pixel"},
     "zstd": {"compress": "zstd", "transform": rasterio.Affine(2.0, 0, 5, 0, -2.0, 9), "crs": "EPSG:32632"},
+    "big": {"bigtiff": "yes", "blockysize": 7, "compress": "deflate"},
     "gcps": {"gcps": [rasterio.control.GroundControlPoint(r, c, c / 9, r / 9) for r in (0, 99) for c in (0, 90)],
              "crs": "EPSG:4326"},
 }  # fmt: skip

@@ -20,6 +20,7 @@ from rasterio.enums import ColorInterp, PhotometricInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from xt.data import address
+from xt.data.libtiff import be_quiet
 from xt.data.raster_info import RasterInfo, alpha_band, colours_of, describe
 from xt.data.sidecars import check_overviews, has_sidecars
 from xt.errors import InputError
@@ -29,11 +30,14 @@ Purpose = Literal["image", "label"]
 GEOTIFF = ("GTiff",)
 PLAIN = ("GTiff", "PNG", "JPEG")
 MAX_BLOCK_BYTES = 256 << 20
-MAX_EXPANSION = 5000
+INDEX_BYTES = 4
+"""That a TIFF holds for each block at least, also of those that are not stored: where it lies."""
 CACHE_BYTES = 256 << 20
 
 Pixels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+
+be_quiet()
 
 
 @contextmanager
@@ -229,15 +233,16 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         raise InputError(f"{path}: holds no band")
     size = np.dtype(dataset.dtypes[0].replace("complex_int16", "complex64")).itemsize
     rows, cols = dataset.block_shapes[0]
-    per_block = size * rows * cols * (dataset.count if dataset.interleaving == _PIXEL else 1)
+    together = dataset.interleaving == _PIXEL
+    per_block = size * rows * cols * (dataset.count if together else 1)
     if per_block > MAX_BLOCK_BYTES:
         raise InputError(
             f"{path}: one block of {rows} × {cols} px takes {per_block >> 20} MiB, the limit is "
             f"{MAX_BLOCK_BYTES >> 20}; rewrite it in tiles of 512 px"
         )
-    total = size * dataset.count * dataset.height * dataset.width
+    num_blocks = -(-dataset.height // rows) * -(-dataset.width // cols) * (1 if together else dataset.count)
     stored = 0 if address.is_virtual(path) else os.path.getsize(path)  # what the net brings is read by regions
-    if stored and total > 1 << 30 and total > MAX_EXPANSION * stored:
+    if stored and num_blocks * INDEX_BYTES > stored and dataset.driver == "GTiff":
         raise InputError(
             f"{path}: {dataset.height} × {dataset.width} px from {stored} bytes is not plausible; the file is "
             "damaged or a decompression bomb"

@@ -12,6 +12,8 @@ import shapely
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """By suffix."""
+SHAPES_AT_ONCE = 1024
+"""Copied from one file to another."""
 
 
 def write_layer(
@@ -66,7 +68,10 @@ def copy_layer(source: Path, path: Path, kind: Literal["Point", "Polygon"], name
     Raises:
         OSError: If it cannot be written.
     """
-    with _explained(), pyogrio.raw.open_arrow(str(source), use_pyarrow=False) as (facts, stream):
+    with (
+        _explained(),
+        pyogrio.raw.open_arrow(str(source), use_pyarrow=False, batch_size=SHAPES_AT_ONCE) as (facts, stream),
+    ):
         pyogrio.raw.write_arrow(
             stream,
             str(path),
