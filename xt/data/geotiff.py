@@ -215,12 +215,12 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         return
     if dataset.dtypes[0].startswith("complex") and not complex_abs:
         raise InputError(f"{path}: complex samples; use --complex abs for their absolute value")
+    if dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1":  # GDAL gives it a palette too
+        raise InputError(f"{path}: a 1-bit raster is a label, not imagery")
     if ColorInterp.palette in colours_of(dataset):
         raise InputError(f"{path}: a palette is no imagery; expand it to RGB first (gdal_translate -expand rgb)")
     if dataset.photometric in (PhotometricInterp.cmyk,):
         raise InputError(f"{path}: CMYK is no imagery; convert it to RGB first")
-    if dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
-        raise InputError(f"{path}: a 1-bit raster is a label, not imagery")
 
 
 _PIXEL = rasterio.enums.Interleaving.pixel

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from xt.data.georeference import warn_without_place
 from xt.data.labels import LabelTable, write_predictions
 from xt.data.limits import LimitedSource
 from xt.data.source import Source
@@ -223,6 +224,7 @@ def _publish(
         write_report(report, files, facts, asdict(summary), scene.seconds)
         check_outputs(files, options.overwrite or is_publishing(out))  # hours later: somebody may have put one there
         scene.journal.commit((scene.journal.last or {}) | {"publishing": True})
+    warn_without_place(source.path, profile)
     return summary
 
 
