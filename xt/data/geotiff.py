@@ -28,6 +28,7 @@ Purpose = Literal["image", "label"]
 GEOTIFF = ("GTiff",)
 PLAIN = ("GTiff", "PNG", "JPEG")
 MAX_BLOCK_BYTES = 256 << 20
+MAX_EXPANSION = 5000
 INDEX_BYTES = 4
 """That a TIFF holds for each block at least, also of those that are not stored: where it lies."""
 CACHE_BYTES = 256 << 20
@@ -206,7 +207,9 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         )
     num_blocks = -(-dataset.height // rows) * -(-dataset.width // cols) * (1 if together else dataset.count)
     stored = os.path.getsize(path)
-    if num_blocks * INDEX_BYTES > stored and dataset.driver == "GTiff":
+    total = size * dataset.count * dataset.height * dataset.width
+    least = num_blocks * INDEX_BYTES if dataset.driver == "GTiff" else total // MAX_EXPANSION
+    if total > 1 << 30 and least > stored:
         raise InputError(
             f"{path}: {dataset.height} × {dataset.width} px from {stored} bytes is not plausible; the file is "
             "damaged or a decompression bomb"
