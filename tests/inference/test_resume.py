@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +123,10 @@ def test_damaged_work_is_done_anew(place: Path, what: str, capsys: pytest.Captur
     assert (place / "o.tif").read_bytes() == got
 
 
-def test_a_signal_stops_after_the_window_and_the_work_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
-    import signal
-
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_after_the_window_and_the_work_is_kept(
+    place: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch
+):
     assert main(predict("--restart")) == 0
     want = (place / "o.tif").read_bytes()
     (place / "o.tif").unlink()
@@ -133,11 +136,13 @@ def test_a_signal_stops_after_the_window_and_the_work_is_kept(place: Path, monke
     def signalled(*args: Any) -> Any:
         calls.append(len(args[1]))
         if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return plain(*args)
 
     monkeypatch.setattr(engine, "encode", signalled)
-    assert main(predict()) == 143
+    before = set(threading.enumerate())
+    assert main(predict()) == code
+    assert not {each for each in threading.enumerate() if each.is_alive()} - before
     done = sum(calls)
     assert not (place / "o.tif").exists()
     assert main(predict()) == 0
