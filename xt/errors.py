@@ -65,6 +65,10 @@ class TrainingError(XTError):
     exit_code = EXIT_SOME_FAILED
 
 
+class XTWarning(UserWarning):
+    """Something that the user should know, though the work goes on. The command line prints it in one line."""
+
+
 class Stopped(BaseException):
     """A signal asked to stop. No ``Exception``, so that nothing on the way up takes it for a failure.
 

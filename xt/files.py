@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xt.errors import OutputError
+from xt.errors import OutputError, XTWarning
 
 _TOKEN_BYTES = 8
 _NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}
@@ -158,7 +158,8 @@ def _acquire(lock: Path, path: Path) -> int | None:
             if error.errno not in _NO_LOCKS:
                 raise
             lock.unlink(missing_ok=True)
-            warnings.warn(f"{path.parent} is on a drive without locks: do not write {path.name} twice", stacklevel=4)
+            text = f"{path.parent} is on a drive without locks: do not write {path.name} twice"
+            warnings.warn(text, XTWarning, stacklevel=4)
             return None
 
 

@@ -182,6 +182,16 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path):
     assert not list(tmp_path.glob("*.vrt"))
 
 
+@pytest.mark.parametrize(("side", "start"), [(8000, b"II*\0"), (23500, b"II+\0")])
+def test_what_may_pass_4_gigabytes_is_a_bigtiff(tmp_path: Path, side: int, start: bytes):
+    """A result whose samples take more than 2 GB; holes make it small enough for a test."""
+    maps, grid = Product(("a",), "float32", float("nan")), {"height": side, "width": side, "crs": None}
+    settings = check_cog({"SPARSE_OK": "TRUE", "COMPRESS": "ZSTD", "OVERVIEWS": "NONE"}, maps)
+    assemble([], tmp_path / "o.tif", grid, maps, settings, {})
+    with (tmp_path / "o.tif").open("rb") as file:
+        assert file.read(4) == start
+
+
 def test_an_odd_type_of_a_plug_in_is_found_before_the_work():
     with pytest.raises(ConfigError, match="complex64"):
         check_cog({}, Product(("a",), "complex64", 0))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +109,13 @@ def test_what_was_begun_otherwise_is_refused_by_name(place: Path, change: str, c
 
 
 @pytest.mark.parametrize("what", ["parts", "regions"])
-def test_damaged_work_is_done_anew(place: Path, what: str, recwarn: pytest.WarningsRecorder):
+def test_damaged_work_is_done_anew(place: Path, what: str, capsys: pytest.CaptureFixture[str]):
     victim = sorted((place / ".o.tif.job" / what).iterdir())[0]
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
     assert main(predict()) == 0
-    assert any("are damaged; starting anew" in str(each.message) for each in recwarn)
+    assert "xt: warning: .o.tif.job: files of an earlier run are damaged; starting anew\n" in capsys.readouterr().err
     got = (place / "o.tif").read_bytes()
     (place / "o.tif").unlink()
     (place / "o.report.json").unlink()
@@ -121,9 +123,10 @@ def test_damaged_work_is_done_anew(place: Path, what: str, recwarn: pytest.Warni
     assert (place / "o.tif").read_bytes() == got
 
 
-def test_a_signal_stops_after_the_window_and_the_work_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
-    import signal
-
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_after_the_window_and_the_work_is_kept(
+    place: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch
+):
     assert main(predict("--restart")) == 0
     want = (place / "o.tif").read_bytes()
     (place / "o.tif").unlink()
@@ -133,11 +136,13 @@ def test_a_signal_stops_after_the_window_and_the_work_is_kept(place: Path, monke
     def signalled(*args: Any) -> Any:
         calls.append(len(args[1]))
         if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return plain(*args)
 
     monkeypatch.setattr(views, "encode", signalled)
-    assert main(predict()) == 143
+    before = set(threading.enumerate())
+    assert main(predict()) == code
+    assert not {each for each in threading.enumerate() if each.is_alive()} - before
     done = sum(calls)
     assert not (place / "o.tif").exists()
     assert main(predict()) == 0

@@ -4,9 +4,12 @@ import argparse
 import importlib
 import signal
 import sys
+import warnings
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
-from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, ConfigError, Stopped, XTError, nearest
+from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, ConfigError, Stopped, XTError, XTWarning, nearest
 
 COMMANDS = {
     "train": ("xt.cli.train", "train a model from a config"),
@@ -48,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError:
         pass  # not the main thread: the caller owns the signals
     try:
-        return _dispatch(argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line(warnings.showwarning)
+            return _dispatch(argv)
     except XTError as error:
         if verbose:
             raise
@@ -106,6 +111,18 @@ def _help() -> str:
     lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
     head = ["usage: xt COMMAND …", "", "Vision models for images that do not fit in memory.", "", "commands:"]
     return "\n".join([*head, *lines, "", "  -v  show the traceback of an error", "", EXAMPLES])
+
+
+def _one_line(others: Callable[..., None]) -> Callable[..., None]:
+    """Return what shows our warnings without the place in the code, and others as before."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, XTWarning):
+            print(f"xt: warning: {message}", file=sys.stderr, flush=True)
+        else:
+            others(message, category, *place)
+
+    return show
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,9 @@ thin-plate spline, which meets every one of them (a polynomial misses those of a
 average); rational polynomials, at the height they are centred on, in WGS 84. Without any, pixels are the coordinates.
 """
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.transform import GCPTransformer, RPCTransformer
 
-from xt.errors import InputError
+from xt.errors import InputError, XTWarning
 
 Floats = npt.NDArray[np.float64]
 Profile = Mapping[str, Any]
@@ -32,6 +34,16 @@ def profile_of(dataset: Any) -> dict[str, Any]:
     if dataset.rpcs is not None:
         profile["rpcs"] = dataset.rpcs
     return profile
+
+
+def warn_without_place(path: Path, profile: Profile) -> None:
+    """Say once that nobody can tell where on Earth a raster lies."""
+    if not any(profile.get(key) for key in ("transform", "gcps", "rpcs")):
+        text = f"{path}: no georeference; coordinates are pixels, and the result has no georeference either"
+        warnings.warn(text, XTWarning, stacklevel=2)
+    elif map_crs(profile) is None:
+        text = f"{path}: no CRS; coordinates are those of its grid, and the result has no CRS either"
+        warnings.warn(text, XTWarning, stacklevel=2)
 
 
 def to_map(row: Floats, column: Floats, profile: Profile) -> tuple[Floats, Floats]:

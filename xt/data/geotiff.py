@@ -30,6 +30,7 @@ Purpose = Literal["image", "label"]
 GEOTIFF = ("GTiff",)
 PLAIN = ("GTiff", "PNG", "JPEG")
 MAX_BLOCK_BYTES = 256 << 20
+MAX_EXPANSION = 5000
 INDEX_BYTES = 4
 """That a TIFF holds for each block at least, also of those that are not stored: where it lies."""
 CACHE_BYTES = 256 << 20
@@ -242,7 +243,9 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         )
     num_blocks = -(-dataset.height // rows) * -(-dataset.width // cols) * (1 if together else dataset.count)
     stored = 0 if address.is_virtual(path) else os.path.getsize(path)  # what the net brings is read by regions
-    if stored and num_blocks * INDEX_BYTES > stored and dataset.driver == "GTiff":
+    total = size * dataset.count * dataset.height * dataset.width
+    least = num_blocks * INDEX_BYTES if dataset.driver == "GTiff" else total // MAX_EXPANSION
+    if stored and total > 1 << 30 and least > stored:
         raise InputError(
             f"{path}: {dataset.height} × {dataset.width} px from {stored} bytes is not plausible; the file is "
             "damaged or a decompression bomb"
@@ -251,12 +254,12 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
         return
     if dataset.dtypes[0].startswith("complex") and not complex_abs:
         raise InputError(f"{path}: complex samples; use --complex abs for their absolute value")
+    if dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1":  # GDAL gives it a palette too
+        raise InputError(f"{path}: a 1-bit raster is a label, not imagery")
     if ColorInterp.palette in colours_of(dataset):
         raise InputError(f"{path}: a palette is no imagery; expand it to RGB first (gdal_translate -expand rgb)")
     if dataset.photometric in (PhotometricInterp.cmyk,):
         raise InputError(f"{path}: CMYK is no imagery; convert it to RGB first")
-    if dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
-        raise InputError(f"{path}: a 1-bit raster is a label, not imagery")
 
 
 _PIXEL = rasterio.enums.Interleaving.pixel

@@ -20,7 +20,7 @@ from xt.data.address import stem
 from xt.data.georeference import profile_of
 from xt.data.geotiff import PLAIN, Mask, Pixels, check_bands, open_dataset, read_window, state_of
 from xt.data.raster_info import describe
-from xt.errors import InputError
+from xt.errors import InputError, XTWarning
 from xt.geometry.grid import Window
 
 
@@ -207,7 +207,7 @@ class Source:
             raise InputError(f"{self.path}: every band of the model is coarse; none gives the grid")
         for band in sorted(told, key=self.inputs.bands.index):
             if not self.files[band].is_file():
-                warnings.warn(f"{self.path}: no {band}.tif; that channel is 0", stacklevel=3)
+                warnings.warn(f"{self.path}: no {band}.tif; that channel is 0", XTWarning, stacklevel=3)
                 del self.files[band]
         sizes = {}
         for band in self.files:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xt.data.source import Source
-from xt.errors import InputError
+from xt.errors import InputError, XTWarning
 from xt.geometry.blend import Blend
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import Rectangle, ScenePlan, Unit, blocks
@@ -265,7 +265,8 @@ class Scene:
         if last is None or last["stage"] != "decode":
             return 0
         if not (self.store.restore(last["regions"]) and self.writer.restore(last["parts"])):
-            warnings.warn(f"{self.journal.folder}: files of an earlier run are damaged; starting anew", stacklevel=2)
+            text = f"{self.journal.folder}: files of an earlier run are damaged; starting anew"
+            warnings.warn(text, XTWarning, stacklevel=2)
             self.store.restore({"files": [], "empty": [], "versions": 0})
             self.writer.restore([])
             return 0

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import torch
 
 from xt.data.address import image_path
+from xt.data.geotiff import open_raster
 from xt.data.labels import LabelTable, read_predictions
 from xt.errors import ConfigError, GeometryError
 from xt.files import locked, replacing_all
@@ -144,7 +144,7 @@ class Prediction:
         table, answer = raster.with_suffix(".csv"), raster.with_suffix(".json")
         self.objects: LabelTable | None = read_predictions(table) if table.exists() else None
         self.answer: dict[str, Any] | None = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else None
-        with rasterio.open(raster) as dataset:
+        with open_raster(raster, purpose="label") as dataset:
             self.names: tuple[str, ...] = dataset.descriptions
             self.shape: tuple[int, int] = dataset.shape
             self.nodata: float | None = dataset.nodata
@@ -164,7 +164,7 @@ class Prediction:
         window = window or Window(0, 0, *self.shape)
         if window.clip(*self.shape) != window:
             raise GeometryError(f"{window} is not inside the image of {self.shape[0]} × {self.shape[1]} px")
-        with rasterio.open(self._raster) as dataset:
+        with open_raster(self._raster, purpose="label") as dataset:
             place = ((window.row, window.row_stop), (window.col, window.col_stop))
             pixels: npt.NDArray[Any] = dataset.read(window=place)
         return dict(zip(self.names, np.asarray(pixels), strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from xt.data.georeference import WGS84, map_crs, profile_of, to_map
+from xt.data.georeference import WGS84, map_crs, profile_of, to_map, warn_without_place
 from xt.data.geotiff import open_raster, read_values
 from xt.errors import ConfigError, InputError, at_least, nearest
 from xt.files import locked, replacing
@@ -96,12 +96,14 @@ def vectorize(
         band = _band(dataset, path, band)
         names = _names(dataset, band)
         wanted = None if classes is None else _numbers(classes, names, path)
-        layer = _Layer(profile_of(dataset), names, min_area, simplify)
+        profile = profile_of(dataset)
+        layer = _Layer(profile, names, min_area, simplify)
         with replacing(out) as partial:
             layer.write(partial, _batches(_polygons(dataset, band, nodata, wanted, progress)))
             if _state(path) != before:
                 raise InputError(f"{path}: has changed while it was read; run again")
             check_outputs([out], overwrite)  # somebody may have put one there meanwhile
+    warn_without_place(path, profile)
     result.polygons = layer.counts.total()
     result.by_class = {names.get(value, str(value)): layer.counts[value] for value in sorted(layer.counts)}
     return result
