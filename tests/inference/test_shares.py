@@ -68,6 +68,7 @@ def test_more_shares_than_windows_leave_some_without_work(place: Path):
 
 def test_what_merge_was_not_given_is_named(place: Path, capsys: pytest.CaptureFixture[str]):
     def refused(*argv: str) -> str:
+        capsys.readouterr()
         assert main(["merge", *argv]) == 2
         error = capsys.readouterr().err
         assert error.startswith("xt: error: ")
