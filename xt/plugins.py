@@ -18,58 +18,10 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
+from xt.builtin_names import BUILTINS
 from xt.errors import BrokenPluginError, PluginError, nearest
 
 _log = logging.getLogger(__name__)
-
-BUILTINS: dict[str, dict[str, str]] = {
-    "region_encoders": {
-        "Samba": "xt.models.region.samba:Samba",
-        "TimmFeatures": "xt.models.region.timm_features:TimmFeatures",
-    },
-    "context_encoders": {
-        "FullAttention": "xt.models.context.full_attention:FullAttention",
-        "Hyper": "xt.models.context.hyper:Hyper",
-        "Identity": "xt.models.context.identity:Identity",
-        "Mamba": "xt.models.context.mamba:Mamba",
-        "Mamba2": "xt.models.context.mamba2:Mamba2",
-        "Jamba": "xt.models.context.jamba:Jamba",
-        "LongNet": "xt.models.context.longnet:LongNet",
-        "MSA": "xt.models.context.msa:MSA",
-        "RSMamba": "xt.models.context.rsmamba:RSMamba",
-        "RWKV": "xt.models.context.rwkv:RWKV",
-        "SS2D": "xt.models.context.ss2d:SS2D",
-        "TimeMachine": "xt.models.context.timemachine:TimeMachine",
-        "TransformerXL": "xt.models.context.transformer_xl:TransformerXL",
-        "Vim": "xt.models.context.vim:Vim",
-    },
-    "decoders": {
-        "ClassToken": "xt.models.decoders.pooled:ClassToken",
-        "Pooled": "xt.models.decoders.pooled:Pooled",
-        "UNet": "xt.models.decoders.unet:UNet",
-        "UPerNet": "xt.models.decoders.upernet:UPerNet",
-    },
-    "losses": {
-        "DetectionLoss": "xt.losses.detection:DetectionLoss",
-        "PaperDetectionLoss": "xt.losses.detection:PaperDetectionLoss",
-        "SegmentationLoss": "xt.losses.segmentation:SegmentationLoss",
-    },
-    "tasks": {
-        "ImageClassification": "xt.tasks.classification:ImageClassification",
-        "PointDetection": "xt.tasks.detection:PointDetection",
-        "SemanticSegmentation": "xt.tasks.segmentation:SemanticSegmentation",
-        "TokenDetection": "xt.tasks.tokens:TokenDetection",
-    },
-    "data_modules": {
-        "INaturalistData": "xt.data.inaturalist:INaturalistData",
-        "ImageFolderData": "xt.data.image_folder:ImageFolderData",
-        "PointsData": "xt.data.points:PointsData",
-        "TokenData": "xt.data.tokens:TokenData",
-        "RasterPairsData": "xt.data.raster_pairs:RasterPairsData",
-        "XView3Data": "xt.data.xview3:XView3Data",
-    },
-}
-"""kind → short name → ``module:Class``."""
 
 _registered: dict[str, dict[str, type]] = {kind: {} for kind in BUILTINS}
 T = TypeVar("T", bound=type)
@@ -79,7 +31,7 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     """Class decorator that makes a class known by a short name.
 
     Args:
-        kind: One of the keys of :data:`BUILTINS`, such as ``"context_encoders"``.
+        kind: One of the keys of :data:`~xt.builtin_names.BUILTINS`, such as ``"context_encoders"``.
         name: Short name; the class's own by default.
 
     Raises:
@@ -237,7 +189,7 @@ def build(kind: str, spec: dict[str, Any], **given: Any) -> Any:
     """Build a class from ``{"class_path": short name, "init_args": {...}}``.
 
     Args:
-        kind: One of the keys of :data:`BUILTINS`.
+        kind: One of the keys of :data:`~xt.builtin_names.BUILTINS`.
         spec: Names and numbers only.
         **given: Arguments that the caller supplies over those of the spec.
 

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +81,8 @@ BOMBS = ["gdal_huge4GB.tif", "gdal_tiff_dos_strip_chop.tif", "gdal_toomanyblocks
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_in_little_memory(shared_data: Path, name: str):
     path = shared_data / "rasters/corrupt" / name
-    start = time.monotonic()
     with pytest.raises(InputError):
         inspect(path)
-    assert time.monotonic() - start < 1
     code = (
         "import resource, sys; from xt.data.geotiff import inspect\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -142,14 +139,12 @@ def test_large_real_sizes_pass(tmp_path: Path, height: int, width: int, options:
     assert np.array_equal(np.argwhere(valid), [[2, 2], [2, 3], [3, 2], [3, 3]])
 
 
-def test_a_block_that_is_too_large_is_refused_at_once(tmp_path: Path):
+def test_a_block_that_is_too_large_is_refused(tmp_path: Path):
     path = tmp_path / "a.tif"
     options = {"driver": "GTiff", "count": 1, "dtype": "float32", "tiled": True, "sparse_ok": True}
     rasterio.open(path, "w", height=16384, width=16384, blockxsize=16384, blockysize=16384, **options).close()
-    start = time.monotonic()
     with pytest.raises(InputError, match="one block of 16384 × 16384 px takes 1024 MiB, the limit is 256"):
         inspect(path)
-    assert time.monotonic() - start < 1
 
 
 def test_vrt_behind_tif_is_refused(tmp_path: Path):

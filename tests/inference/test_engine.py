@@ -275,21 +275,6 @@ def test_full_context_is_cut_off_and_goes_on(tmp_path: Path, encoded: list[int],
     assert max(least) < total + 8
 
 
-def test_full_context_of_what_needs_all_at_once_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from xt.errors import ConfigError, ModelError
-    from xt.inference import first_pass
-
-    path = raster(tmp_path / "a.tif", noise(2, 330, 400))
-    with pytest.raises(ModelError, match="needs a window's features at once; take --context windows"):
-        run(path, save(tmp_path / "c", "classification", 2), tmp_path / "o.tif", context="full")
-    monkeypatch.setattr(first_pass.os, "sysconf", lambda name: 10)
-    hyper = save(tmp_path / "h", "semantic-segmentation", 2, context="Hyper", head_dim=8)
-    with pytest.raises(ConfigError, match=r"Hyper sees all tokens at once, which takes about \d+ MiB; 0 are free"):
-        run(path, hyper, tmp_path / "o.tif", context="full")
-    monkeypatch.undo()
-    assert run(path, hyper, tmp_path / "o.tif", context="full").shape == (1, 330, 400)
-
-
 def test_a_part_of_an_image_is_predicted_alone(tmp_path: Path, encoded: list[int]):
     path, model = raster(tmp_path / "a.tif", noise(2, 330, 400)), save(tmp_path / "m", "semantic-segmentation", 2)
     crop = Window(70, 130, 100, 150)

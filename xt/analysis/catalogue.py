@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xt import plugins
+from xt.builtin_names import BUILTINS
 from xt.errors import PluginError
 from xt.models.context.base import ContextEncoder, RecurrentContextEncoder, SequentialContextEncoder
 
@@ -27,7 +28,7 @@ class Listed:
     """A class that was found.
 
     Attributes:
-        kind: One of :data:`xt.plugins.BUILTINS`, or ``plugins`` for a module that cannot be imported.
+        kind: One of :data:`~xt.builtin_names.BUILTINS`, or ``plugins`` for a module that cannot be imported.
         name: Short name.
         origin: Where it comes from: ``built-in``, ``package NAME VERSION`` or ``module NAME``.
         family: What a context encoder is a kind of; empty for others.
@@ -52,7 +53,7 @@ def catalogue(modules: Sequence[str] = ()) -> list[Listed]:
         modules: Register classes when they are imported.
     """
     broken = [each for each in map(_import, modules) if each is not None]
-    return [_describe(kind, name) for kind in plugins.BUILTINS for name in plugins.names(kind)] + broken
+    return [_describe(kind, name) for kind in BUILTINS for name in plugins.names(kind)] + broken
 
 
 def _import(module: str) -> Listed | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import xt
 from xt import plugins
+from xt.builtin_names import BUILTINS
 from xt.errors import ConfigError, nearest
 from xt.training import strict_yaml
 
@@ -135,7 +136,7 @@ class _Checker:
         name = name or (before.get("class_path") if isinstance(before, dict) else before)
         given = {key: each for key, each in value.items() if key not in CLASS}
         given |= value.get("init_args") or {}
-        target = plugins.BUILTINS[kind].get(str(name))
+        target = BUILTINS[kind].get(str(name))
         return given, None if target is None else _parameters(target)
 
 

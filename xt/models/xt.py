@@ -36,6 +36,7 @@ class XT(nn.Module):
         region_batch: Regions encoded at a time.
         decode_size: Side of the tiles that are decoded at a time, in pixels; rounded up to the coarsest stride.
         streaming: Encode regions and decode tiles with recomputation; False lets autograd keep every activation.
+        positions: Add the place in the image to each token before the context.
 
     Raises:
         ModelError: If parts do not fit together.
@@ -268,15 +269,12 @@ class XT(nn.Module):
             "context": context,
             "context_dim": self.context.encoder.dim,
             "decoder": decoder,
-            "heads": self._head_sizes(),
+            "heads": {name: head.get_parameter("weight").shape[0] for name, head in self.heads.items()},
             "region_batch": self.region_batch,
             "decode_size": self.decode_size,
             "streaming": self.streaming,
             "positions": self.context.positions,
         }
-
-    def _head_sizes(self) -> dict[str, int]:
-        return {name: head.get_parameter("weight").shape[0] for name, head in self.heads.items()}
 
     def _dense_decoder(self, stage: str) -> DenseDecoder:
         if not isinstance(self.decoder, DenseDecoder):

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from xt import plugins
+from xt.builtin_names import BUILTINS
 from xt.data.base import DataModule
 from xt.errors import ConfigError, XTError, at_least
 from xt.training import strict_yaml
@@ -86,7 +87,7 @@ def parse(config: Path, overrides: list[str], modules: Sequence[str] = ()) -> CL
     """
     modules = list(dict.fromkeys([*load_plugins(config), *modules]))
     plugins.load_modules(modules)
-    for kind in plugins.BUILTINS:
+    for kind in BUILTINS:
         plugins.working(kind)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -92,8 +92,8 @@ class MLP(nn.Module):
         return out
 
 
-class AttentionBlock(nn.Module):
-    """Pre-norm attention and MLP, each with a residual; named as in the released checkpoints.
+class BlockParts(nn.Module):
+    """What pre-norm attention and MLP are made of; named as in the released checkpoints.
 
     Args:
         dim: Channels of a token.
@@ -107,6 +107,10 @@ class AttentionBlock(nn.Module):
         self.attn = Attention(dim, head_dim)
         self.post_attention_layernorm = nn.RMSNorm(dim, eps=1e-5)
         self.mlp = GatedMLP(dim, mlp_ratio)
+
+
+class AttentionBlock(BlockParts):
+    """Pre-norm attention and MLP, each with a residual; arguments of :class:`BlockParts`."""
 
     def forward(self, x: Tensor, memory: Tensor | None, attend: AttentionFunction) -> Tensor:
         """Mix ``x (B, L, D)``, which also sees the hidden states ``memory (B, M, D)`` of this layer.

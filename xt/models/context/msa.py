@@ -19,7 +19,7 @@ from xt.errors import ModelError
 from xt.geometry.grid import TokenLayout
 from xt.geometry.scales import scales
 from xt.models.context.base import PIECE_TOKENS, ContextEncoder, pieces_pay
-from xt.models.context.blocks import Attention, GatedMLP, block_values, recomputed
+from xt.models.context.blocks import BlockParts, block_values, recomputed
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +58,11 @@ def levels_of(layout: TokenLayout, window: int, pool: int, device: torch.device)
     return found
 
 
-class MSABlock(nn.Module):
+class MSABlock(BlockParts):
     """Coarse tokens attend to those below, windows to themselves and those above; then an MLP. Pre-norm, residuals.
 
-    Args:
-        dim: Channels of a token.
-        head_dim: Channels of a head.
-        mlp_ratio: Inner width of the MLP over ``dim``.
+    Arguments of :class:`~xt.models.context.blocks.BlockParts`.
     """
-
-    def __init__(self, dim: int, head_dim: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.input_layernorm = nn.RMSNorm(dim, eps=1e-5)
-        self.attn = Attention(dim, head_dim)
-        self.post_attention_layernorm = nn.RMSNorm(dim, eps=1e-5)
-        self.mlp = GatedMLP(dim, mlp_ratio)
 
     def forward(self, tokens: list[Tensor], levels: list[Level], ends: bool) -> list[Tensor]:
         """Mix the tokens ``(B, tokens, D)`` of each level; if the block ``ends`` the encoder, of those asked for."""

@@ -1,0 +1,23 @@
+"""The full context is refused where it cannot be, before anything is done."""
+
+from pathlib import Path
+
+import pytest
+from small_inputs import noise, raster, save
+
+import xt
+from xt.errors import ConfigError, ModelError
+from xt.inference import first_pass
+
+
+def test_full_context_of_what_needs_all_at_once_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = raster(tmp_path / "a.tif", noise(2, 330, 400))
+    with pytest.raises(ModelError, match="needs a window's features at once; take --context windows"):
+        xt.predict(xt.load(save(tmp_path / "c", "classification", 2)), path, context="full")
+    hyper = xt.load(save(tmp_path / "h", "semantic-segmentation", 2, context="Hyper", head_dim=8))
+    with monkeypatch.context() as patch:
+        patch.setattr(first_pass.os, "sysconf", lambda name: 10)
+        with pytest.raises(ConfigError, match=r"Hyper sees all tokens at once, which takes about \d+ MiB; 0 are free"):
+            xt.predict(hyper, path, context="full")
+    with xt.predict(hyper, path, context="full") as got:
+        assert got.shape == (330, 400)
