@@ -80,6 +80,7 @@ def test_it_is_listed_trained_and_predicted_with(installed: Path, tmp_path: Path
     assert (tmp_path / "full.tif").is_file()
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(installed: Path):
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "xt.testing.pytest_plugin", "tests"]
     more = {

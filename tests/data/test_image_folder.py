@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_batches_are_normalised_and_repeatable(root: Path, workers: int):
     data = ImageFolderData(str(root), image_size=32, batch_size=2, num_workers=workers, seed=4)
     data.setup("fit")

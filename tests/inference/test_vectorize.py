@@ -63,7 +63,7 @@ def test_polygons_are_those_of_the_whole_map(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "o.gpkg"]
 
 
-REAL = ["landcover_palette_7168x8704.tif", "sen1floods11_Spain_LabelHand.tif", "watermask_10922x6110_antimeridian.tif", "s1_grd_gcps_no_crs.tif"]  # fmt: skip
+REAL = [pytest.param("landcover_palette_7168x8704.tif", marks=pytest.mark.slow), "sen1floods11_Spain_LabelHand.tif", "watermask_10922x6110_antimeridian.tif", "s1_grd_gcps_no_crs.tif"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -86,6 +86,7 @@ def test_real_maps(shared_data: Path, tmp_path: Path, name: str):
     np.testing.assert_allclose(*areas, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_map(tmp_path: Path):
     code = """if True:
         import re, xt

@@ -214,7 +214,8 @@ def test_what_is_not_a_number_stays_none(name: str):
     assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("features", [pytest.param("", marks=pytest.mark.slow), "+avx2,+fma"])
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["", "+avx2,+fma"])
 def test_other_processors_get_the_same(features: str):
     if features and platform.machine() != "x86_64":
         return  # instructions of others

@@ -153,6 +153,7 @@ def test_what_is_random_in_training_stays_so(option: dict[str, float]):
         assert not torch.allclose(got[-1], quiet[-1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_torch_compile_sees_one_graph():
     encoder, stock = pair(64)
     compiled = torch.compile(encoder.model, fullgraph=True, backend="aot_eager")
