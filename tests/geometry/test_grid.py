@@ -23,6 +23,19 @@ def layouts(draw: st.DrawFn) -> TokenLayout:
     return TokenLayout(rows, cols, draw(st.integers(1, 3)), exists, draw(st.integers(0, 2)))
 
 
+@given(st.integers(0, 30), st.integers(0, 30), sizes, sizes, st.integers(1, 9))
+def test_coarser_cells_are_those_with_a_pixel(row: int, col: int, height: int, width: int, factor: int):
+    window, pixels = Window(row, col, height, width), np.zeros((100, 100), bool)
+    pixels[window.slices] = True
+    rows, cols = np.nonzero(pixels)
+    coarse = window.coarsened(factor)
+    assert set(range(coarse.row, coarse.row_stop)) == set(rows // factor)
+    assert set(range(coarse.col, coarse.col_stop)) == set(cols // factor)
+    fine = coarse.refined(factor)
+    assert fine.intersect(window) == window
+    assert fine.coarsened(factor) == coarse
+
+
 @given(grids)
 def test_every_pixel_is_in_exactly_one_region(grid: RegionGrid):
     count = np.zeros((grid.height, grid.width), int)

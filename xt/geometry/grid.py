@@ -52,6 +52,15 @@ class Window:
         """Return the same pixels, counted from the first pixel of another window."""
         return Window(self.row - other.row, self.col - other.col, self.height, self.width)
 
+    def coarsened(self, factor: int) -> "Window":
+        """Return the smallest window of cells of ``factor`` × ``factor`` that holds all pixels."""
+        row, col = self.row // factor, self.col // factor
+        return Window(row, col, -(-self.row_stop // factor) - row, -(-self.col_stop // factor) - col)
+
+    def refined(self, factor: int) -> "Window":
+        """Return the same area, in pixels of which ``factor`` × ``factor`` were one."""
+        return Window(self.row * factor, self.col * factor, self.height * factor, self.width * factor)
+
     def grow(self, margin: int) -> "Window":
         """Return the window with ``margin`` pixels more on each side."""
         return Window(self.row - margin, self.col - margin, self.height + 2 * margin, self.width + 2 * margin)

@@ -209,10 +209,13 @@ class ScenePlan:
 
     def pixels_of(self, regions: Rectangle) -> Window:
         """The pixels of the scene that lie in regions."""
+        return self.frame_of(regions).clip(self.grid.height, self.grid.width)
+
+    def frame_of(self, regions: Rectangle) -> Window:
+        """All pixels of regions, those beyond the scene's border too."""
         size = self.grid.region_size
         height, width = regions.shape
-        whole = Window(regions.top * size, regions.left * size, height * size, width * size)
-        return whole.clip(self.grid.height, self.grid.width)
+        return Window(regions.top * size, regions.left * size, height * size, width * size)
 
     def dropped_after(self, unit: Unit) -> list[tuple[int, int]]:
         """Regions that no later unit needs."""

@@ -7,7 +7,7 @@ say fades from one into the next; so the decoder sees one seamless map, and deco
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -166,7 +166,8 @@ class Scene:
 
     def _add_context(self, unit: Unit, exists: tuple[bool, ...]) -> None:
         window, size = unit.window, self.plan.grid.region_size
-        last = stitched(self.store, window, lambda region: region.maps[-1], self.shapes.maps[-1])[None]
+        frame = self.plan.frame_of(window)
+        last = stitched(self.store, frame, lambda region: region.maps[-1], self.shapes.maps[-1])[None]
         grid = RegionGrid(window.shape[0] * size, window.shape[1] * size, size)
         said = self.views.said(last, grid, exists)[0]
         side = self.shapes.maps[-1][1]
@@ -205,35 +206,50 @@ class Scene:
         for piece in blocks(block, PIECE):
             place = piece.within(block).slices
             if valid[place].any():
-                at = unit.window if prepared is not None else self.plan.regions_of(piece, self.plan.halo)
-                whole = self.plan.pixels_of(at)
-                grid = RegionGrid(whole.height, whole.width, self.plan.grid.region_size)
-                pyramids = prepared or self.views.split(self._pyramid(at))
-                values[:, *place] = self.views.values(pyramids, self.task.activate, grid, piece.within(whole))
+                if prepared is None:
+                    around = self._seen_from(piece)
+                    pyramid = self._cut(around)
+                    found = self.views.values(
+                        self.views.split(pyramid), self.task.activate, pyramid.grid, piece.within(around)
+                    )
+                else:
+                    whole = self.plan.pixels_of(unit.window)
+                    grid = RegionGrid(whole.height, whole.width, self.plan.grid.region_size)
+                    found = self.views.values(prepared, self.task.activate, grid, piece.within(whole))
+                values[:, *place] = found
         return values
 
     def _valid(self, block: Window) -> Valid:
-        size, at = self.plan.grid.region_size, self.plan.regions_of(block)
-        whole = stitched(self.store, at, lambda region: region.valid[None], (1, size, size))[0]
-        found: Valid = whole[block.within(self.plan.pixels_of(at)).slices].bool().cpu().numpy()
+        size = self.plan.grid.region_size
+        whole = stitched(self.store, block, lambda region: region.valid[None], (1, size, size))[0]
+        found: Valid = whole.bool().cpu().numpy()
         return found
 
     def _pyramid(self, at: Rectangle, exists: tuple[bool, ...] | None = None) -> FeaturePyramid:
-        place = self.plan.pixels_of(at)
-        image = stitched(self.store, at, lambda region: region.image, self.shapes.image)
-        maps = [
-            stitched(self.store, at, partial(Region.decoded_from, stage=i), shape)
-            for i, shape in enumerate(self.shapes.maps)
-        ]
-        return FeaturePyramid(
-            image[None, :, : place.height, : place.width],
-            tuple(each[None] for each in maps),
-            tuple(self.model.region_encoder.strides),
-            RegionGrid(
-                place.height, place.width, self.plan.grid.region_size
-            ),  # places count from the window, as in training
-            None if exists is None else (exists,),
+        """The pyramid of whole regions; its places count from their first one, as in training."""
+        place, pyramid = self.plan.pixels_of(at), self._cut(self.plan.frame_of(at))
+        return replace(
+            pyramid,
+            image=pyramid.image[..., : place.height, : place.width],
+            grid=RegionGrid(place.height, place.width, self.plan.grid.region_size),
+            exists=None if exists is None else (exists,),
         )
+
+    def _seen_from(self, piece: Window) -> Window:
+        """What a piece is decoded from, on whole cells of the coarsest map."""
+        coarsest, grid = self.model.region_encoder.strides[-1], self.plan.grid
+        around = piece.coarsened(coarsest).refined(coarsest).grow(self.plan.halo)
+        return around.clip(grid.padded_height, grid.padded_width)
+
+    def _cut(self, at: Window) -> FeaturePyramid:
+        """The pyramid of a window on whole cells, beyond the scene's border too."""
+        strides = tuple(self.model.region_encoder.strides)
+        image = stitched(self.store, at, lambda region: region.image, self.shapes.image)
+        maps = tuple(
+            stitched(self.store, at, partial(Region.decoded_from, stage=i), shape)[None]
+            for i, shape in enumerate(self.shapes.maps)
+        )
+        return FeaturePyramid(image[None], maps, strides, RegionGrid(at.height, at.width, strides[-1]))
 
     def _mixed_features(self, place: tuple[int, int]) -> Tensor:
         """Last-stage features ``(views · channels, side, side)`` to which the context of the scene has spoken."""

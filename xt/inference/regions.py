@@ -4,6 +4,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from xt.errors import OutputError
 from xt.files import explained
-from xt.geometry.plan import Rectangle
+from xt.geometry.grid import Window
 from xt.models.xt import XT
 
 Place = tuple[int, int]
@@ -222,28 +223,29 @@ class RegionStore:
         return path.is_file() and path.stat().st_size == self.shapes.nbytes and zlib.crc32(path.read_bytes()) == crc
 
 
-def stitched(store: RegionStore, at: Rectangle, take: Callable[[Region], Tensor], shape: tuple[int, ...]) -> Tensor:
+def stitched(store: RegionStore, at: Window, take: Callable[[Region], Tensor], shape: tuple[int, ...]) -> Tensor:
     """Put something of regions side by side; 0 where one has no data.
 
     Args:
         store: Holds the regions.
-        at: Which.
+        at: Pixels of the scene, on whole cells of what is taken.
         take: Gives ``(C, side, side)`` of a region.
         shape: Of that.
 
     Returns:
-        ``(C, rows · side, columns · side)``, on the device and of the type of what ``take`` gives.
+        ``(C, at.height / stride, at.width / stride)``, on the device and of the type of what ``take`` gives.
     """
     num, side = shape[0], shape[-1]
-    height, width = at.shape
+    size = store.shapes.image[-1]
+    regions, wanted = at.coarsened(size), at.coarsened(size // side)
     whole: Tensor | None = None
-    for row, col in at.places:
+    for row, col in product(range(regions.row, regions.row_stop), range(regions.col, regions.col_stop)):
         region = store.get((row, col))
         if region is None:
             continue
-        part = take(region)
+        part, place = take(region), Window(row * side, col * side, side, side)
         if whole is None:
-            whole = part.new_zeros(num, height * side, width * side)
-        top, left = (row - at.top) * side, (col - at.left) * side
-        whole[:, top : top + side, left : left + side] = part
-    return torch.zeros(num, height * side, width * side, device=store.device) if whole is None else whole
+            whole = part.new_zeros(num, wanted.height, wanted.width)
+        shared = place.intersect(wanted)
+        whole[(..., *shared.within(wanted).slices)] = part[(..., *shared.within(place).slices)]
+    return torch.zeros(num, wanted.height, wanted.width, device=store.device) if whole is None else whole

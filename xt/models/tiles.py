@@ -35,7 +35,7 @@ TileFunction = Callable[[Tile, Sequence[Tensor]], Outputs]
 
 
 def cut_tiles(window: Window, grid: RegionGrid, size: int, coarsest: int, halo: int) -> list[Tile]:
-    """Cut a window of an image along a raster of ``size`` × ``size`` px that starts at the image's first pixel.
+    """Cut a window of an image along a raster of ``size`` × ``size`` px that starts at the window's first pixel.
 
     Args:
         window: Inside the image.
@@ -45,7 +45,7 @@ def cut_tiles(window: Window, grid: RegionGrid, size: int, coarsest: int, halo: 
         halo: The decoder's reach in pixels, a multiple of ``coarsest``.
     """
     rows, cols = (
-        list(pairwise([start, *range((start // size + 1) * size, stop, size), stop]))
+        list(pairwise([*range(start, stop, size), stop]))
         for start, stop in ((window.row, window.row_stop), (window.col, window.col_stop))
     )
     tiles = []
@@ -96,15 +96,18 @@ def decode_tile(
     decoder: DenseDecoder, heads: nn.ModuleDict, tile: Tile, tensors: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """Decode one tile from the image and the pyramid cut to it: head name → ``(B, n, inner height, inner width)``."""
-    inner, outer = tile.inner, tile.outer
-    features = decoder(tensors[0], tensors[1:])
-    top, left = inner.row - outer.row, inner.col - outer.col
+    stride, inner = decoder.stride, tile.inner.within(tile.outer)
+    # Bilinear upsampling of the logits reads one cell more on each side.
+    needed = inner.coarsened(stride).grow(1).clip(tile.outer.height // stride, tile.outer.width // stride)
+    if decoder.takes_window:
+        features = decoder(tensors[0], tensors[1:], needed)
+    else:
+        features = decoder(tensors[0], tensors[1:])[(..., *needed.slices)]
+    size, place = (needed.height * stride, needed.width * stride), inner.within(needed.refined(stride))
     maps = {}
     for name, head in heads.items():
-        full = F.interpolate(
-            head(features).float(), size=(outer.height, outer.width), mode="bilinear", align_corners=False
-        )
-        maps[name] = full[..., top : top + inner.height, left : left + inner.width]
+        full = F.interpolate(head(features).float(), size=size, mode="bilinear", align_corners=False)
+        maps[name] = full[(..., *place.slices)]
     return maps
 
 

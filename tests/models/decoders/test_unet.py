@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from xt.errors import ModelError
+from xt.geometry.grid import Window
 from xt.models.decoders.base import DecoderInputs
 from xt.models.decoders.unet import UNet
 
@@ -114,6 +115,24 @@ def test_forward_and_gradients_follow_the_recipe(strides: tuple[int, ...], out_s
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
     assert all(each.abs().sum() > 0 for each in got[len(tensors) :])
+
+
+@pytest.mark.parametrize(("strides", "out_stride"), CASES)
+def test_a_window_is_that_of_the_whole_and_the_rest_is_not_computed(strides: tuple[int, ...], out_stride: int):
+    decoder = make(strides, out_stride)
+    tensors = inputs(decoder, 12 * strides[-1])
+    whole = decoder(tensors[0], tensors[1:])
+    side, cells = whole.shape[-1], []
+    for block in decoder.blocks:
+        block.register_forward_hook(lambda module, inputs, output: cells.append(output.shape[-2:].numel()))
+    decoder(tensors[0], tensors[1:])
+    everything, windows = sum(cells), [(0, 0, 1, 1), (side - 2, 3, 2, side - 3), (side // 2, side // 3, 1, 2)]
+    for row, col, height, width in windows:
+        cells.clear()
+        window = Window(row, col, height, width)
+        got = decoder(tensors[0], tensors[1:], window)
+        torch.testing.assert_close(got, whole[(..., *window.slices)], rtol=1e-10, atol=1e-10)
+        assert sum(cells) < everything / 2
 
 
 def test_filters_are_finest_first_and_weights_keep_the_scale():

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -46,10 +47,13 @@ class DenseDecoder(Decoder):
     Attributes:
         stride: Pixels per cell of the map.
         halo: Reach in pixels, a multiple of the coarsest stride.
+        takes_window: Whether :meth:`forward` takes a ``window`` of cells of the map as a third argument, and returns
+            that part alone without having computed the rest.
     """
 
     stride: int
     halo: int
+    takes_window: ClassVar[bool] = False
 
     @property
     def is_local(self) -> bool:

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xt.errors import ModelError
+from xt.geometry.grid import Window
 from xt.models.decoders.base import DecoderInputs, DenseDecoder
+
+_REACH = 2
+"""Cells beyond its result that a level reads: two convolutions of 3 × 3."""
 
 
 class UNet(DenseDecoder):
@@ -25,6 +30,8 @@ class UNet(DenseDecoder):
     Raises:
         ModelError: If the strides do not divide each other or do not reach ``out_stride``, or filters are missing.
     """
+
+    takes_window = True
 
     def __init__(
         self,
@@ -60,23 +67,49 @@ class UNet(DenseDecoder):
         self.halo = self._reach(strides[-1])
         self.apply(_keep_scale)
 
-    def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
-        """Decode ``(B, C, H, W)`` and its pyramid into ``(B, out_channels, H / stride, W / stride)``."""
+    def forward(self, image: Tensor, pyramid: Sequence[Tensor], window: Window | None = None) -> Tensor:
+        """Decode; each level is computed where the finer ones need it.
+
+        Args:
+            image: ``(B, C, H, W)``.
+            pyramid: Its maps.
+            window: Of cells of the result; None for all.
+
+        Returns:
+            ``(B, out_channels, H / stride, W / stride)``, or that of the window.
+        """
+        height, width = image.shape[-2:]
+        window = window or Window(0, 0, height // self.stride, width // self.stride)
+        levels, wanted, blocks = [], window, cast("Sequence[_Block]", self.blocks)
+        for level, block in reversed(list(zip(self._levels, blocks, strict=True))):
+            read = wanted.grow(_REACH).clip(height // level, width // level)
+            levels.append((level, block, read, wanted))
+            wanted = read.coarsened(block.factor)
         # The coarsest map is where decoding starts, no skip.
         skips = dict(zip(self._strides[:-1], pyramid[:-1], strict=True))
-        if self.stem is not None:
-            skips[self._image_stride] = self.stem(image)
-        x = pyramid[-1]
-        for level, block in zip(self._levels, self.blocks, strict=True):
-            x = block(x, skips.get(level))
+        x = pyramid[-1][(..., *wanted.slices)]
+        for level, block, read, own in reversed(levels):
+            skip = skips[level][(..., *read.slices)] if level in skips else None
+            if level == self._image_stride:
+                skip = self._stem_at(image, read)
+            x = block(x, skip, read.within(wanted.refined(block.factor)))[(..., *own.within(read).slices)]
+            wanted = own
         return x
+
+    def _stem_at(self, image: Tensor, window: Window) -> Tensor:
+        """The map learned from the image, in a window; it sees no further than one cell more."""
+        assert self.stem is not None
+        stride = self.stride
+        around = window.grow(1).clip(image.shape[-2] // stride, image.shape[-1] // stride)
+        found: Tensor = self.stem(image[(..., *around.refined(stride).slices)])
+        return found[(..., *window.within(around).slices)]
 
     def _reach(self, coarsest: int) -> int:
         # From the output down: one cell for bilinear upsampling of the logits, two convolutions a level.
         cells, pixels, fine = 1, self.stride, self.stride
         for level, above in pairwise((*reversed(self._levels), coarsest)):
             factor = above // level
-            cells += 2
+            cells += _REACH
             pixels, fine = max(pixels, cells * level), level
             cells = -(-cells // factor)
         pixels = max(pixels, cells * coarsest, fine)
@@ -122,7 +155,7 @@ class _Stem(nn.Module):
 
 
 class _Block(nn.Module):
-    """Upsample, convolve, join the skip, convolve."""
+    """Upsample, cut to a window, convolve, join the skip, convolve."""
 
     def __init__(self, in_chans: int, skip_chans: int, out_chans: int, factor: int) -> None:
         super().__init__()
@@ -130,10 +163,10 @@ class _Block(nn.Module):
         self.up = nn.Conv2d(in_chans, out_chans, 3, padding=1)
         self.join = nn.Conv2d(out_chans + skip_chans, out_chans, 3, padding=1)
 
-    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None, window: Window) -> Tensor:
         if self.factor > 1:
             x = F.interpolate(x, scale_factor=float(self.factor), mode="nearest")
-        x = F.silu(self.up(x))
+        x = F.silu(self.up(x[(..., *window.slices)]))
         if skip is not None:
             x = torch.cat([x, skip.to(x.dtype)], dim=1)
         return F.silu(self.join(x))
