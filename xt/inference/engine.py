@@ -110,7 +110,9 @@ class Scene:
                     with self.seconds.timed("read"):
                         batch, read = next(pixels)
                     self._encode(batch, read)
+                return_free_memory()  # of one stage, before another takes blocks of other sizes
                 self._mix(unit)
+                return_free_memory()
                 self._decode(unit)
                 for place in self.plan.dropped_after(unit):
                     self.store.drop(place)
@@ -172,7 +174,7 @@ class Scene:
         said = self.views.said(last, grid, exists)[0]
         side = self.shapes.maps[-1][1]
         rows, cols = (torch.from_numpy(each).to(said) for each in self.plan.weights(unit, side, self.blend))
-        said = said * rows[:, None] * cols[None, :]
+        said.mul_(rows[:, None]).mul_(cols[None, :])
         for place in window.places:
             region = self.store.get(place)
             if region is not None:

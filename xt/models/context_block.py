@@ -20,8 +20,12 @@ def sincos_positions(layout: TokenLayout, dim: int) -> Tensor:
     """
     place = torch.tensor(order.scene_positions(layout), dtype=torch.float32)
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    angles = [place[:, axis, None] * omega.float() for axis in (1, 0)]
-    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+    found = torch.empty(len(place), dim)
+    for axis, half in zip((1, 0), found.chunk(2, 1), strict=True):
+        angles = place[:, axis, None] * omega.float()
+        for f, block in zip((torch.sin, torch.cos), half.chunk(2, 1), strict=True):
+            f(angles, out=block)
+    return found
 
 
 class ContextBlock(nn.Module):
@@ -73,7 +77,10 @@ class ContextBlock(nn.Module):
     def embed(self, features: Tensor, layout: TokenLayout) -> Tensor:
         """Project features ``(B, L, channels)`` in the order of ``layout``, with positions: ``(B, L, dim)``."""
         tokens: Tensor = self.input_proj(features)
-        return tokens + sincos_positions(layout, self.encoder.dim).to(tokens) if self.positions else tokens
+        if not self.positions:
+            return tokens
+        positions = sincos_positions(layout, self.encoder.dim).to(tokens)
+        return tokens + positions if torch.is_grad_enabled() else tokens.add_(positions)
 
     def project_back(self, tokens: Tensor) -> Tensor:
         """Return mixed tokens ``(B, L, dim)`` to the channels of the features, if the block does."""

@@ -87,7 +87,7 @@ class ContextEncoder(nn.Module, Configurable, ABC):
         return found
 
 
-PIECE_TOKENS = 2048
+PIECE_TOKENS = 1024
 """Tokens that an encoder which can be cut is given at a time."""
 
 
@@ -129,13 +129,19 @@ def sweep(tokens: Tensor, passes: Sequence[Pass], memories: list[Memory | None],
     Returns:
         ``(B, l, D')``, in raster order.
     """
-    pieces, mixed = torch.split(tokens, size, 1), []
     reverse = bool(passes) and passes[0].reverse
-    for piece in reversed(pieces) if reverse else pieces:
+    mixed, whole = [], None
+    starts = range(0, max(tokens.shape[1], 1), size)
+    for start in reversed(starts) if reverse else starts:
+        piece = tokens[:, start : start + size]
         for index, each in enumerate(passes):
             piece, memories[index] = each.step(piece, memories[index])
-        mixed.append(piece)
-    return torch.cat(mixed[::-1] if reverse else mixed, dim=1)
+        if torch.is_grad_enabled() or len(starts) == 1:
+            mixed.append(piece)
+        else:  # in its place at once, since joining takes twice the memory
+            whole = piece.new_empty(len(piece), tokens.shape[1], piece.shape[2]) if whole is None else whole
+            whole[:, start : start + size] = piece
+    return torch.cat(mixed[::-1] if reverse else mixed, dim=1) if whole is None else whole
 
 
 class SequentialContextEncoder(ContextEncoder):
