@@ -6,7 +6,7 @@ The second pass (:class:`~xt.inference.engine.Scene`) encodes each region again 
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from xt.inference.feature_store import FeatureStore
 from xt.inference.full_context import context_memory, mix_stored, scratch_bytes
 from xt.inference.journal import Journal
 from xt.inference.reader import RegionReader
+from xt.inference.stopwatch import Stopwatch
 from xt.inference.views import TURNS, Turn
 from xt.malloc import return_free_memory
 from xt.models.context.base import RecurrentContextEncoder, SequentialContextEncoder
@@ -41,6 +42,7 @@ class FirstPass:
         stop: Asked between batches and before the context mixes.
         view: Number of the view.
         turn: How it is turned.
+        seconds: Stage → time that it held up the main thread; what this pass takes is added.
     """
 
     model: XT
@@ -52,6 +54,7 @@ class FirstPass:
     stop: StopRequest | None
     view: int = 0
     turn: Turn = TURNS["none"][0]
+    seconds: Stopwatch = field(default_factory=Stopwatch)
 
     def run(self) -> FeatureStore:
         """Return the mixed last-stage features of all regions, in the places that they have in the view.
@@ -61,6 +64,7 @@ class FirstPass:
             OutputError: If anything cannot be written.
         """
         mixed = self.journal.folder / f"mixed_{self.view}"
+        self.seconds.update((self.journal.last or {}).get("seconds", {}) if self.view == 0 else {})
         if self._is_mixed():
             return FeatureStore.open(mixed)
         grid, encoder = self.turn.grid(self.plan.grid), self.model.region_encoder
@@ -68,10 +72,14 @@ class FirstPass:
         return_free_memory()
         flags = self.turn.flags(tuple(exists), self.plan.grid)
         layout = grid.layout(encoder.strides[-1], flags)
-        with features, FeatureStore.create(mixed, encoder.channels[-1], layout) as out:
+        with (
+            self.seconds.timed("first context"),
+            features,
+            FeatureStore.create(mixed, encoder.channels[-1], layout) as out,
+        ):
             mix_stored(self.model, features, flags, grid, self.journal.folder, out, self.progress)
             out.sync()
-        self.journal.commit({"stage": "mixed", "view": self.view})
+        self.journal.commit({"stage": "mixed", "view": self.view, "seconds": dict(self.seconds)})
         features.path.unlink()
         return FeatureStore.open(mixed)
 
@@ -98,15 +106,20 @@ class FirstPass:
         reader = RegionReader(self.source, grid, batches, 1, self.journal.subfolder("rows"), self.fill_bad)
         committed = time.monotonic()
         with reader, torch.inference_mode():
-            for batch, read in reader:
+            pixels = iter(reader)
+            for _ in batches:
+                with self.seconds.timed("first read"):
+                    batch, read = next(pixels)
                 kept = {
                     place: item[0]
                     for place, item in zip(batch, read, strict=True)
                     if item is not None and item[1].any()
                 }
                 if kept:
-                    image = torch.from_numpy(np.stack(list(kept.values()))).to(device)
-                    for place, each in zip(kept, views.encode(self.model, self.turn.apply(image))[-1], strict=True):
+                    with self.seconds.timed("first encode"):
+                        image = torch.from_numpy(np.stack(list(kept.values()))).to(device)
+                        last_maps = views.encode(self.model, self.turn.apply(image))[-1]
+                    for place, each in zip(kept, last_maps, strict=True):
                         exists[place[0] * grid.cols + place[1]] = True
                         row, col = self.turn.place(*place, grid.rows, grid.cols)
                         features.write(row * self.turn.shape(grid.rows, grid.cols)[1] + col, each)
@@ -116,7 +129,8 @@ class FirstPass:
                 if asked or done == self.plan.num_batches or time.monotonic() - committed >= engine.COMMIT_SECONDS:
                     features.sync()
                     flags = "".join("01"[each] for each in exists)
-                    self.journal.commit({"stage": "features", "view": self.view, "done": done, "exists": flags})
+                    entry = {"stage": "features", "view": self.view, "done": done, "exists": flags}
+                    self.journal.commit(entry | {"seconds": dict(self.seconds)})
                     committed = time.monotonic()
                 if self.stop is not None:
                     self.stop.check()

@@ -25,6 +25,7 @@ from xt.inference.outputs import check_outputs, output_files, read_report, refus
 from xt.inference.parts import PartWriter
 from xt.inference.publish import publish
 from xt.inference.report import facts_of
+from xt.inference.stopwatch import Stopwatch
 from xt.inference.views import TURNS, Views
 from xt.malloc import return_free_memory
 from xt.models.decoders.base import DenseDecoder
@@ -168,11 +169,11 @@ def work_on(
         OutputError: If anything cannot be written.
         ConfigError: If the memory given is too little.
     """
-    views, mixed = Views(model, TURNS[options.tta]), []
+    views, mixed, seconds = Views(model, TURNS[options.tta]), [], Stopwatch()
     with ExitStack() as stack:
         for number, turn in enumerate(views.turns if options.context == "full" else ()):
-            first = FirstPass(model, source, plan, journal, options.fill_bad_tiles, progress, stop, number, turn)
-            mixed.append(stack.enter_context(first.run()))
+            given = (model, source, plan, journal, options.fill_bad_tiles, progress, stop, number, turn, seconds)
+            mixed.append(stack.enter_context(FirstPass(*given).run()))
             return_free_memory()
         writer = stack.enter_context(PartWriter(journal.subfolder("parts"), task.product))
         scene = Scene(
@@ -188,6 +189,7 @@ def work_on(
             progress,
             stop,
             mixed,
+            seconds=seconds,
         )
         scene.run()
     source.check_unchanged()

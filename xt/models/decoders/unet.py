@@ -90,19 +90,11 @@ class UNet(DenseDecoder):
         x = pyramid[-1][(..., *wanted.slices)]
         for level, block, read, own in reversed(levels):
             skip = skips[level][(..., *read.slices)] if level in skips else None
-            if level == self._image_stride:
-                skip = self._stem_at(image, read)
+            if self.stem is not None and level == self._image_stride:
+                skip = self.stem(image[(..., *read.refined(level).slices)])
             x = block(x, skip, read.within(wanted.refined(block.factor)))[(..., *own.within(read).slices)]
             wanted = own
         return x
-
-    def _stem_at(self, image: Tensor, window: Window) -> Tensor:
-        """The map learned from the image, in a window; it sees no further than one cell more."""
-        assert self.stem is not None
-        stride = self.stride
-        around = window.grow(1).clip(image.shape[-2] // stride, image.shape[-1] // stride)
-        found: Tensor = self.stem(image[(..., *around.refined(stride).slices)])
-        return found[(..., *window.within(around).slices)]
 
     def _reach(self, coarsest: int) -> int:
         # From the output down: one cell for bilinear upsampling of the logits, two convolutions a level.
