@@ -33,7 +33,7 @@ def test_a_dry_run_says_all_and_writes_nothing(
     assert sorted(place.iterdir()) == before
     assert (told["height"], told["width"], told["regions"], told["empty"]) == (330, 400, 42, 0.5)
     assert told["result"] == int(330 * 400 * 4 * 4 * 4 / 3)
-    assert 0 < told["seconds"] < 60
+    assert told["seconds"] > 0
     assert peak_memory() < told["memory"] < peak_memory() + (1 << 30)
     assert told["disk"] > told["result"]
     assert main([*argv, "--dry-run"]) == 0

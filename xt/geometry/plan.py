@@ -207,6 +207,11 @@ class ScenePlan:
             around.row // size, -(-around.row_stop // size), around.col // size, -(-around.col_stop // size)
         )
 
+    def seen_from(self, pixels: Window, stride: int) -> Window:
+        """What pixels are decoded from, on whole cells of ``stride`` pixels; it may reach into the padding."""
+        cells = pixels.coarsened(stride).refined(stride)
+        return cells.grow(self.halo).clip(self.grid.padded_height, self.grid.padded_width)
+
     def pixels_of(self, regions: Rectangle) -> Window:
         """The pixels of the scene that lie in regions."""
         return self.frame_of(regions).clip(self.grid.height, self.grid.width)

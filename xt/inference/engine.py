@@ -209,7 +209,7 @@ class Scene:
             place = piece.within(block).slices
             if valid[place].any():
                 if prepared is None:
-                    around = self._seen_from(piece)
+                    around = self.plan.seen_from(piece, self.model.region_encoder.strides[-1])
                     pyramid = self._cut(around)
                     found = self.views.values(
                         self.views.split(pyramid), self.task.activate, pyramid.grid, piece.within(around)
@@ -236,12 +236,6 @@ class Scene:
             grid=RegionGrid(place.height, place.width, self.plan.grid.region_size),
             exists=None if exists is None else (exists,),
         )
-
-    def _seen_from(self, piece: Window) -> Window:
-        """What a piece is decoded from, on whole cells of the coarsest map."""
-        coarsest, grid = self.model.region_encoder.strides[-1], self.plan.grid
-        around = piece.coarsened(coarsest).refined(coarsest).grow(self.plan.halo)
-        return around.clip(grid.padded_height, grid.padded_width)
 
     def _cut(self, at: Window) -> FeaturePyramid:
         """The pyramid of a window on whole cells, beyond the scene's border too."""

@@ -13,7 +13,7 @@ from xt.data.address import shown
 from xt.data.source import Source
 from xt.errors import ConfigError
 from xt.geometry.grid import RegionGrid, Window
-from xt.geometry.plan import Rectangle, ScenePlan
+from xt.geometry.plan import ScenePlan
 from xt.inference import engine, views
 from xt.inference.first_pass import disk_bytes
 from xt.inference.full_context import context_memory
@@ -105,14 +105,17 @@ def try_out(model: XT, plan: ScenePlan, full: bool) -> Trial:
                 maps[-1].new_zeros(1, encoder.channels[-1], *(n * maps[-1].shape[-1] for n in (side, wide))), grid
             )
         context = _since(start, device)
-        block = Window(0, 0, min(engine.PIECE, plan.grid.height), min(engine.PIECE, plan.grid.width))
-        at = plan.regions_of(block, plan.halo) if model.dense else Rectangle(0, side, 0, wide)
-        pyramid = _zeros(model, plan, at, maps)
-        start = time.perf_counter()
         if model.dense:
-            views.decode(model, pyramid, block.within(plan.pixels_of(at)))
+            rows, cols = (min(engine.PIECE, n) for n in (plan.grid.height, plan.grid.width))
+            piece = Window(min(rows, plan.grid.height - rows), min(cols, plan.grid.width - cols), rows, cols)
+            around = plan.seen_from(piece, encoder.strides[-1])
+            given = _zeros(model, RegionGrid(around.height, around.width, encoder.strides[-1]), maps)
+            start = time.perf_counter()
+            views.decode(model, given, piece.within(around))
         else:
-            views.decode(model, model.mix(pyramid))
+            given = _zeros(model, grid, maps)
+            start = time.perf_counter()
+            views.decode(model, model.mix(given))
         decode = _since(start, device)
     return Trial(encode, context, decode, peak_memory())
 
@@ -178,12 +181,11 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _zeros(model: XT, plan: ScenePlan, at: Rectangle, maps: tuple[torch.Tensor, ...]) -> FeaturePyramid:
-    place, (rows, cols) = plan.pixels_of(at), at.shape
-    image = maps[0].new_zeros(1, model.in_chans, place.height, place.width)
-    grown = tuple(each.new_zeros(1, each.shape[1], rows * each.shape[2], cols * each.shape[3]) for each in maps)
-    grid = RegionGrid(place.height, place.width, model.region_size)
-    return FeaturePyramid(image, grown, tuple(model.region_encoder.strides), grid)
+def _zeros(model: XT, grid: RegionGrid, maps: tuple[torch.Tensor, ...]) -> FeaturePyramid:
+    strides, height, width = tuple(model.region_encoder.strides), grid.padded_height, grid.padded_width
+    image = maps[0].new_zeros(1, model.in_chans, grid.height, grid.width)
+    sizes = [(each.shape[1], height // stride, width // stride) for each, stride in zip(maps, strides, strict=True)]
+    return FeaturePyramid(image, tuple(maps[0].new_zeros(1, *size) for size in sizes), strides, grid)
 
 
 def _since(start: float, device: torch.device) -> float:
