@@ -32,6 +32,7 @@ def test_scan_is_the_recurrence(sizes: tuple[int, ...], reverse: bool, bare: boo
     want = reference.selective_scan(u, delta, A, B, C, *rest, reverse)
     for found, right in zip(portable.selective_scan(u, delta, A, B, C, *rest, reverse), want, strict=True):
         torch.testing.assert_close(found, right)
+        assert found.is_contiguous()
 
 
 def test_scan_refuses_gradients_and_is_never_chosen():
@@ -54,6 +55,7 @@ def test_windows_are_those_of_the_oracle(shifted: bool):
     arguments = (normal(6, 7, 3, 2, 5), normal(2).exp(), normal(2, 7, 7), masks, kinds)
     found, want = (window_attention(*arguments, backend=name) for name in ("portable", "reference"))
     torch.testing.assert_close(found, want)
+    assert found.is_contiguous()
 
 
 @pytest.mark.parametrize(("length", "keys"), [(20, 20), (64, 64), (101, 101), (50, 91), (91, 50), (97, 13)])

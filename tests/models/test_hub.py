@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,16 @@ def test_to_the_hub_and_back(model: XT, fake: FakeHub, tmp_path: Path, monkeypat
     assert fake.calls[0][2]["local_files_only"]
     with pytest.raises(CheckpointError, match="revision v2 in its name"):
         XT.from_pretrained("hf://org/ships@v2", revision="v1")
+
+
+def test_the_page_on_export(model: XT, fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text()
+    (code,) = re.findall(r"```python\n(import xt\n.*?)```", page, re.S)
+    model.save_pretrained(tmp_path / "runs/ships/model")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert same(XT.from_pretrained("hf://org/ships"), model)
+    assert same(XT.from_pretrained("ships"), model)
 
 
 def test_a_folder_goes_before_a_repository_of_its_name(

@@ -29,14 +29,18 @@ def hyper_attention(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor
         for each in (some_k, some_v)
     )
     bias = _bias(k_order, samples, weights, part)
-    mixed = F.scaled_dot_product_attention(q_blocks, keys, values, attn_mask=bias, scale=options.scale)
-    return _rows(mixed.flatten(2, 3)[:, :, : part.length], q_order.argsort(stable=True)).to(q.dtype)
+    shares = (options.scale * (q_blocks @ keys.transpose(-1, -2)) + bias).softmax(-1)
+    mixed = shares @ values
+    return _rows(mixed.flatten(2, 3)[:, :, : part.length], q_order.argsort()).to(q.dtype)
 
 
 def _sorted(x: Tensor, directions: Tensor) -> Tensor:
     """Order of ``(B, H, L, D)`` by the hash, ``(B, H, L)``."""
     bits = (x @ directions.t() > 0).movedim(-1, 0)
-    return plan.ranks(bits).long().argsort(dim=-1, stable=True)
+    length = bits.shape[-1]
+    # Each is another number, so that no runtime can put equal ranks in an order of its own; ONNX has no stable sort.
+    ranks = plan.ranks(bits).long() * length + torch.arange(length, device=x.device)
+    return ranks.argsort(dim=-1)
 
 
 def _rows(x: Tensor, order: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ def _shared(x: Tensor, part: Part) -> Tensor:
 def _bias(k_order: Tensor, samples: Tensor, weights: Tensor, part: Part) -> Tensor:
     """Logarithms of the keys' weights ``(B, H, blocks, 1, k_size + samples)``; a key counts once for a query."""
     blocks = torch.arange(part.blocks, device=k_order.device)[:, None]
-    places = k_order.argsort(stable=True)[..., samples] // part.k_size
+    places = k_order.argsort()[..., samples] // part.k_size
     sampled = weights.masked_fill(places.unsqueeze(2) == blocks, -torch.inf)
     filled = blocks * part.k_size + torch.arange(part.k_size, device=k_order.device) < part.keys
     own = torch.zeros_like(filled, dtype=weights.dtype).masked_fill(~filled, -torch.inf)

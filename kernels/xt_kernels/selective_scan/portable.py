@@ -42,7 +42,7 @@ def selective_scan(
         return state, (state * c.repeat_interleave(repeats, 1)).sum(-1)
 
     last, found = scan(one, state, [each.transpose(0, 1).contiguous() for each in tokens])
-    y: Tensor = found.transpose(0, 1)
+    y: Tensor = found.transpose(0, 1).contiguous()
     if reverse:
         y = y.flip(1)
     if D is not None:

@@ -19,7 +19,7 @@ def window_attention(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | N
         added = every[kinds.long()].unsqueeze(1)
         logits = (logits.view(-1, len(kinds), *logits.shape[1:]) + added).flatten(0, 1)
     mixed: Tensor = logits.softmax(-1) @ v
-    return mixed.transpose(1, 2).to(qkv.dtype)
+    return mixed.transpose(1, 2).contiguous().to(qkv.dtype)
 
 
 BACKEND = Backend(window_attention)
