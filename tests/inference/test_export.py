@@ -227,7 +227,9 @@ def test_what_cannot_be_exported_is_named(
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("small") / "model", "classification", 2, image_size=64)
+    return save(
+        tmp_path_factory.mktemp("small") / "model", "classification", 2, image_size=64, context="Hyper", head_dim=8
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Models that are saved and shared by name; the hub is a folder here."""
 
+import functools
 import hashlib
 import json
 import re
@@ -186,7 +187,7 @@ def test_what_comes_from_the_hub_is_checked(model: XT, fake: FakeHub):
     ("error", "said"),
     [
         (RepositoryNotFoundError("404\n\nx", response=_response(404)), "does not exist, or is private"),
-        (LocalEntryNotFoundError("no internet\nx"), "is not in the cache, and the hub cannot be reached"),
+        (LocalEntryNotFoundError("no internet\nx"), "cannot be reached"),
         (HfHubHTTPError("500 Server Error\nx", response=_response(500)), "cannot be had or written: 500 Server Error"),
         (OSError(28, "No space left"), "No space left"),
     ],
@@ -203,6 +204,14 @@ def test_what_the_hub_says_is_one_line(error: Exception, said: str, monkeypatch:
         assert "\n" not in str(caught.value)
 
 
+def test_a_hub_that_is_not_there_is_one_line(model: XT, monkeypatch: pytest.MonkeyPatch):
+    nowhere = functools.partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "HfApi", nowhere)
+    with pytest.raises(CheckpointError, match=r"^hf://org/none cannot be .*refused") as caught:
+        model.push_to_hub("org/none", token="none")
+    assert "\n" not in str(caught.value)
+
+
 def test_offline_and_not_in_the_cache_is_one_line_of_the_command(tmp_path: Path):
     code = "import sys; from xt.cli.main import main; sys.exit(main(sys.argv[1:]))"
     (tmp_path / "a.tif").touch()
@@ -211,7 +220,7 @@ def test_offline_and_not_in_the_cache_is_one_line_of_the_command(tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "hf://org/none is not in the cache" in done.stderr
+    assert "hf://org/none cannot be reached, and is not in the cache" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -138,13 +138,23 @@ def _check_graph(program: ExportedProgram, format: Format) -> None:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         name = str(node.target)
-        off = node.target is torch.ops.aten.dropout.default and not node.args[2]
-        if torch.Tag.nondeterministic_seeded in node.target.tags and not off:
+        if _draws(node):
             raise ModelError(f"{_part_of_node(node)} cannot be exported: it draws random numbers ({name})")
         if format == "onnx" and node.target.namespace not in ("aten", "prims"):
             raise ModelError(
                 f"{_part_of_node(node)} cannot be exported as ONNX, which has no operator {name}; write .pt2"
             )
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    """Whether an operator draws random numbers, and is not told that it is not in training."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    if torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    names = [each.name for each in node.target._schema.arguments]
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    # Dropout, and attention, which may drop out.
+    return given.get("train", True) is not False and ("dropout_p" not in names or bool(given.get("dropout_p")))
 
 
 def _write_pt2(

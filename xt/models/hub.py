@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from xt.errors import CheckpointError
 
@@ -36,7 +37,7 @@ def download(
     from huggingface_hub import snapshot_download
 
     where = f"hf://{repo}" + (f"@{revision}" if revision else "")
-    with _explained(where):
+    with _explained(where, ", and is not in the cache; go online, or give a folder"):
         folder = Path(
             snapshot_download(
                 repo,
@@ -70,7 +71,7 @@ def upload(
     """
     from huggingface_hub import HfApi
 
-    with _explained(f"hf://{repo}"):
+    with _explained(f"hf://{repo}", "; go online and push again"):
         api = HfApi(token=token)
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         card = "README.md"
@@ -87,8 +88,8 @@ def upload(
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
-    """Turn what the hub's library says into one line of ours."""
+def _explained(where: str, otherwise: str) -> Iterator[None]:
+    """Turn what the hub's library says into one line of ours; ``otherwise`` says what to do offline."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -99,6 +100,9 @@ def _explained(where: str) -> Iterator[None]:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+
+    # That of httpx, httpx2 or requests, by version; who cannot connect raises it too.
+    client_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
 
     def refused(why: str) -> CheckpointError:
         return CheckpointError(f"{where} {why}")
@@ -112,9 +116,9 @@ def _explained(where: str) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise refused("has no such revision; name a branch, tag or commit") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise refused("is not in the cache, and the hub cannot be reached; go online, or give a folder") from error
+        raise refused(f"cannot be reached{otherwise}") from error
     except LocalTokenNotFoundError as error:
         raise refused("needs a token: hf auth login") from error
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
+    except (HFValidationError, client_error, OSError) as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise refused(f"cannot be had or written: {line}") from error
