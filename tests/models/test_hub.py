@@ -4,8 +4,6 @@ import functools
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from parts import small_model
 
 import xt
+from xt.cli.main import main
 from xt.errors import CheckpointError, ModelError, OutputError
 from xt.files import previous
 from xt.models import hub
@@ -212,15 +211,16 @@ def test_a_hub_that_is_not_there_is_one_line(model: XT, monkeypatch: pytest.Monk
     assert "\n" not in str(caught.value)
 
 
-def test_offline_and_not_in_the_cache_is_one_line_of_the_command(tmp_path: Path):
-    code = "import sys; from xt.cli.main import main; sys.exit(main(sys.argv[1:]))"
+def test_offline_and_not_in_the_cache_is_one_line_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "a.tif").touch()
-    argv = ["predict", str(tmp_path / "a.tif"), "-m", "hf://org/none", "-o", str(tmp_path / "o.tif")]
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "hf://org/none cannot be reached, and is not in the cache" in done.stderr
+    assert main(["predict", str(tmp_path / "a.tif"), "-m", "hf://org/none", "-o", str(tmp_path / "o.tif")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "hf://org/none cannot be reached, and is not in the cache" in error
 
 
 @pytest.mark.parametrize(
