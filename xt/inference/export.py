@@ -96,7 +96,7 @@ def export_model(
             program = _traced(exported, first, batch is None)
             _check_graph(program, format)
             with replacing(path) as partial:
-                found = _WRITERS[format](program, partial, facts(model, metadata), image, list(want))
+                found = _written(format, program, partial, facts(model, metadata), image, list(want))
                 difference = _compare(path, found, want)
                 num_bytes = partial.stat().st_size
 
@@ -125,7 +125,8 @@ def _traced(exported: ExportedModel, image: Tensor, any_batch: bool) -> Exported
             exported(image)  # draws what is drawn once, which the graph then holds as it is
             return torch.export.export(exported, (image,), dynamic_shapes=shapes, strict=False)
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-            raise ModelError(f"{_part_of_error(error)} cannot be exported: {_line(error)}") from error
+            more = "; it may be for a number of images: --batch 1" if any_batch else ""
+            raise ModelError(f"{_part_of_error(error)} cannot be exported: {_line(error)}{more}") from error
 
 
 def _check_graph(program: ExportedProgram, format: Format) -> None:
@@ -172,21 +173,35 @@ def _write_onnx(
     program: ExportedProgram, path: Path, told: dict[str, str], image: Tensor, names: list[str]
 ) -> dict[str, Tensor]:
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    try:
-        converted: Any = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=[INPUT], output_names=names
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise ModelError(f"{_part_of_error(error)} cannot be exported as ONNX: {_line(error)}; write .pt2") from error
+    converted: Any = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=names)
     for graph in (converted.model.graph, *converted.model.functions.values()):
         for node in graph.all_nodes():
             node.metadata_props.clear()  # paths of this machine
     converted.model.metadata_props.update(told)
     converted.save(path, external_data=False)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    values = session.run(names, {INPUT: image.numpy()})
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        values = session.run(names, {INPUT: image.numpy()})
+    except (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.NotImplemented,
+        state.RuntimeException,
+    ) as error:
+        raise RuntimeError(f"ONNX Runtime: {error}") from error
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+
+def _written(format: Format, program: ExportedProgram, path: Path, *given: Any) -> dict[str, Tensor]:
+    """Write a file and return what it gives of an image."""
+    try:
+        return _WRITERS[format](program, path, *given)
+    except (RuntimeError, ValueError) as error:  # of converters, which do not say for which part
+        other = {"pt2": ".onnx", "onnx": ".pt2"}[format]
+        raise ModelError(f"the model cannot be written as .{format}: {_line(error)}; try {other}") from error
 
 
 _WRITERS: dict[Format, Callable[..., dict[str, Tensor]]] = {"pt2": _write_pt2, "onnx": _write_onnx}
