@@ -1,4 +1,4 @@
-"""Which backend of an op runs: argument, then the environment variable XT_BACKEND, then the default of the device.
+"""Which backend of an op runs: argument, :func:`using`, environment variable XT_BACKEND, the default of the device.
 
 A backend is the whole op. To add one, write a file with a function that has the arguments of the others, and name it
 in the op's ``BACKENDS``, best first.
@@ -8,7 +8,9 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
 
@@ -19,7 +21,22 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 VARIABLE = "XT_BACKEND"
+PORTABLE = "portable"
+"""The backend of an op that is made for exported graphs: operations that other runtimes have, and not more of them for
+longer sequences."""
+
 _log = logging.getLogger(__name__)
+_used: ContextVar[str | None] = ContextVar("used", default=None)
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Run all ops of this context by the backend of this name, unless they are asked for another."""
+    token = _used.set(name)
+    try:
+        yield
+    finally:
+        _used.reset(token)
 
 
 def _takes_all(*args: object, **kwargs: object) -> str | None:
@@ -65,15 +82,16 @@ def call(op: str, backends: Mapping[str, Backend[P, R]], asked: str | None, *arg
     Args:
         op: Name of the op, for messages.
         backends: Name → backend, best first; the default of a device is the first one for it.
-        asked: Name that the caller gives, which wins over ``XT_BACKEND``. Neither is ever replaced by another.
+        asked: Name that the caller gives, which wins over :func:`using`, and that over ``XT_BACKEND``. None of them is
+            ever replaced by another.
         *args: Arguments of the op, the first a tensor.
         **kwargs: More of them.
 
     Raises:
         ValueError: If a backend that is asked for does not exist or cannot take the arguments, or if none can.
     """
-    source = "backend" if asked else VARIABLE
-    name = asked or os.environ.get(VARIABLE)
+    source = "backend" if asked or _used.get() else VARIABLE
+    name = asked or _used.get() or os.environ.get(VARIABLE)
     if name:
         if name not in backends:
             raise ValueError(f"{op} has no backend {name!r} (from {source}); known: {', '.join(sorted(backends))}")

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": ("xt.cli.predict", "run a trained model over whole GeoTIFFs"),
     "vectorize": ("xt.cli.vectorize", "make polygons of a map of classes"),
     "merge": ("xt.cli.merge", "join what xt predict --shard made of one image"),
+    "export": ("xt.cli.export", "write a model as one file that PyTorch or ONNX Runtime runs without xT"),
     "import-upstream": ("xt.cli.import_upstream", "make a model folder of a classifier that xT's authors released"),
     "features": ("xt.cli.features", "encode whole images into tokens on disk, to train a context encoder on"),
     "score": ("xt.cli.score", "compare predicted points with labels (xView3 metric)"),

@@ -12,7 +12,8 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``-m``, ``--device`` and ``--plugins``."""
-    parser.add_argument("-m", "--model", type=Path, required=True, help="run folder of xt train, or model folder")
+    what = "run folder of xt train, model folder, or hf://ORG/NAME (Hugging Face Hub)"
+    parser.add_argument("-m", "--model", type=Path, required=True, help=what)
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 … (cuda if there is one)")
     add_plugins(parser)
 

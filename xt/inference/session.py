@@ -46,7 +46,7 @@ def load(path: str | Path, device: str | None = None, plugins: Sequence[str] = (
     """Load a model.
 
     Args:
-        path: Run folder of ``xt train``, or model folder.
+        path: Run folder of ``xt train``, model folder, or ``hf://ORG/NAME``.
         device: Such as ``cpu`` or ``cuda:1``; ``cuda`` if there is one by default.
         plugins: Modules to import, whose classes the model is made of; a model itself imports nothing.
 

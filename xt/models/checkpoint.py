@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from xt.errors import CheckpointError, OutputError
 from xt.files import previous, replacing_folder
+from xt.models import hub
 from xt.models.factory import ModelConfig, build_from_spec
 from xt.models.metadata import ModelMetadata
+from xt.models.mlm import stac_block
 from xt.models.xt import XT
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+CARD = "README.md"
+"""The model card, if there is one; what a person wrote there stays."""
 BESIDE = "training.safetensors"
 """What was trained beside the model and serves training and evaluation alone."""
 PARTS = ("region_encoder", "context", "decoder", "heads")
@@ -32,7 +37,11 @@ def file_sha256(path: Path) -> str:
 
 
 def save_model(
-    folder: Path, model: XT, metadata: ModelMetadata, beside: Mapping[str, torch.Tensor] | None = None
+    folder: Path,
+    model: XT,
+    metadata: ModelMetadata,
+    beside: Mapping[str, torch.Tensor] | None = None,
+    card: str | None = None,
 ) -> None:
     """Write a model folder; a kill at any moment leaves the old one or the new one.
 
@@ -41,6 +50,7 @@ def save_model(
         model: Its weights are written as they are.
         metadata: What inference needs beside the weights.
         beside: Weights that training and evaluation need beside the model's, by name.
+        card: A model card, for a folder that has none.
 
     Raises:
         OutputError: If the folder cannot be written, or holds files that are not a model's.
@@ -58,18 +68,25 @@ def save_model(
             **({"training_sha256": file_sha256(partial / BESIDE)} if beside else {}),
             "model": model.spec(),
             "metadata": metadata.to_dict(),
+            "stac": stac_block(model, metadata),
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        written = next((each / CARD for each in (folder, previous(folder)) if (each / CARD).is_file()), None)
+        if written is not None:
+            shutil.copyfile(written, partial / CARD)
+        elif card is not None:
+            (partial / CARD).write_text(card, encoding="utf-8")
 
 
 def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
     """Read a model folder, or the model of a run folder.
 
     Args:
-        path: Folder with ``config.json``, or a run folder that has one under ``model/``.
+        path: Folder with ``config.json``, a run folder that has one under ``model/``, or ``hf://ORG/NAME`` (a model on
+            the Hugging Face Hub, ``@REVISION`` after it if not the newest).
 
     Returns:
-        The model in evaluation mode on the CPU, and its metadata.
+        The model in evaluation mode on the CPU, and its metadata, which the model has as ``metadata`` too.
 
     Raises:
         CheckpointError: If it is missing, corrupt, or its weights do not fit its description.
@@ -79,7 +96,8 @@ def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
     state = _read_weights(folder / WEIGHTS, config["sha256"])
     model = build_from_spec(config["model"])
     load_weights(model, state, str(folder / WEIGHTS))
-    return model.eval(), ModelMetadata.from_dict(config["metadata"])
+    model.metadata = ModelMetadata.from_dict(config["metadata"])
+    return model.eval(), model.metadata
 
 
 def load_beside(path: Path | str) -> dict[str, torch.Tensor] | None:
@@ -97,7 +115,7 @@ def _read_weights(path: Path, digest: str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path.parent} has no {path.name}; export the model again")
     if file_sha256(path) != digest:
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; copy it again")
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}; copy or download it again")
     return load_file(path)
 
 
@@ -111,18 +129,20 @@ def read_metadata(path: Path | str) -> ModelMetadata:
 
 
 def find_model(path: Path) -> Path:
-    """Return the model folder that a path means.
+    """Return the model folder that a path means; a model on the hub is downloaded, once for each revision.
 
     Raises:
         CheckpointError: If there is none.
     """
+    if (found := hub.address(str(path))) is not None:
+        return hub.download(*found, [CONFIG, WEIGHTS])
     for folder in (path, path / "model"):
         # A kill between the two renames leaves the old folder under its other name.
         for candidate in (folder, previous(folder)):
             if (candidate / CONFIG).is_file():
                 return candidate
     what = "has no model/ folder yet: has training saved one?" if path.is_dir() else "does not exist"
-    raise CheckpointError(f"model {path} {what}; give a run folder of xt train or a model folder")
+    raise CheckpointError(f"model {path} {what}; give a run folder of xt train, a model folder or hf://ORG/NAME")
 
 
 def encoder_sha256(model: XT, metadata: ModelMetadata) -> str:

@@ -17,6 +17,7 @@ from xt.models import streaming
 from xt.models.context.base import ContextEncoder, Memory
 from xt.models.context_block import ContextBlock
 from xt.models.decoders.base import Decoder, DenseDecoder, PooledDecoder
+from xt.models.pretrained import Pretrained
 from xt.models.pyramid import FeaturePyramid
 from xt.models.region.base import RegionEncoder
 from xt.models.tiles import Outputs, Tile, cut_tiles, decode_tile, decode_tiles
@@ -25,8 +26,8 @@ from xt.models.tokenization import existing, sequences, to_map
 Maps = dict[str, Tensor]
 
 
-class XT(nn.Module):
-    """The whole model.
+class XT(Pretrained, nn.Module):
+    """The whole model; :class:`~xt.models.pretrained.Pretrained` says how it is saved and loaded.
 
     Args:
         region_encoder: Encodes regions.
@@ -127,10 +128,8 @@ class XT(nn.Module):
         grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size, origin)
         grid.layout(encoder.strides[-1])  # refuses an origin between tokens before any work
         exists = None if valid is None else tuple(existing(valid, grid))
-        if self.streaming:
-            maps = streaming.encode(encoder, image, grid, exists, self.region_batch)
-        else:
-            maps = streaming.encode_at_once(encoder, image, grid, exists)
+        given = (encoder, image, grid, exists)
+        maps = streaming.encode(*given, self.region_batch) if self.streaming else streaming.encode_at_once(*given)
         return FeaturePyramid(image, tuple(maps), tuple(encoder.strides), grid, exists)
 
     def mix(self, pyramid: FeaturePyramid) -> FeaturePyramid:

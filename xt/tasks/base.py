@@ -179,6 +179,17 @@ class Task(nn.Module, Configurable, ABC):
         """What a saved model must tell of the task beside classes and thresholds; names and numbers."""
         return {}
 
+    def published(self, raw: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+        """What an exported model gives: :meth:`activate` and :meth:`paint` of a batch, in operations of torch alone.
+
+        Here the raw answers, of a task that says no more.
+
+        Args:
+            raw: Head → ``(B, n, H, W)``, or ``(B, n)`` of a pooled model.
+            valid: ``(B, H, W)`` bool.
+        """
+        return dict(raw)
+
     @property
     @abstractmethod
     def product(self) -> Product:

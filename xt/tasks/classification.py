@@ -12,7 +12,7 @@ from xt.models.xt import XT
 from xt.tasks.base import Batch, ImageTask, Losses, Product, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
 from xt.tasks.preview import Panel, of_image
-from xt.tasks.segmentation import class_product
+from xt.tasks.segmentation import class_outputs, class_product
 
 if TYPE_CHECKING:
     from xt.data.base import DataModule
@@ -91,6 +91,10 @@ class ImageClassification(ImageTask):
     def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
         """The most likely class."""
         return painted(values.argmax(0)[None], valid, self.product)
+
+    def published(self, raw: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+        """``scores (B, classes)``, and the number of the ``class (B,)``."""
+        return class_outputs("scores", raw["label"].float(), valid.flatten(1).any(1), self.product.nodata)
 
     def describe(self, values: npt.NDArray[np.float64] | None) -> dict[str, Any]:
         """The class and the scores of all; where no tile has data, the class is null."""

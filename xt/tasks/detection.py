@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from xt.data.labels import LabelTable
-from xt.data.targets import CenterActivation
+from xt.data.targets import LENGTH_SCALE_M, CenterActivation
 from xt.geometry.grid import Window
 from xt.losses.detection import DetectionLoss, PointLoss
 from xt.losses.tokens import TokenLoss
@@ -161,6 +162,14 @@ class PointDetection(ObjectTask):
     def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
         """The maps, NaN where nothing is valid."""
         return painted(values, valid, self.product)
+
+    def published(self, raw: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+        """The maps ``(B, H, W)``, NaN where nothing is valid."""
+        maps = {name: 255 * raw[name][:, 0].sigmoid() for name in ("center", "vessel", "fishing")}
+        if self.center_activation == "linear":
+            maps["center"] = (255 * raw["center"][:, 0]).clamp(0, 255)
+        maps["length"] = (LENGTH_SCALE_M * raw["length"][:, 0]).clamp(min=0)
+        return {name: maps[name].masked_fill(~valid, torch.nan) for name in self.maps}
 
     def _known(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
         """Maps of an image; as in prediction what has no data is 0, and holds no object."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from xt.losses.base import TileLoss
@@ -96,6 +97,24 @@ class SemanticSegmentation(Task):
     def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
         """The most likely class."""
         return painted(values.argmax(0)[None], valid, self.product)
+
+    def published(self, raw: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+        """``probabilities (B, classes, H, W)``, and ``class (B, H, W)``, the pixels of the raster."""
+        return class_outputs("probabilities", raw["mask"].float(), valid, self.product.nodata)
+
+
+def class_outputs(name: str, logits: Tensor, valid: Tensor, nodata: float) -> dict[str, Tensor]:
+    """What an exported model gives of ``(B, classes, …)``: probabilities, and the number of the class.
+
+    Args:
+        name: Of the probabilities.
+        logits: One channel for each class.
+        valid: ``(B, …)`` bool.
+        nodata: The number where nothing is valid.
+    """
+    dtype = torch.uint8 if nodata <= torch.iinfo(torch.uint8).max else torch.int32
+    likely = logits.argmax(1).masked_fill(~valid, int(nodata)).to(dtype)
+    return {name: logits.softmax(1), "class": likely}
 
 
 def _metrics(num_classes: int, ignore_index: int) -> Any:

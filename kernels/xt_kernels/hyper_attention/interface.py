@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xt_kernels import dispatch
 from xt_kernels.dispatch import Backend, missing
-from xt_kernels.hyper_attention import op, reference
+from xt_kernels.hyper_attention import op, portable, reference
 from xt_kernels.hyper_attention.plan import Options
 
 
@@ -32,6 +32,7 @@ BACKENDS = {
     "triton": Backend(partial(_attend, "triton"), _triton_refuses, ("cuda",)),
     "plain": Backend(partial(_attend, "plain")),
     "reference": reference.BACKEND,
+    dispatch.PORTABLE: portable.BACKEND,
 }
 """Best first."""
 
@@ -70,7 +71,8 @@ def hyper_attention(
         seed: Of projections and samples, 0 by default: the same input gives the same output.
         taper: Sample ``min_seq_len² / S`` keys where that is more than ``sample_size``, so that the error grows from 0
             beyond ``min_seq_len``, without a jump, and a longer sequence never costs less than a shorter one.
-        backend: ``"plain"`` or ``"reference"``; by default ``XT_BACKEND``, then the fastest for the device.
+        backend: ``"plain"``, ``"reference"`` or ``"portable"``; by default ``XT_BACKEND``, then the fastest for the
+            device.
 
     Returns:
         ``(B, H, L, D)`` in the dtype of ``q``.

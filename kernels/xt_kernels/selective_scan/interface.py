@@ -6,11 +6,12 @@ from torch import Tensor
 
 from xt_kernels import dispatch
 from xt_kernels.dispatch import Backend
-from xt_kernels.selective_scan import chunked, ops, reference
+from xt_kernels.selective_scan import chunked, ops, portable, reference
 
 BACKENDS: dict[str, Backend[..., tuple[Tensor, Tensor]]] = ops.BACKENDS | {
     "chunked": chunked.BACKEND,
     "reference": reference.BACKEND,
+    dispatch.PORTABLE: portable.BACKEND,
 }
 """Best first."""
 
@@ -47,8 +48,8 @@ def selective_scan(
         initial_state: ``(batch, D, N)``; zero by default.
         return_last_state: Return the last state too.
         reverse: From the last token to the first; the last state is then that of the first token.
-        backend: ``"triton"``, ``"numba"``, ``"chunked"`` or ``"reference"``; by
-            default ``XT_BACKEND``, then the fastest for the device.
+        backend: ``"triton"``, ``"numba"``, ``"chunked"``, ``"reference"`` or ``"portable"``; by default ``XT_BACKEND``,
+            then the fastest for the device.
 
     Returns:
         ``(batch, D, L)`` in the dtype of ``u``, or that and the last state ``(batch, D, N)`` in fp32 (fp64 for fp64).

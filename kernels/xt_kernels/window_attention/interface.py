@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from xt_kernels import dispatch
-from xt_kernels.window_attention import ops, reference
+from xt_kernels.window_attention import ops, portable, reference
 
-BACKENDS = ops.BACKENDS | {"reference": reference.BACKEND}
+BACKENDS = ops.BACKENDS | {"reference": reference.BACKEND, dispatch.PORTABLE: portable.BACKEND}
 """Best first."""
 
 
@@ -27,7 +27,7 @@ def window_attention(
         bias: ``(H, N, N)``, for all windows.
         masks: ``(K, N, N)``, the distinct masks of shifted windows; they get no gradient.
         kinds: Integers ``(M,)``, M divides W: window w has ``masks[kinds[w % M] - 1]``, or no mask where the kind is 0.
-        backend: ``"reference"``, ``"blocked"`` or ``"triton"``; by default ``XT_BACKEND``, then the
+        backend: ``"reference"``, ``"blocked"``, ``"triton"`` or ``"portable"``; by default ``XT_BACKEND``, then the
             fastest for the device.
 
     Returns:
