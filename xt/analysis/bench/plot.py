@@ -40,6 +40,35 @@ def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, ou
     plt.close(figure)
 
 
+def plot_learned(learned: Mapping[str, Facts], out: Path) -> None:
+    """Draw the first test score of each encoder, a dot for each seed, beside how it grew on validation.
+
+    Args:
+        learned: What :func:`xt.analysis.bench.learn.learn` gave.
+        out: PNG.
+    """
+    scored = {name: list(facts["seeds"].values()) for name, facts in learned.items() if facts["seeds"]}
+    score = next((score for runs in scored.values() for score in runs[0]["test"]), "score")
+    values = {name: [run["test"][score] for run in runs] for name, runs in scored.items()}
+    order = sorted(values, key=lambda name: sum(values[name]) / len(values[name]))
+    size = (12, 1.4 + 0.4 * max(6, len(order)))
+    figure, (bars, curves) = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=(3, 2))
+    for row, name in enumerate(order):
+        bars.barh(row, sum(values[name]) / len(values[name]), color=f"C{row}", alpha=0.6)
+        bars.plot(values[name], [row] * len(values[name]), ".", color="black")
+        for run in scored[name]:
+            steps, heights = zip(*run["validation"].get(score, [(0, float("nan"))]), strict=True)
+            style = ("-", "--")[row // 10 % 2]  # colours come again
+            curves.plot(steps, heights, style, color=f"C{row}", marker=MARKERS[row % len(MARKERS)], markersize=3)
+    bars.set_yticks(range(len(order)), _short_names(order))
+    bars.set_xlabel(f"{score} on test data")
+    curves.set_xlabel("steps")
+    curves.set_ylabel(f"{score} on validation data")
+    curves.grid(alpha=0.3)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
 _TIMES = {"cpu_seconds": "time of the processor (s)", "seconds": "time (s)"}
 
 
@@ -85,6 +114,12 @@ def _legend(axis: Any, sides: Mapping[str, Facts]) -> None:
     handles += [plt.Line2D([], [], color="black", linestyle=style, label=TITLES[m]) for m, style in STYLES.items()]
     handles.append(plt.Line2D([], [], color="0.7", linestyle=":", label="linear, quadratic"))
     axis.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Leave out the arguments where the encoder's own name says enough."""
+    own = [name.split(":")[0] for name in names]
+    return [short if own.count(short) == 1 else name for name, short in zip(names, own, strict=True)]
 
 
 def _broken(name: str) -> str:
