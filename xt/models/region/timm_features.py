@@ -44,8 +44,8 @@ class TimmFeatures(RegionEncoder):
         name: A timm model name, or a preset: ``swinv2_t``, ``swinv2_s``, ``swinv2_b``, ``swinv2_l``.
         region_size: Side of a region in pixels; a multiple of the coarsest stride.
         pretrained: Take weights from the hub.
-        weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only), by timm's names
-            or by order and shape (:func:`~xt.models.region.weights.for_timm`).
+        weights: Take weights from a local file (``.safetensors``, ``.onnx``, or a ``torch.save`` of tensors only), by
+            timm's names or by order and shape (:func:`~xt.models.region.weights.for_timm`).
         model_args: Further arguments of the timm model, such as ``{"drop_path_rate": 0.1}``.
         norm: LayerNorm on each map, as detectors add to backbones that end without one. The maps of a ConvNeXt from
             scratch are so small that positions of unit size drown them.
