@@ -60,7 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             if not (run / "model/config.json").exists():
                 (run / "model/config.json").write_text("{}")
             (run / "metrics.csv").write_text(
-                "step,name,value\n10,train/loss,2\n10,val/fishing_f1,0.25\n20,val/fishing_f1,0.5\n"
+                "step,name,value\n10,train/loss,2\n10,val/fishing_f1,0.25\n20,val/fishing_f1,0.9\n"
             )
         else:
             score = 0.5 + int(argv[1][-1]) / 8 if "Mamba" in argv[1] else 0.5
@@ -81,8 +81,8 @@ def test_all_learn_from_one_config_and_the_scores_are_told(tmp_path: Path, calls
     runs = tmp_path / "runs"
     assert f"xt: error: Vim:depth=3,d_state=19, seed 1: loss is not finite at step 3 ({runs}/Vim_depth=3_d_state=19-1.log)" in told.err  # fmt: skip
     lines = [line.split() for line in told.out.split("learned, on test data")[1].splitlines()]
-    assert ["Mamba", "131,072", "0.688", "±", "0.088", "0.750", "±", "0.000"] in lines
-    assert ["Vim:depth=3,d_state=19", "129,216", "–", "–"] in lines
+    assert ["Mamba", "131,072", "0.688", "±", "0.088", "0.750", "±", "0.000", "21,", "21"] in lines
+    assert ["Vim:depth=3,d_state=19", "129,216", "–", "–", "–"] in lines
     first = calls[0]
     assert first[:4] == ["train", str(CONFIG), "--run_dir", str(runs / "Mamba-1")]
     values = dict(zip(first[4::2], first[5::2], strict=True))
@@ -100,7 +100,7 @@ def test_all_learn_from_one_config_and_the_scores_are_told(tmp_path: Path, calls
     mamba = facts["encoders"]["Mamba"]["learned"]["seeds"]
     assert mamba["2"] == {
         "test": {"fishing_f1": 0.75, "accuracy": 0.75},
-        "validation": {"fishing_f1": [[10, 0.25], [20, 0.5]]},
+        "validation": {"fishing_f1": [[10, 0.25], [20, 0.9]]},
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["contexts.json", "contexts.png", "learned.png", "runs"]
 

@@ -3,7 +3,6 @@
 Runs are those of ``xt train``, so that they go on after a kill, and what is complete is not trained again.
 """
 
-import csv
 import json
 import os
 import re
@@ -20,8 +19,11 @@ from xt.analysis.bench import contexts
 from xt.analysis.bench.results import Facts
 from xt.analysis.bench.settings import Settings
 from xt.analysis.bench.sweep import Show
+from xt.analysis.report import read_metrics, read_scores
 from xt.errors import ConfigError
 
+GOOD = 0.9
+"""The score whose first step is told."""
 DIM = "model.model.context_dim"
 
 
@@ -75,7 +77,7 @@ def learn(names: Sequence[str], lesson: Lesson, settings: Settings, show: Show |
         log = run.with_suffix(".log")
         failed = _run(name, seed, run, log, lesson, settings)
         if failed is None:
-            found[name]["seeds"][str(seed)] = {"test": _scores(run), "validation": _curves(run)}
+            found[name]["seeds"][str(seed)] = {"test": read_scores(run, "test"), "validation": _curves(run)}
         else:
             found[name]["failed"].append(f"seed {seed}: {failed} ({log})")
         if show is not None:
@@ -84,14 +86,18 @@ def learn(names: Sequence[str], lesson: Lesson, settings: Settings, show: Show |
 
 
 def table(learned: Mapping[str, Facts], parameters: Mapping[str, int]) -> str:
-    """Lay scores out as text: mean over the seeds, and the standard deviation if there are several."""
+    """Lay scores out as text: mean over the seeds, and the standard deviation if there are several.
+
+    Last stands the step at which the first score was good on validation data, of each seed.
+    """
     scored = {name: means(facts) for name, facts in learned.items()}
     titles = list(dict.fromkeys(score for each in scored.values() for score in each))
     width = max(map(len, [*learned, ""]))
-    lines = ["  ".join([" " * width, "parameters", *(f"{title:>16}" for title in titles)])]
+    lines = ["  ".join([" " * width, "parameters", *(f"{title:>16}" for title in titles), f"  step of {GOOD:g}"])]
     for name, scores in scored.items():
         cells = [_cell(*scores[title]) if title in scores else "–" for title in titles]
-        lines.append("  ".join([f"{name:{width}}", f"{parameters[name]:10,}", *(f"{cell:>16}" for cell in cells)]))
+        shown = [f"{parameters[name]:10,}", *(f"{cell:>16}" for cell in cells), f"  {_reached(learned[name])}"]
+        lines.append("  ".join([f"{name:{width}}", *shown]))
     return "\n".join(lines)
 
 
@@ -142,19 +148,22 @@ def _override(text: str) -> tuple[str, str]:
     return f"--{key}", value
 
 
-def _scores(run: Path) -> dict[str, float]:
-    scores = json.loads((run / "test.json").read_text(encoding="utf-8"))
-    return {name.removeprefix("test/"): value for name, value in scores.items()}
-
-
 def _curves(run: Path) -> dict[str, list[list[float]]]:
     """Validation scores as ``[step, value]``."""
-    curves: dict[str, list[list[float]]] = {}
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["name"].startswith("val/"):
-                curves.setdefault(row["name"][4:], []).append([int(row["step"]), float(row["value"])])
-    return curves
+    return {
+        name.removeprefix("val/"): [[int(step), float(value)] for step, value in zip(*each, strict=True)]
+        for name, each in read_metrics(run).items()
+        if name.startswith("val/")
+    }
+
+
+def _reached(facts: Facts) -> str:
+    """The step at which the first score was :data:`GOOD` on validation data, of each seed."""
+    found = []
+    for each in facts["seeds"].values():
+        curve = each["validation"].get(next(iter(each["test"])), [])
+        found.append(next((f"{step + 1:g}" for step, value in curve if value >= GOOD), "–"))
+    return ", ".join(found) or "–"
 
 
 def _cell(mean: float, deviation: float | None) -> str:
