@@ -44,7 +44,7 @@ def test_who_fits_stays_and_who_cannot_comes_near():
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Stand in for training: scores depend on encoder and seed; Vim cannot be trained."""
+    """Stand in for training: scores depend on encoder and seed; SS2D cannot be trained."""
     told: list[list[str]] = []
 
     def call(argv: Sequence[str], log: Path, threads: int) -> int:
@@ -53,7 +53,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             check_config(CONFIG, [each for each in argv[2:] if each != "--run_dir"][1:])
             run = Path(argv[argv.index("--run_dir") + 1])
             context = json.loads(argv[argv.index("--model.model.context") + 1])
-            if context["class_path"] == "Vim":
+            if context["class_path"] == "SS2D":
                 log.write_text("step 1\nxt: error: loss is not finite at step 3\n")
                 return 2
             (run / "model").mkdir(parents=True, exist_ok=True)
@@ -74,15 +74,27 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_all_learn_from_one_config_and_the_scores_are_told(tmp_path: Path, calls: list[list[str]], capsys):
-    argv = ["bench", "contexts", "Mamba", "Identity", "Vim", "--parameters", "130k", "--threads", "1", "--seeds", "1,2"]
+    argv = [
+        "bench",
+        "contexts",
+        "Mamba",
+        "Identity",
+        "SS2D",
+        "--parameters",
+        "130k",
+        "--threads",
+        "1",
+        "--seeds",
+        "1,2",
+    ]
     argv += ["--learn", str(CONFIG), "--set", "trainer.max_epochs=3", "--set", "data.root=here", "-o", str(tmp_path)]
     assert main(argv) == 3
     told = capsys.readouterr()
     runs = tmp_path / "runs"
-    assert f"xt: error: Vim:depth=3,d_state=19, seed 1: loss is not finite at step 3 ({runs}/Vim_depth=3_d_state=19-1.log)" in told.err  # fmt: skip
+    assert f"xt: error: SS2D:depth=2,mlp_ratio=2.125, seed 1: loss is not finite at step 3 ({runs}/SS2D_depth=2_mlp_ratio=2.125-1.log)" in told.err  # fmt: skip
     lines = [line.split() for line in told.out.split("learned, on test data")[1].splitlines()]
     assert ["Mamba", "131,072", "0.688", "±", "0.088", "0.750", "±", "0.000", "21,", "21"] in lines
-    assert ["Vim:depth=3,d_state=19", "129,216", "–", "–", "–"] in lines
+    assert ["SS2D:depth=2,mlp_ratio=2.125", "130,960", "–", "–", "–"] in lines
     first = calls[0]
     assert first[:4] == ["train", str(CONFIG), "--run_dir", str(runs / "Mamba-1")]
     values = dict(zip(first[4::2], first[5::2], strict=True))

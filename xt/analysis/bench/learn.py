@@ -74,7 +74,7 @@ def learn(names: Sequence[str], lesson: Lesson, settings: Settings, show: Show |
     lesson.folder.mkdir(parents=True, exist_ok=True)
     for index, (seed, name) in enumerate((seed, name) for seed in lesson.seeds for name in names):
         run = lesson.folder / f"{_slug(name)}-{seed}"
-        log = run.with_suffix(".log")
+        log = run.with_name(f"{run.name}.log")
         failed = _run(name, seed, run, log, lesson, settings)
         if failed is None:
             found[name]["seeds"][str(seed)] = {"test": read_scores(run, "test"), "validation": _curves(run)}
