@@ -1,11 +1,14 @@
 """``xt bench contexts --parameters --learn``: equal sizes, one lesson for all, and what is said of it."""
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from xt import plugins
 from xt.analysis.bench import compare, learn, sizes
 from xt.analysis.bench.settings import Settings
 from xt.cli.main import main
@@ -30,6 +33,16 @@ def test_encoders_get_one_size_and_keep_what_was_said(text: str):
     found = sizes.sized(text, 40_000, SETTINGS)
     assert found.startswith(text)
     assert sizes.count(found, SETTINGS) == pytest.approx(40_000, rel=sizes.TOLERANCE)
+
+
+def test_all_encoders_of_the_script_come_to_its_size():
+    script = (ROOT / "scripts/far_context.sh").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"bench contexts (.*?) --parameters (\d+)k", script)
+    sides, settings = shlex.split(command[0].replace('"${own[@]}"', "")), Settings(dim=64)
+    assert {side.split(":")[0] for side in sides} == set(plugins.BUILTINS["context_encoders"])
+    for side in sides:
+        found = sizes.count(sizes.sized(side, int(command[1]) * 1000, settings), settings)
+        assert found == pytest.approx(int(command[1]) * 1000, rel=sizes.TOLERANCE) or side == "Identity"
 
 
 def test_who_fits_stays_and_who_cannot_comes_near():
