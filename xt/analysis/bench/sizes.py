@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from xt import plugins
 from xt.analysis.bench import contexts
 from xt.analysis.bench.settings import Settings
+from xt.errors import XTWarning
 
 TOLERANCE = 0.1
 """Share of the parameters by which a sized encoder may differ."""
@@ -60,6 +62,10 @@ def sized(text: str, parameters: int, settings: Settings) -> str:
         cost = _cost(candidate, text, parameters, settings)
         if cost < lowest:
             best, lowest = candidate, cost
+    has = count(best, settings)
+    if abs(has / parameters - 1) > TOLERANCE:
+        text = f"{best} has {has:,} parameters; by depth and width it comes no nearer to {parameters:,}"
+        warnings.warn(text, XTWarning, stacklevel=2)
     return best
 
 
