@@ -29,6 +29,7 @@ done
 xt bench contexts Identity FullAttention:head_dim=32 \
     Hyper:head_dim=32,min_seq_len=128,block_size=32,sample_size=32 \
     TransformerXL:head_dim=32,min_seq_len=128,block_size=32,sample_size=32 \
+    TransformerXL:head_dim=32,min_seq_len=128,block_size=32,sample_size=32,chunk_regions=32 \
     'LongNet:head_dim=32,segment_lengths=[32,64,128,256],dilations=[1,2,4,8]' MSA:head_dim=32,window=4 \
     Mamba Mamba2:head_dim=32 Vim RSMamba SS2D TimeMachine \
     RWKV:version=4 RWKV:version=6,head_dim=32 \

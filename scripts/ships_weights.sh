@@ -21,7 +21,7 @@ for seed in 1 2 3; do
         "$python" -m xt.cli.main train configs/segmentation_ships.yaml --data.root "$data" --run_dir "$run" \
             --seed_everything $seed --data.seed $seed --model.model.region_encoder "$encoder" \
             --model.model.decoder.init_args.filters '[16, 16, 32, 48, 64]' \
-            --trainer.max_epochs 16 --trainer.check_val_every_n_epoch 2 "$@"
+            --trainer.max_epochs 12 --trainer.check_val_every_n_epoch 2 "$@"
         for split in validation test; do
             [[ $run/$split.json -nt $run/model/config.json ]] || "$python" -m xt.cli.main eval "$run" --split $split
         done

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xt import plugins
-from xt.analysis.bench import compare, learn, sizes
+from xt.analysis.bench import compare, learn, plot, sizes
 from xt.analysis.bench.settings import Settings
 from xt.cli.main import main
 from xt.cli.schema import check_config
@@ -136,6 +136,12 @@ def test_all_learn_from_one_config_and_the_scores_are_told(tmp_path: Path, calls
     (runs / "Identity-1/model/config.json").touch()
     assert main([*argv, "--overwrite"]) == 3
     assert [call[1] for call in calls if call[0] == "eval"] == [str(runs / "Identity-1")]
+
+
+def test_labels_say_what_tells_encoders_apart():
+    assert plot._short_names(["Mamba:depth=2", "XL:a=1,b=[2,3]", "XL:a=1,b=[2,4]", "XL:a=1"]) == [
+        "Mamba", "XL:b=[2,3]", "XL:b=[2,4]", "XL",
+    ]  # fmt: skip
 
 
 def test_a_run_is_a_process_of_its_own_with_a_log(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Time and memory over tokens, as a picture."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,16 @@ def _legend(axis: Any, sides: Mapping[str, Facts]) -> None:
 
 
 def _short_names(names: list[str]) -> list[str]:
-    """Leave out the arguments where the encoder's own name says enough."""
-    own = [name.split(":")[0] for name in names]
-    return [short if own.count(short) == 1 else name for name, short in zip(names, own, strict=True)]
+    """Leave out the arguments that do not tell encoders of one class apart."""
+    split = [(name.split(":")[0], re.split(r",(?![^\[]*\])", name.partition(":")[2])) for name in names]
+    alike = {own: [arguments for other, arguments in split if other == own] for own, _ in split}
+    shared = {own: set(every[0]).intersection(*every) if len(every) > 1 else None for own, every in alike.items()}
+    found = []
+    for own, arguments in split:
+        common = shared[own]
+        kept = [] if common is None else [each for each in arguments if each and each not in common]
+        found.append(":".join([own, ",".join(kept)] if kept else [own]))
+    return found
 
 
 def _broken(name: str) -> str:
