@@ -16,6 +16,8 @@ from xt.analysis.bench.results import TITLES, Facts
 
 STYLES = {"forward": "--", "both": "-"}
 MARKERS = "osD^vPX*"
+MANY = 8
+"""Above so many sides the legend leaves out arguments that all of a class share."""
 
 
 def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, out: Path) -> None:
@@ -27,7 +29,8 @@ def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, ou
         heading: Stands above all.
         out: PNG.
     """
-    size = (11, 0.6 + 4.2 * len(groups))
+    tallest = max((len(sides) for sides in groups.values()), default=0)
+    size = (11, 0.6 + max(4.2, 0.3 * tallest) * len(groups))
     figure, axes = plt.subplots(len(groups), 2, figsize=size, layout="constrained", squeeze=False)
     for row, (title, every) in zip(axes, groups.items(), strict=True):
         sides = {name: facts for name, facts in every.items() if facts.get("parameters", 1)}  # not what does nothing
@@ -52,8 +55,8 @@ def plot_learned(learned: Mapping[str, Facts], out: Path) -> None:
     score = next((score for runs in scored.values() for score in runs[0]["test"]), "score")
     values = {name: [run["test"][score] for run in runs] for name, runs in scored.items()}
     order = sorted(values, key=lambda name: sum(values[name]) / len(values[name]))
-    size = (12, 1.4 + 0.4 * max(6, len(order)))
-    figure, (bars, curves) = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=(3, 2))
+    size = (13, 1.4 + 0.3 * max(6, len(order)))
+    figure, (bars, curves) = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=(2, 3))
     for row, name in enumerate(order):
         bars.barh(row, sum(values[name]) / len(values[name]), color=f"C{row}", alpha=0.6)
         bars.plot(values[name], [row] * len(values[name]), ".", color="black")
@@ -109,7 +112,8 @@ def _slopes(axis: Any, ticks: list[int], low: float) -> None:
 
 def _legend(axis: Any, sides: Mapping[str, Facts]) -> None:
     handles = []
-    for index, name in enumerate(sides):
+    labels = _short_names(list(sides)) if len(sides) > MANY else list(sides)
+    for index, name in enumerate(labels):
         marker = MARKERS[index % len(MARKERS)]
         handles.append(plt.Line2D([], [], color=f"C{index}", marker=marker, label=_broken(name)))
     handles += [plt.Line2D([], [], color="black", linestyle=style, label=TITLES[m]) for m, style in STYLES.items()]
