@@ -9,22 +9,26 @@ from typing import TYPE_CHECKING
 from xt.cli import options
 
 if TYPE_CHECKING:
+    from xt.analysis.bench.learn import Lesson
     from xt.analysis.bench.settings import Settings
     from xt.analysis.bench.sweep import Budget
 
 KINDS = ("contexts", "ops")
 TOKENS = {"contexts": "4k,16k,64k", "ops": "4k,16k"}
 SECONDS = {"contexts": 20.0, "ops": 5.0}
+UNITS = {"k": 1000, "m": 1000**2}
 DTYPES = ("float32", "bfloat16", "float16")
 DESCRIPTION = """Measure on this machine, side by side in one run.
 
-  xt bench contexts [NAME ...]   context encoders: parameters, time and memory at several lengths, exponents of growth
+  xt bench contexts [NAME ...]   context encoders: parameters, time and memory at several lengths, exponents of growth;
+                                 with --learn CONFIG also what each learns there, with --parameters at equal size
   xt bench ops [NAME ...]        selective_scan, hyper_attention, window_attention: beside their peers and the machine's
                                  limits; refuses to report one that does not give the results of its reference"""
 EPILOG = """examples:
   xt bench contexts
   xt bench contexts Hyper TransformerXL:chunk_regions=16,min_seq_len=2048 --tokens 16k,64k,256k -o bench
   xt bench contexts --plugins my_context
+  xt bench contexts --parameters 130k --learn configs/xview3_demo_context.yaml --seeds 1,2,3 -o bench
   xt bench ops selective_scan --device cuda --json"""
 
 
@@ -41,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, metavar="S", help="what one run may take (contexts 20, ops 5)")
     parser.add_argument("--memory", type=float, metavar="GIB", help="what one run may take (80 %% of what is free)")
     parser.add_argument("--slope-from", metavar="16k", help="exponents of lengths from here on (of the upper half)")
+    parser.add_argument("--parameters", metavar="130k", help="bring each context to about so many, by depth and width")
+    parser.add_argument(
+        "--learn", type=Path, metavar="CONFIG", help="train each context in it and score it on test data"
+    )
+    parser.add_argument("--seeds", type=options.numbers, default=(1,), metavar="1,2", help="of --learn (1)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override of its config")
     parser.add_argument("--peers", metavar="NAME,NAME", help="of these alone, for ops")
     options.add_plugins(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the JSON and the plot")
@@ -56,20 +66,25 @@ def run(args: argparse.Namespace) -> int:
 
     if args.kind not in KINDS:
         raise ConfigError(f"xt bench {args.kind}: no such thing to measure{nearest(args.kind, KINDS)}")
+    if args.learn and (args.kind != "contexts" or args.output is None):
+        raise ConfigError("--learn is of contexts, and needs -o DIR, which holds their runs")
     tokens = parse_tokens(args.tokens or TOKENS[args.kind])
     for option, value in (("threads", args.threads), ("repeats", args.repeats), ("dim", args.dim)):
         if value is not None and value < 1:
             raise ConfigError(f"--{option} {value}: it must be at least 1")
     plugins.load_modules(args.plugins)
     from xt.analysis.bench import compare
+    from xt.analysis.bench.learn import learn
     from xt.cli.progress import progress
 
-    paths = compare.outputs(args.output, args.kind, args.overwrite) if args.output else []
+    paths = compare.outputs(args.output, args.kind, args.overwrite, bool(args.learn)) if args.output else []
     settings, budget = _settings(args), _budget(args)
     show = progress(f"bench {args.kind}", "case")
     if args.kind == "contexts":
         since = parse_tokens(args.slope_from)[0] if args.slope_from else None
-        report = compare.compare_contexts(args.names, tokens, settings, budget, since, show)
+        names = compare.chosen(args.names, _parameters(args), settings)
+        learned = learn(names, _lesson(args), settings, progress("learn", "run")) if args.learn else {}
+        report = compare.compare_contexts(names, tokens, settings, budget, since, show, learned)
     else:
         wanted = args.peers.split(",") if args.peers else None
         report = compare.compare_ops(args.names, tokens, settings, budget, wanted, show)
@@ -95,7 +110,27 @@ def _settings(args: argparse.Namespace) -> "Settings":
         raise ConfigError("--device cuda: PyTorch finds no GPU here; xt doctor says more")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    return Settings(args.device, args.dtype, torch.get_num_threads(), args.dim, tuple(args.plugins))
+    dim = _lesson(args).dim() if args.learn else args.dim
+    return Settings(args.device, args.dtype, torch.get_num_threads(), dim, tuple(args.plugins))
+
+
+def _lesson(args: argparse.Namespace) -> "Lesson":
+    from xt.analysis.bench.learn import Lesson
+
+    return Lesson(args.learn, args.output / "runs", args.seeds, tuple(args.set))
+
+
+def _parameters(args: argparse.Namespace) -> int | None:
+    from xt.errors import ConfigError
+
+    if args.parameters is None:
+        return None
+    number, unit = args.parameters.lower(), 1
+    if number[-1:] in UNITS:
+        number, unit = number[:-1], UNITS[number[-1]]
+    if not number.isdecimal() or not int(number):
+        raise ConfigError(f"--parameters {args.parameters}: write such as 130k or 2M")
+    return int(number) * unit
 
 
 def _budget(args: argparse.Namespace) -> "Budget":

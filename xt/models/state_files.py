@@ -9,22 +9,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xt.errors import CheckpointError
+from xt.models.onnx_files import read_onnx
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict, by itself or in a training checkpoint that has it under ``state_dict`` or ``model``.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save``.
+        path: ``.safetensors``, ``.onnx`` (:func:`~xt.models.onnx_files.read_onnx`), or a file of ``torch.save``.
 
     Raises:
         CheckpointError: If there is no such file, or it holds no state dict, or more than tensors and plain values.
     """
     if not path.is_file():
-        raise CheckpointError(f"no file {path}; give a .safetensors file, or a .pth file of tensors")
+        raise CheckpointError(f"no file {path}; give a .safetensors or .onnx file, or a .pth file of tensors")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".onnx":
+            return read_onnx(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read ({first_line(error)}); fetch it again") from error

@@ -62,6 +62,12 @@ def test_every_tensor_comes_to_its_place(tmp_path: Path, odd_names: bool, in_cha
         assert torch.equal(value, by_dots[key.replace("_", ".")]), key
 
 
+def test_an_unknown_argument_is_named_before_weights_are_placed(tmp_path: Path):
+    path, _ = small(tmp_path)
+    with pytest.raises(ModelError, match="convnext_atto takes no argument 'dimz'; did you mean 'dims'"):
+        TimmFeatures(3, "convnext_atto", 64, weights=str(path), model_args={"dimz": [8, 8, 16, 16]})
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path):
     def refused(change: dict[str, Tensor | None], odd_names: bool = False) -> str:
         path, _ = small(tmp_path, change, odd_names)

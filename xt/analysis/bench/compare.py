@@ -1,7 +1,7 @@
 """Compares context encoders, or operations with their peers, and tells the figures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from xt import plugins
-from xt.analysis.bench import contexts, machine, ops
-from xt.analysis.bench.plot import plot
+from xt.analysis.bench import contexts, learn, machine, ops
+from xt.analysis.bench.plot import plot, plot_learned
 from xt.analysis.bench.results import Column, Facts, digits, figures, table
 from xt.analysis.bench.settings import BOTH, CONTEXTS, MODES, Settings
+from xt.analysis.bench.sizes import count, sized
 from xt.analysis.bench.sweep import Budget, Series, Show, sweep
 from xt.errors import OutputError, PluginError, nearest
 from xt.files import replacing_all
@@ -35,13 +36,13 @@ class Report:
     failed: list[str]
 
 
-def outputs(folder: Path, what: str, overwrite: bool) -> list[Path]:
-    """Final names of the picture and the JSON.
+def outputs(folder: Path, what: str, overwrite: bool, learned: bool = False) -> list[Path]:
+    """Final names of the picture and the JSON, and of the picture of what was learned.
 
     Raises:
         OutputError: If one exists and must not be replaced.
     """
-    paths = [folder / f"{what}.png", folder / f"{what}.json"]
+    paths = [folder / f"{what}.png", folder / f"{what}.json", *([folder / "learned.png"] if learned else [])]
     for path in paths:
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists; say --overwrite, or choose another folder with -o")
@@ -49,7 +50,7 @@ def outputs(folder: Path, what: str, overwrite: bool) -> list[Path]:
 
 
 def write(report: Report, paths: Sequence[Path]) -> None:
-    """Write picture and JSON; both appear when both are complete."""
+    """Write pictures and JSON; all appear when all are complete."""
     facts = report.facts
     groups = {"context encoders": facts["encoders"]} if "encoders" in facts else {}
     groups |= {name: op["peers"] for name, op in facts.get("ops", {}).items()}
@@ -57,28 +58,15 @@ def write(report: Report, paths: Sequence[Path]) -> None:
     threads = f", threads: {hardware['threads']}" if shared["device"] == "cpu" else ""
     heading = f"{hardware['device']}{threads}, {shared['dtype']}, {hardware['date']}"
     with ExitStack() as stack:
-        picture, data = stack.enter_context(replacing_all(paths))
+        picture, data, *learned = stack.enter_context(replacing_all(paths))
         plot(groups, facts["clock"], heading, picture)
+        for path in learned:
+            plot_learned({name: side["learned"] for name, side in facts["encoders"].items()}, path)
         data.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def compare_contexts(
-    names: Sequence[str],
-    tokens: Sequence[int],
-    settings: Settings,
-    budget: Budget,
-    since: int | None = None,
-    show: Show | None = None,
-) -> Report:
-    """Measure context encoders side by side.
-
-    Args:
-        names: As :func:`xt.analysis.bench.contexts.parse` reads them; all that are registered by default.
-        tokens: Lengths, ascending.
-        settings: How to run.
-        budget: What one run may take.
-        since: Exponents are of lengths from here on.
-        show: Told ``(done, total)`` measurements.
+def chosen(names: Sequence[str], parameters: int | None, settings: Settings) -> list[str]:
+    """Complete the encoders to compare: all that are registered by default; sized if ``parameters`` are said.
 
     Raises:
         PluginError: If a name or an argument is unknown; with the nearest one.
@@ -89,14 +77,43 @@ def compare_contexts(
         short = contexts.parse(name)["class_path"]
         if short not in known:
             raise PluginError(f"no context encoder is named {short!r}{nearest(short, known)}")
-    parameters = {n: sum(p.numel() for p in contexts.build(n, settings).parameters()) for n in names}
+    return names if parameters is None else [sized(name, parameters, settings) for name in names]
+
+
+def compare_contexts(
+    names: Sequence[str],
+    tokens: Sequence[int],
+    settings: Settings,
+    budget: Budget,
+    since: int | None = None,
+    show: Show | None = None,
+    learned: Mapping[str, Facts] | None = None,
+) -> Report:
+    """Measure context encoders side by side.
+
+    Args:
+        names: As :func:`chosen` gives them.
+        tokens: Lengths, ascending.
+        settings: How to run.
+        budget: What one run may take.
+        since: Exponents are of lengths from here on.
+        show: Told ``(done, total)`` measurements.
+        learned: What :func:`xt.analysis.bench.learn.learn` gave, to be told with it.
+    """
+    learned = learned or {}
+    parameters = {name: count(name, settings) for name in names}
     series = sweep(CONTEXTS, dict.fromkeys(names, MODES), tokens, settings, budget, show)
     sides = {n: {"parameters": parameters[n], **figures(series[n], settings.clock, since)} for n in names}
+    for name, lessons in learned.items():
+        sides[name]["learned"] = lessons
     facts = _facts(settings, budget, tokens) | {"encoders": sides}
     heads = {name: f"  {count / 1e6:.2f} M parameters" for name, count in parameters.items()}
     head = f"context encoders, {settings.dim} channels, {settings.dtype} on {facts['hardware']['device']}"
     text = [head, "", table(sides, settings.clock, heads), "", *_notes(settings, facts)]
-    return Report(facts, "\n".join(text), _failed(series))
+    if learned:
+        text += ["", "learned, on test data", "", learn.table(learned, parameters)]
+    failed = [f"{name}, {reason}" for name, lessons in learned.items() for reason in lessons["failed"]]
+    return Report(facts, "\n".join(text), [*_failed(series), *failed])
 
 
 def compare_ops(

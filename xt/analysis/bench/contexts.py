@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import Any
 
 import torch
@@ -30,14 +31,14 @@ def layout_of(tokens: int) -> TokenLayout:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Read ``NAME`` or ``NAME:KEY=VALUE,…`` into ``{"class_path": …, "init_args": …}``.
+    """Read ``NAME`` or ``NAME:KEY=VALUE,KEY=[VALUE,…],…`` into ``{"class_path": …, "init_args": …}``.
 
     Raises:
         ConfigError: If an argument has no value.
     """
     name, _, rest = text.partition(":")
     arguments = {}
-    for pair in filter(None, rest.split(",")):
+    for pair in filter(None, re.split(r",(?![^\[]*\])", rest)):  # not where it parts the values of a list
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"{text}: {pair!r} has no value; write {name}:{pair}=VALUE")

@@ -1,5 +1,6 @@
 """Time and memory over tokens, as a picture."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from xt.analysis.bench.results import TITLES, Facts
 
 STYLES = {"forward": "--", "both": "-"}
 MARKERS = "osD^vPX*"
+MANY = 8
+"""Above so many sides the legend leaves out arguments that all of a class share."""
 
 
 def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, out: Path) -> None:
@@ -26,7 +29,8 @@ def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, ou
         heading: Stands above all.
         out: PNG.
     """
-    size = (11, 0.6 + 4.2 * len(groups))
+    tallest = max((len(sides) for sides in groups.values()), default=0)
+    size = (11, 0.6 + max(4.2, 0.3 * tallest) * len(groups))
     figure, axes = plt.subplots(len(groups), 2, figsize=size, layout="constrained", squeeze=False)
     for row, (title, every) in zip(axes, groups.items(), strict=True):
         sides = {name: facts for name, facts in every.items() if facts.get("parameters", 1)}  # not what does nothing
@@ -36,6 +40,35 @@ def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, ou
             axis.set_ylabel(unit)
         _legend(row[1], sides)
     figure.suptitle(heading, fontsize=10)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def plot_learned(learned: Mapping[str, Facts], out: Path) -> None:
+    """Draw the first test score of each encoder, a dot for each seed, beside how it grew on validation.
+
+    Args:
+        learned: What :func:`xt.analysis.bench.learn.learn` gave.
+        out: PNG.
+    """
+    scored = {name: list(facts["seeds"].values()) for name, facts in learned.items() if facts["seeds"]}
+    score = next((score for runs in scored.values() for score in runs[0]["test"]), "score")
+    values = {name: [run["test"][score] for run in runs] for name, runs in scored.items()}
+    order = sorted(values, key=lambda name: sum(values[name]) / len(values[name]))
+    size = (13, 1.4 + 0.3 * max(6, len(order)))
+    figure, (bars, curves) = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=(2, 3))
+    for row, name in enumerate(order):
+        bars.barh(row, sum(values[name]) / len(values[name]), color=f"C{row}", alpha=0.6)
+        bars.plot(values[name], [row] * len(values[name]), ".", color="black")
+        for run in scored[name]:
+            steps, heights = zip(*run["validation"].get(score, [(0, float("nan"))]), strict=True)
+            style = ("-", "--")[row // 10 % 2]  # colours come again
+            curves.plot(steps, heights, style, color=f"C{row}", marker=MARKERS[row % len(MARKERS)], markersize=3)
+    bars.set_yticks(range(len(order)), _short_names(order))
+    bars.set_xlabel(f"{score} on test data")
+    curves.set_xlabel("steps")
+    curves.set_ylabel(f"{score} on validation data")
+    curves.grid(alpha=0.3)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
@@ -79,12 +112,26 @@ def _slopes(axis: Any, ticks: list[int], low: float) -> None:
 
 def _legend(axis: Any, sides: Mapping[str, Facts]) -> None:
     handles = []
-    for index, name in enumerate(sides):
+    labels = _short_names(list(sides)) if len(sides) > MANY else list(sides)
+    for index, name in enumerate(labels):
         marker = MARKERS[index % len(MARKERS)]
         handles.append(plt.Line2D([], [], color=f"C{index}", marker=marker, label=_broken(name)))
     handles += [plt.Line2D([], [], color="black", linestyle=style, label=TITLES[m]) for m, style in STYLES.items()]
     handles.append(plt.Line2D([], [], color="0.7", linestyle=":", label="linear, quadratic"))
     axis.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Leave out the arguments that do not tell encoders of one class apart."""
+    split = [(name.split(":")[0], re.split(r",(?![^\[]*\])", name.partition(":")[2])) for name in names]
+    alike = {own: [arguments for other, arguments in split if other == own] for own, _ in split}
+    shared = {own: set(every[0]).intersection(*every) if len(every) > 1 else None for own, every in alike.items()}
+    found = []
+    for own, arguments in split:
+        common = shared[own]
+        kept = [] if common is None else [each for each in arguments if each and each not in common]
+        found.append(":".join([own, ",".join(kept)] if kept else [own]))
+    return found
 
 
 def _broken(name: str) -> str:

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ class TimmFeatures(RegionEncoder):
         name: A timm model name, or a preset: ``swinv2_t``, ``swinv2_s``, ``swinv2_b``, ``swinv2_l``.
         region_size: Side of a region in pixels; a multiple of the coarsest stride.
         pretrained: Take weights from the hub.
-        weights: Take weights from a local file (``.safetensors``, or a ``torch.save`` of tensors only), by timm's names
-            or by order and shape (:func:`~xt.models.region.weights.for_timm`).
+        weights: Take weights from a local file (``.safetensors``, ``.onnx``, or a ``torch.save`` of tensors only), by
+            timm's names or by order and shape (:func:`~xt.models.region.weights.for_timm`).
         model_args: Further arguments of the timm model, such as ``{"drop_path_rate": 0.1}``.
         norm: LayerNorm on each map, as detectors add to backbones that end without one. The maps of a ConvNeXt from
             scratch are so small that positions of unit size drown them.
@@ -79,7 +80,8 @@ class TimmFeatures(RegionEncoder):
         if weights:
             state = read_state(Path(weights))
             if timm.is_model(PRESETS.get(name, name)):
-                state = for_timm(state, PRESETS.get(name, name), in_chans, model_args or {}, weights)
+                with _naming_arguments(name):
+                    state = for_timm(state, PRESETS.get(name, name), in_chans, model_args or {}, weights)
             overlay = {"state_dict": state, "first_conv": None}
         options = {
             "in_chans": in_chans,
@@ -159,17 +161,13 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
         raise ModelError(f"timm has no model named {name!r}{nearest(name, [*PRESETS, *timm.list_models()])}")
     try:
         given = hiera.with_positions(name, region_size, options)
-        try:
-            model: nn.Module = timm.create_model(name, img_size=region_size, **given)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            model = timm.create_model(name, **given)
-    except TypeError as error:
-        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if found is None:
-            raise
-        raise ModelError(f"{name} takes no argument {found[1]!r}{_nearest_argument(name, found[1])}") from error
+        with _naming_arguments(name):
+            try:
+                model: nn.Module = timm.create_model(name, img_size=region_size, **given)
+            except TypeError as error:
+                if "img_size" not in str(error):
+                    raise
+                model = timm.create_model(name, **given)
     except (OSError, RuntimeError) as error:
         if not options["pretrained"]:
             raise
@@ -185,6 +183,19 @@ def _create(name: str, region_size: int, options: dict[str, Any]) -> nn.Module:
             f"{name} does not take regions of {region_size} px ({first_line(error)}); choose another region_size"
         ) from error
     return model
+
+
+@contextmanager
+def _naming_arguments(name: str) -> Iterator[None]:
+    """Say which argument a timm model does not take."""
+    try:
+        yield
+    except TypeError as error:
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found is None:
+            raise
+        nearby = _nearest_argument(PRESETS.get(name, name), found[1])
+        raise ModelError(f"{name} takes no argument {found[1]!r}{nearby}") from error
 
 
 def _nearest_argument(name: str, argument: str) -> str:
