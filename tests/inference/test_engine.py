@@ -1,7 +1,6 @@
 """A scene that is worked through in windows: what comes out, and how often each region is looked at."""
 
 import json
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from small_inputs import noise, raster, save
 from xt.data.source import Source
 from xt.geometry.blend import axis_weights, tile_starts
 from xt.geometry.grid import RegionGrid, Window
-from xt.inference import engine, predict, reader, stopwatch, views
+from xt.inference import engine, predict, reader, views
 from xt.inference.options import PredictOptions
 from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
@@ -274,35 +273,6 @@ def test_full_context_is_cut_off_and_goes_on(tmp_path: Path, encoded: list[int],
     total = sum(encoded[:num])
     assert min(least) == total  # where the stop hit no window that had begun
     assert max(least) < total + 8
-
-
-def test_seconds_of_both_passes_are_reported_after_a_stop_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
-    ticks = count()
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))  # a stage takes 1
-    path, model = (
-        raster(tmp_path / "a.tif", noise(2, 330, 400)),
-        save(tmp_path / "m", "point-detection", 2, 128, "Mamba"),
-    )
-    run(path, model, tmp_path / "whole.tif", context="full")
-    want = json.loads((tmp_path / "whole.report.json").read_text())["seconds"]
-    assert want["first read"] == want["first encode"] == want["encode"] == want["read"] > 5
-    assert want["first context"] == 1
-    plain, calls = views.encode, []
-
-    def encode(*given: Any) -> Any:
-        calls.append(0)
-        if len(calls) == want["encode"] + 3:  # in the second pass
-            raise KeyboardInterrupt
-        return plain(*given)
-
-    monkeypatch.setattr(views, "encode", encode)
-    with pytest.raises(KeyboardInterrupt):
-        run(path, model, tmp_path / "o.tif", context="full")
-    run(path, model, tmp_path / "o.tif", context="full")
-    got = json.loads((tmp_path / "o.report.json").read_text())["seconds"]
-    for name in ("first read", "first encode", "first context"):
-        assert got[name] == want[name]
 
 
 def test_a_part_of_an_image_is_predicted_alone(tmp_path: Path, encoded: list[int]):

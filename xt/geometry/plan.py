@@ -202,10 +202,8 @@ class ScenePlan:
 
     def regions_of(self, pixels: Window, margin: int = 0) -> Rectangle:
         """The regions in which pixels lie, and those around them up to ``margin`` px away."""
-        size, around = self.grid.region_size, pixels.grow(margin).clip(self.grid.height, self.grid.width)
-        return Rectangle(
-            around.row // size, -(-around.row_stop // size), around.col // size, -(-around.col_stop // size)
-        )
+        around = pixels.grow(margin).clip(self.grid.height, self.grid.width).coarsened(self.grid.region_size)
+        return Rectangle(around.row, around.row_stop, around.col, around.col_stop)
 
     def seen_from(self, pixels: Window, stride: int) -> Window:
         """What pixels are decoded from, on whole cells of ``stride`` pixels; it may reach into the padding."""
@@ -218,9 +216,7 @@ class ScenePlan:
 
     def frame_of(self, regions: Rectangle) -> Window:
         """All pixels of regions, those beyond the scene's border too."""
-        size = self.grid.region_size
-        height, width = regions.shape
-        return Window(regions.top * size, regions.left * size, height * size, width * size)
+        return Window(regions.top, regions.left, *regions.shape).refined(self.grid.region_size)
 
     def dropped_after(self, unit: Unit) -> list[tuple[int, int]]:
         """Regions that no later unit needs."""
