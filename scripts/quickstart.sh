@@ -51,14 +51,14 @@ for name in context no_context; do
         xt eval "$out/$name" --split test --data.root "$data" >"$out/$name.txt"
 done
 mapfile -t folders < <(find "$data/test" -mindepth 1 -maxdepth 1 -type d | sort | head -n 2)
-predicted=$out/predicted points=()
+predicted=$out/predicted points=() missing=()
 for scene in "${folders[@]}"; do
     name=$(basename "$scene")
-    mkdir -p "$predicted"
-    [[ $predicted/$name.tif -nt $out/context/model/config.json ]] ||
-        xt predict "$scene" -m "$out/context" -o "$predicted/$name.tif" --overwrite
+    [[ $predicted/$name.tif -nt $out/context/model/config.json ]] || missing+=("$scene")
     points+=("$predicted/$name.csv")
 done
+mkdir -p "$predicted"
+((${#missing[@]} == 0)) || xt predict "${missing[@]}" -m "$out/context" -o "$predicted" --overwrite
 echo "score of $name alone:"
 xt score "${points[-1]}" "$data/test.csv" --shoreline "$data/shoreline" --scene "$name"
 

@@ -136,6 +136,7 @@ def test_onnx_without_context_and_with_windows_of_swin(tmp_path: Path):
     assert "xyz"[int(found["class"][0])] == answer["class"]
 
 
+@pytest.mark.slow
 def test_pt2_runs_without_our_operators(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -14,6 +14,7 @@ from xt.models.checkpoint import load_model
 from xt.training.checkpoints import find_checkpoint
 
 
+@pytest.mark.slow
 def test_same_seed_same_losses(unbroken: Path, scenes: Path, tmp_path: Path):
     assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]) == 0
     assert losses(tmp_path / "run") == losses(unbroken)
@@ -71,7 +72,14 @@ def test_complete_run_is_left_alone_and_another_config_is_refused(
 @pytest.mark.parametrize(
     ("by", "stage", "kill_at", "options"),
     [
-        (signal.SIGINT, "training", 4, ["--checkpoint_every", "50", "--data.num_workers", "1"]),
+        (signal.SIGINT, "training", 4, ["--checkpoint_every", "50"]),
+        pytest.param(
+            signal.SIGINT,
+            "training",
+            4,
+            ["--checkpoint_every", "50", "--data.num_workers", "1"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(signal.SIGTERM, "training", 5, ["--checkpoint_every", "50"], marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "validation", 4, ["--checkpoint_every", "50"], marks=pytest.mark.slow),
     ],

@@ -84,7 +84,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return collate([*samples[True][:2], *samples[False][:2]])
 
 
-@pytest.mark.parametrize("backbone", ["swinv2", pytest.param("convnext", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_detection(crops: dict[str, Any], backbone: str):
     task = PointDetection()
     losses = overfit(task, start(task, parts(backbone, dense=True)), crops, 110)
