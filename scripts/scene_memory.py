@@ -31,7 +31,18 @@ ENCODERS = {
     "tiny": (TINY, 32, 2048, [8, 8, 16, 32]),
     "swin": ({"name": "swinv2_t", "region_size": 512}, 768, 4096, [48, 96, 176, 256]),
 }
-SHARES = ("read", "encode", "context", "decode", "write", "assemble", "objects")
+SHARES = (
+    "first read",
+    "first encode",
+    "first context",
+    "read",
+    "encode",
+    "context",
+    "decode",
+    "write",
+    "assemble",
+    "objects",
+)
 
 
 def make_model(folder: Path, kind: str) -> Path:
@@ -89,7 +100,7 @@ def predict(image: Path, model: Path, context: str) -> None:
     subprocess.run([sys.executable, *argv], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = json.loads(out.with_suffix(".report.json").read_text())
-    seconds = ", ".join(f"{stage} {report['seconds'].get(stage, 0):.1f}" for stage in SHARES)
+    seconds = ", ".join(f"{stage} {report['seconds'][stage]:.1f}" for stage in SHARES if stage in report["seconds"])
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     peak = report["peak_memory_bytes"] / 2**30
     height, width = report["size"]

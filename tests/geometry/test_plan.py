@@ -30,7 +30,7 @@ def test_every_pixel_is_final_once_and_decoded_from_final_regions(plan: ScenePla
     for unit in plan.units:
         for place in unit.window.places:
             left[place] -= 1
-        cut = blocks(unit.final, 16)
+        cut = blocks(unit.final, 16, 16)
         assert sum(each.height * each.width for each in cut) == unit.final.height * unit.final.width
         for block in cut:
             assert block.intersect(unit.final) == block
@@ -51,7 +51,7 @@ def test_regions_live_from_their_batch_to_their_last_unit(plan: ScenePlan):
             seen += batch
             alive |= set(batch)
         assert set(unit.window.places) <= alive
-        for block in blocks(unit.final, 8):
+        for block in blocks(unit.final, 8, 8):
             assert set(plan.regions_of(block, plan.halo).places) <= alive
         alive -= set(plan.dropped_after(unit))
     assert sorted(seen) == list(np.ndindex(plan.grid.rows, plan.grid.cols))

@@ -17,11 +17,11 @@ from xt.geometry.blend import Blend, axis_weights, tile_starts
 from xt.geometry.grid import RegionGrid, Window
 
 
-def blocks(pixels: Window, size: int) -> list[Window]:
-    """Cut pixels along a raster of ``size`` px that starts at the scene's first pixel."""
+def blocks(pixels: Window, height: int, width: int) -> list[Window]:
+    """Cut pixels along a raster of ``height × width`` px that starts at the scene's first pixel."""
     rows, cols = (
         list(pairwise([start, *range((start // size + 1) * size, stop, size), stop]))
-        for start, stop in ((pixels.row, pixels.row_stop), (pixels.col, pixels.col_stop))
+        for start, stop, size in ((pixels.row, pixels.row_stop, height), (pixels.col, pixels.col_stop, width))
     )
     return [
         Window(top, left, bottom - top, right - left)

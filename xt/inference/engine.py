@@ -36,8 +36,10 @@ from xt.models.pyramid import FeaturePyramid
 from xt.stopping import StopRequest
 from xt.tasks.base import Task, Valid, Values
 
-BLOCK, PIECE = 1024, 512
-"""Sides of what is written and of what is decoded at a time, in pixels."""
+BLOCK = 1024, 1024
+"""Rows and columns of what is written at a time, in pixels."""
+PIECE = 256, 512
+"""Of what is decoded at a time: on a CPU as fast as 512 × 512, and half the memory."""
 COMMIT_SECONDS = 20.0
 """Work that a kill may cost, beside the window that is at work."""
 
@@ -110,7 +112,7 @@ class Scene:
                     with self.seconds.timed("read"):
                         batch, read = next(pixels)
                     self._encode(batch, read)
-                return_free_memory()  # of one stage, before another takes blocks of other sizes
+                    return_free_memory()  # of one stage, before another takes blocks of other sizes
                 self._mix(unit)
                 return_free_memory()
                 self._decode(unit)
@@ -189,7 +191,7 @@ class Scene:
         if isinstance(decoder, DenseDecoder) and not decoder.is_local and unit.final.height and unit.final.width:
             pyramid = self._pyramid(unit.window)
             prepared = [self.model.prepare(each) for each in self.views.split(pyramid)]
-        for block in blocks(unit.final, BLOCK):
+        for block in blocks(unit.final, *BLOCK):
             with self.seconds.timed("decode"):
                 valid = self._valid(block)
                 if not valid.any():
@@ -202,10 +204,11 @@ class Scene:
                 pixels = self.task.paint(values, valid)
             with self.seconds.timed("write"):
                 self.writer.write(block, pixels)
+            return_free_memory()
 
     def _decoded(self, block: Window, valid: Valid, prepared: list[FeaturePyramid] | None, unit: Unit) -> Values:
         values: Values = np.zeros((self.task.channels, block.height, block.width), np.float32)
-        for piece in blocks(block, PIECE):
+        for piece in blocks(block, *PIECE):
             place = piece.within(block).slices
             if valid[place].any():
                 if prepared is None:

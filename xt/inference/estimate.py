@@ -106,7 +106,7 @@ def try_out(model: XT, plan: ScenePlan, full: bool) -> Trial:
             )
         context = _since(start, device)
         if model.dense:
-            rows, cols = (min(engine.PIECE, n) for n in (plan.grid.height, plan.grid.width))
+            rows, cols = map(min, engine.PIECE, (plan.grid.height, plan.grid.width))
             piece = Window(min(rows, plan.grid.height - rows), min(cols, plan.grid.width - cols), rows, cols)
             around = plan.seen_from(piece, encoder.strides[-1])
             given = _zeros(model, RegionGrid(around.height, around.width, encoder.strides[-1]), maps)
@@ -147,7 +147,7 @@ def estimate(
     batches = plan.num_batches * (1 - empty)
     work = batches * trial.encode * (2 if full else 1)
     work += (grid.rows if full else len(plan.work) * (1 - empty)) * trial.context
-    work += math.ceil(pixels / engine.PIECE**2) * (1 - empty) * (trial.decode if model.dense else 0)
+    work += math.ceil(pixels / math.prod(engine.PIECE)) * (1 - empty) * (trial.decode if model.dense else 0)
     overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
     result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)
     held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))

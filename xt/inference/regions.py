@@ -204,18 +204,18 @@ class RegionStore:
         name, crc = self._files[place]
         path, shapes = self.folder / name, self.shapes
         try:
-            data = path.read_bytes()
+            data = np.fromfile(path, np.uint8)
         except OSError as error:
             raise OutputError(f"{path} cannot be read: {error.strerror}; run again") from error
-        if len(data) != shapes.nbytes or zlib.crc32(data) != crc:
+        if len(data) != shapes.nbytes or zlib.crc32(data.data) != crc:
             raise OutputError(f"{path} is damaged; check the disk and run again")
-        numbers = torch.frombuffer(bytearray(data), dtype=torch.float32, count=shapes.numbers)
+        numbers = torch.from_numpy(data[: 4 * shapes.numbers].view(np.float32))
         sizes = [int(np.prod(each)) for each in shapes.all]
         image, *maps, said = (
             each.reshape(shape).to(self.device)
             for each, shape in zip(torch.split(numbers, sizes), shapes.all, strict=True)
         )
-        valid = torch.frombuffer(bytearray(data[4 * shapes.numbers :]), dtype=torch.uint8) > 0
+        valid = torch.from_numpy(data[4 * shapes.numbers :]) > 0
         return Region(image, valid.reshape(shapes.image[1:]), maps, said)
 
     def _intact(self, name: str, crc: int) -> bool:
