@@ -76,9 +76,18 @@ def test_doctor_runs(capsys: pytest.CaptureFixture[str]):
     assert "torch" in json.loads(capsys.readouterr().out)["facts"]
 
 
-def test_prediction_imports_nothing_of_training():
-    code = "import sys, xt.inference.session; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        (
+            "xt.inference.session",
+            {"lightning", "torchmetrics", "torchvision", "scipy.signal", "matplotlib", "tensorboard"},
+        ),
+        ("xt.analysis.report", {"torch", "scipy.signal"}),
+    ],
+)
+def test_commands_import_nothing_slow_that_they_do_not_need(module: str, heavy: set[str]):
+    code = f"import sys, {module}; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    heavy = {"lightning", "torchmetrics", "torchvision", "scipy.signal", "matplotlib", "tensorboard"}
     assert not heavy & set(done.stdout.split())

@@ -34,7 +34,7 @@ def broken_runs(folder: Path, mode: str, stride: int) -> tuple[dict[str, Any], l
     return first, others
 
 
-@pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [67, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_change_is_gone_on_from(tmp_path: Path, stride: int):
     first, others = broken_runs(tmp_path, "kill", stride)
     total, resumed = first["first"]["encoded"], 0
@@ -49,7 +49,7 @@ def test_a_kill_at_any_change_is_gone_on_from(tmp_path: Path, stride: int):
     assert resumed
 
 
-@pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [67, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_full_disk_at_any_change_is_one_line_and_leaves_nothing(tmp_path: Path, stride: int):
     first, others = broken_runs(tmp_path, "full", stride)
     for run in others:

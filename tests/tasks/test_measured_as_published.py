@@ -149,7 +149,7 @@ def test_detection(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = tmp_path / "data"
     assert main(["synth", "xview3", str(data), "--scenes", "16", "--size", str(SIZE)]) == 0
     settings = {"root": str(data), "image_size": SIZE, "batch_size": 2}
-    run = train(tmp_path, "PointDetection", {"class_path": "XView3Data", "init_args": settings}, 12)
+    run = train(tmp_path, "PointDetection", {"class_path": "XView3Data", "init_args": settings}, 5)
     want = measured(run, capsys)
     drawn = samples(run, SIZE)
     assert len(drawn) == len(list((data / "validation").iterdir()))

@@ -15,7 +15,6 @@ from xt.data.labels import LabelTable
 from xt.errors import InputError
 from xt.files import replacing
 from xt.metrics.xview3 import match
-from xt.tasks.detection import kinds
 
 matplotlib.use("Agg")
 
@@ -141,7 +140,7 @@ def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable) -
     axis.imshow(pixels.filled(low), cmap="gray", vmin=low, vmax=high)
     for table, marker, size in ((truth, "o", 170), (found, "+", 80)):
         for kind, colour in COLOURS.items():
-            mine = kinds(table) == kind
+            mine = table.kinds == kind
             style: dict[str, Any] = {"facecolors": "none", "edgecolors": colour} if marker == "o" else {"c": colour}
             places = (table.column[mine] / scale, table.row[mine] / scale)
             axis.scatter(*places, s=size, marker=marker, linewidths=1.5, **style)

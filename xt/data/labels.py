@@ -71,6 +71,12 @@ class LabelTable:
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def kinds(self) -> npt.NDArray[np.str_]:
+        """What each object is: ``fishing``, ``vessel`` or ``other``."""
+        vessel, fishing = self.is_vessel == 1, self.is_fishing == 1
+        return np.where(vessel & fishing, "fishing", np.where(vessel, "vessel", "other"))
+
     def select(self, mask: npt.NDArray[Any]) -> "LabelTable":
         """Return the rows that a mask or an index array chooses."""
         return replace(self, **{field.name: getattr(self, field.name)[mask] for field in fields(self)})

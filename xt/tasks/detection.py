@@ -184,14 +184,8 @@ class PointDetection(ObjectTask):
         return find_in_blocks(maps, height, width, name).decide(self._thresholds)
 
 
-def kinds(table: LabelTable) -> npt.NDArray[np.str_]:
-    """What each object is: ``fishing``, ``vessel`` or ``other``."""
-    vessel, fishing = table.is_vessel == 1, table.is_fishing == 1
-    return np.where(vessel & fishing, "fishing", np.where(vessel, "vessel", "other"))
-
-
 def _marks(table: LabelTable, origin: tuple[int, int], found: bool) -> list[Mark]:
     return [
         Mark(float(row) - origin[0], float(column) - origin[1], COLOURS[str(kind)], found)
-        for row, column, kind in zip(table.row, table.column, kinds(table), strict=True)
+        for row, column, kind in zip(table.row, table.column, table.kinds, strict=True)
     ]
