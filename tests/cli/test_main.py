@@ -77,17 +77,21 @@ def test_doctor_runs(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
-    ("module", "heavy"),
+    ("modules", "heavy"),
     [
         (
             "xt.inference.session",
             {"lightning", "torchmetrics", "torchvision", "scipy.signal", "matplotlib", "tensorboard"},
         ),
         ("xt.analysis.report", {"torch", "scipy.signal"}),
+        (
+            "xt.data.scene_crops, xt.data.pair_crops, xt.data.image_crops, xt.data.tokens",
+            {"lightning"},
+        ),  # loader processes
     ],
 )
-def test_commands_import_nothing_slow_that_they_do_not_need(module: str, heavy: set[str]):
-    code = f"import sys, {module}; print(*sys.modules)"
+def test_nothing_slow_is_imported_that_is_not_needed(modules: str, heavy: set[str]):
+    code = f"import sys, {modules}; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())

@@ -1,16 +1,15 @@
 import os
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.utils.data import Dataset
+from keys import Keys
 
 from xt.data.base import DataModule
-from xt.data.loading import EpochSampler, Key, make_loader
+from xt.data.loading import EpochSampler, make_loader
 from xt.errors import ConfigError
 
 
@@ -86,16 +85,6 @@ def test_processes_are_asked_for_when_the_order_is_needed(
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     assert [index for _, index in sampler] == [1, 5, 9]
-
-
-class Keys(Dataset[dict[str, Any]]):
-    """Gives back what it is asked for, and by whom."""
-
-    def __len__(self) -> int:
-        return 11
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        return {"epoch": key[0], "index": key[1], "process": os.getpid()}
 
 
 def test_workers_stay_and_learn_the_epoch():
