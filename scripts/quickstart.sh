@@ -46,10 +46,11 @@ wait "$other" || { tail -n 3 "$out/no_context.log" >&2; exit 1; }
 trap - EXIT
 
 step "3/4 scores on scenes not trained on, and GeoTIFFs of two of them"
+unmeasured=()
 for name in context no_context; do
-    [[ $out/$name/test.json -nt $out/$name/model/config.json ]] ||
-        xt eval "$out/$name" --split test --data.root "$data" >"$out/$name.txt"
+    [[ $out/$name/test.json -nt $out/$name/model/config.json ]] || unmeasured+=("$out/$name")
 done
+((${#unmeasured[@]} == 0)) || xt eval "${unmeasured[@]}" --split test --data.root "$data" >"$out/scores.txt"
 mapfile -t folders < <(find "$data/test" -mindepth 1 -maxdepth 1 -type d | sort | head -n 2)
 predicted=$out/predicted points=() missing=()
 for scene in "${folders[@]}"; do

@@ -38,6 +38,23 @@ def test_eval_repeats_the_best_validation(unbroken: Path, capsys: pytest.Capture
     assert main(["eval", str(unbroken), "--split", "test", "--json"]) == 0
 
 
+def test_eval_shows_several_runs_side_by_side(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(unbroken, tmp_path / "a")
+    (tmp_path / "longer").symlink_to("a")
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "a", "longer", "--json"]) == 0
+    both = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert both["a"] == both["longer"] == json.loads((tmp_path / "a/validation.json").read_text())
+    assert main(["eval", "a", "longer"]) == 0
+    head, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head == ["a", "longer"]
+    assert rows == [[name, f"{value:.4f}", f"{value:.4f}"] for name, value in both["a"].items()]
+    assert main(["eval", "a", "nowhere"]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
 def test_loss_that_is_not_finite_stops_and_names_the_image(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,22 +1,23 @@
-"""``xt eval``: measure a trained model."""
+"""``xt eval``: measure trained models."""
 
 import argparse
 import json
+from itertools import chain
 from pathlib import Path
 
 from xt.cli.options import add_plugins
 
-USAGE = "xt eval RUN [--split validation|test] [--json] [--data.KEY VALUE …]"
-DESCRIPTION = "Measure the best model of a run on its validation or test data; RUN/SPLIT.json keeps the scores."
+USAGE = "xt eval RUN [RUN …] [--split validation|test] [--json] [--data.KEY VALUE …]"
+DESCRIPTION = "Measure the best model of each run on its validation or test data; RUN/SPLIT.json keeps the scores."
 EPILOG = """overrides:
   --data.KEY VALUE      replaces a key of the data, such as --data.root DIR"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt eval``."""
-    parser.add_argument("folder", type=Path, metavar="RUN", help="run folder of xt train")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of xt train")
     parser.add_argument("--split", choices=["validation", "test"], default="validation", help="data (validation)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON: of several runs, by their names")
     add_plugins(parser)
 
 
@@ -25,10 +26,13 @@ def run(args: argparse.Namespace) -> int:
     from xt.errors import EXIT_OK
     from xt.training.cli import evaluate
 
-    results = evaluate(args.folder, args.overrides, args.split, args.plugins)
+    results = {str(run): evaluate(run, args.overrides, args.split, args.plugins) for run in args.runs}
     if args.json:
-        print(json.dumps(results))
-    else:
-        for name, value in results.items():
-            print(f"{name:28} {value:.4f}")
+        print(json.dumps(results if len(results) > 1 else next(iter(results.values()))))
+        return EXIT_OK
+    if len(results) > 1:
+        print(" " * 28, "  ".join(results))
+    for name in dict.fromkeys(chain(*results.values())):
+        cells = [f"{scores[name]:.4f}" if name in scores else "–" for scores in results.values()]
+        print(f"{name:28}", "  ".join(f"{cell:{len(run)}}" for run, cell in zip(results, cells, strict=True)).rstrip())
     return EXIT_OK
