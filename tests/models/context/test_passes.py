@@ -10,10 +10,12 @@ from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context import base
-from xt.models.context.base import Pass, SequentialContextEncoder
+from xt.models.context.base import ContextEncoder, Pass, SequentialContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
+from xt.models.context.ss2d import SS2D
 from xt.testing.checks.cuts import cut_up
+from xt.testing.counting import counting, exponent
 
 DIM = 8
 ENCODERS = {
@@ -116,6 +118,19 @@ def test_gradients_of_passes_do_not_end_where_pieces_do(monkeypatch: pytest.Monk
     (last,) = torch.autograd.grad(encoder(x, layout)[:, -1].sum(), x)
     assert first[:, -1].abs().min() > 0
     assert last[:, 0].abs().min() > 0
+
+
+@pytest.mark.parametrize("make", [Mamba, SS2D])
+def test_gradients_of_more_pieces_cost_no_more(make: type[ContextEncoder], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "PIECE_TOKENS", 8)
+    encoder, elements = make(DIM), []
+    for cols in (8, 64):
+        layout = TokenLayout(1, cols, 4)
+        x = tokens(layout.num_tokens, 1).requires_grad_()
+        with counting() as counter:
+            encoder(x, layout).sum().backward()
+        elements.append(counter.elements)
+    assert exponent((8, 64), (elements[0], elements[1])) < 1.05
 
 
 @pytest.mark.parametrize("training", [True, False])

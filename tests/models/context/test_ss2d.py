@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
+from xt.models.context import base
 from xt.models.context.ss2d import SS2D
 
 DIM = 8
@@ -41,8 +42,9 @@ def mix(mixer: nn.Module, x: Tensor, layout: TokenLayout) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != LONE], ids=IDS[1:])
-@pytest.mark.parametrize("mlp_ratio", [0, 2])
-def test_follows_the_equations(layout: TokenLayout, mlp_ratio: int):
+@pytest.mark.parametrize(("mlp_ratio", "piece"), [(0, 1000), (2, 5)])
+def test_follows_the_equations(layout: TokenLayout, mlp_ratio: int, piece: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "PIECE_TOKENS", piece)
     encoder = randomise(make(1 + (mlp_ratio > 0), mlp_ratio=mlp_ratio))
 
     def literal(x: Tensor) -> Tensor:

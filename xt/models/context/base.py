@@ -131,16 +131,16 @@ def sweep(tokens: Tensor, passes: Sequence[Pass], memories: list[Memory | None],
     """
     reverse = bool(passes) and passes[0].reverse
     mixed, whole = [], None
-    starts = range(0, max(tokens.shape[1], 1), size)
-    for start in reversed(starts) if reverse else starts:
-        piece = tokens[:, start : start + size]
+    # Not slices: the gradient of each would be a whole sequence, all zeros but for the slice.
+    pieces = list(enumerate(torch.split(tokens, size, dim=1)))
+    for number, piece in reversed(pieces) if reverse else pieces:
         for index, each in enumerate(passes):
             piece, memories[index] = each.step(piece, memories[index])
-        if torch.is_grad_enabled() or len(starts) == 1:
+        if torch.is_grad_enabled() or len(pieces) == 1:
             mixed.append(piece)
         else:  # in its place at once, since joining takes twice the memory
             whole = piece.new_empty(len(piece), tokens.shape[1], piece.shape[2]) if whole is None else whole
-            whole[:, start : start + size] = piece
+            whole[:, number * size : (number + 1) * size] = piece
     return torch.cat(mixed[::-1] if reverse else mixed, dim=1) if whole is None else whole
 
 

@@ -11,8 +11,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from xt.errors import ModelError
@@ -48,46 +46,44 @@ def dilated_attention(q: Tensor, k: Tensor, v: Tensor, patterns: Patterns) -> Te
     Returns:
         ``(B, H, L, d)``.
     """
-    found = [_attend(q, k, v, *each) for each in patterns_for(q.shape[2], patterns)]
-    logs = torch.stack([log for _, log in found])
-    weights = logs.softmax(0).to(v.dtype)
-    mixed = torch.zeros_like(v)
-    for (out, _), weight in zip(found, weights.unbind(0), strict=True):
-        mixed = torch.addcmul(mixed, out, weight[..., None])
-    return mixed
+    heads, length = q.shape[1:3]
+    rows = [each.flatten(1, 2) for each in (q, k, v)]
+    found = [_attend(rows, _places(heads, length, *each).to(q.device)) for each in patterns_for(length, patterns)]
+    fill = heads * length
+    logs = [log.new_full((len(log), fill + 1), -torch.inf).index_copy(1, places, log) for places, _, log in found]
+    weights = torch.stack(logs)[..., :fill].softmax(0).to(v.dtype)
+    mixed = v.new_zeros(len(v), fill + 1, v.shape[-1])
+    for (places, out, _), weight in zip(found, weights, strict=True):
+        mixed.index_add_(1, places, out * weight.index_select(1, places.clamp(max=fill - 1))[..., None])
+    return mixed[:, :fill].reshape(q.shape)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, segment: int, dilation: int) -> tuple[Tensor, Tensor]:
-    """One pattern: what each token hears ``(B, H, L, d)``, and the logarithm of its denominator ``(B, H, L)``."""
-    batch, heads, length, _ = q.shape
-    kept = [dilation - 1 - head % dilation for head in range(heads)]
+def _places(heads: int, length: int, segment: int, dilation: int) -> Tensor:
+    """The tokens that each head keeps of each segment ``(H, n, m)``, counted head after head; H · L for none."""
+    # Both fill up at the front: the sequence to whole segments, a segment to whole steps of the dilation.
+    starts = torch.arange(length - math.ceil(length / segment) * segment, length, segment)
+    first = dilation - 1 - torch.arange(heads) % dilation - -segment % dilation
+    inside = first[:, None] + torch.arange(0, segment + -segment % dilation, dilation)
+    tokens = starts[:, None] + inside[:, None]
+    own = tokens + length * torch.arange(heads)[:, None, None]
+    return own.where((inside[:, None] >= 0) & (tokens >= 0), heads * length)
 
-    def dilate(x: Tensor) -> Tensor:
-        # Both fill up at the front: the sequence to whole segments, a segment to whole steps of the dilation.
-        x = rearrange(F.pad(x, (0, 0, -length % segment, 0)), "b h (n w) d -> b h n w d", w=segment)
-        x = F.pad(x, (0, 0, -segment % dilation, 0))
-        x = rearrange(x, "b h n (m r) d -> b h n m r d", r=dilation)
-        return torch.stack([x[:, head, :, :, place] for head, place in enumerate(kept)], 1)
 
-    def restore(x: Tensor, fill: float) -> Tensor:
-        apart = torch.full((*x.shape[:4], dilation, x.shape[-1]), fill, dtype=x.dtype, device=x.device)
-        apart = torch.stack([apart[:, h].select_scatter(x[:, h], 3, place) for h, place in enumerate(kept)], 1)
-        whole = rearrange(apart, "b h n m r d -> b h n (m r) d")[:, :, :, -segment:]
-        return rearrange(whole, "b h n w d -> b h (n w) d")[:, :, -length:]
-
-    exists = dilate(q.new_ones(batch, heads, length, 1))[..., 0].bool()
-    parts = [each.flatten(0, 2) for each in (*map(dilate, (q, k, v)), exists)]
-    group = max(1, SCORES // exists.shape[3] ** 2)
+def _attend(rows: Sequence[Tensor], places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One pattern: the tokens kept, what each hears ``(B, H · n · m, d)``, and the logarithm of its denominator."""
+    batch, fill, _ = rows[0].shape
+    kept = places.flatten()
+    group = max(1, SCORES // places.shape[2] ** 2)
+    parts = [each.index_select(1, kept.clamp(max=fill - 1)).view(-1, places.shape[2], each.shape[-1]) for each in rows]
+    parts.append((places < fill).flatten(0, 1).repeat(batch, 1))
     pieces = zip(*(torch.split(each, group) for each in parts), strict=True)
     mixed, logs = zip(*(recomputed(torch.is_grad_enabled(), _softmax, *each) for each in pieces), strict=True)
-    whole = (torch.cat(each).view(*exists.shape, -1) for each in (mixed, logs))
-    out, log = (restore(each, fill) for each, fill in zip(whole, (0.0, -torch.inf), strict=True))
-    return out, log[..., 0]
+    return kept, torch.cat(mixed).view(batch, len(kept), -1), torch.cat(logs).view(batch, len(kept))
 
 
 def _softmax(q: Tensor, k: Tensor, v: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
     scores = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) / q.shape[-1] ** 0.5
-    # Not −∞, which has no softmax where a segment holds nothing; such rows are cut off later.
+    # Not −∞, which has no softmax where a segment holds nothing.
     scores = scores.masked_fill(~exists[..., None, :], torch.finfo(scores.dtype).min)
     log = scores.logsumexp(-1)
     return (scores - log[..., None]).exp().to(v.dtype) @ v, log

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import ContextEncoder
+from xt.models.context import base
+from xt.models.context.base import ContextEncoder, Memory, Pass, pieces_pay, sweep
 from xt.models.context.blocks import MLP, recomputed
 from xt.models.selective import S6
 from xt.models.tokenization import permute, to_map, to_tokens
@@ -44,8 +45,8 @@ class SS2DMixer(nn.Module):
         by_columns = order.column_major(layout)
         turned = permute(x, by_columns)
         rows, rows_reversed, columns, columns_reversed = cast(list[S6], list(self.scans))
-        y = rows.scan(x, None, False, None)[0] + rows_reversed.scan(x, None, True, None)[0]
-        z = columns.scan(turned, None, False, None)[0] + columns_reversed.scan(turned, None, True, None)[0]
+        y = _scanned(rows, x, False) + _scanned(rows_reversed, x, True)
+        z = _scanned(columns, turned, False) + _scanned(columns_reversed, turned, True)
         mixed: Tensor = self.out_proj(self.norm(y + permute(z, order.inverse(by_columns))))
         return mixed
 
@@ -55,6 +56,16 @@ class SS2DMixer(nn.Module):
         # All neighbours of an extra token lie outside the map.
         alone = torch.addcmul(cast(Tensor, self.conv2d.bias), extra, self.conv2d.weight[:, 0, 1, 1])
         return torch.cat([found, alone], dim=1)
+
+
+def _scanned(scan: S6, x: Tensor, reverse: bool) -> Tensor:
+    """Scan ``(B, L, inner)``, in pieces where that pays."""
+
+    def step(piece: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        y, last = scan.scan(piece, None, reverse, memory[0] if memory else None)
+        return y, [last]
+
+    return sweep(x, [Pass(step, reverse)], [None], base.PIECE_TOKENS if pieces_pay(x) else x.shape[1])
 
 
 class SS2DLayer(nn.Module):
