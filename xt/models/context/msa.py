@@ -131,6 +131,7 @@ class MSA(ContextEncoder):
     """
 
     family = "attention"
+    cost = "log-linear"
 
     def __init__(
         self, dim: int, depth: int = 2, head_dim: int = 128, mlp_ratio: float = 4.0, window: int = 16, pool: int = 4
