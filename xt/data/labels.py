@@ -14,14 +14,6 @@ from xt.errors import LabelError, nearest
 
 CONFIDENCES = ("HIGH", "MEDIUM", "LOW", "")
 NO_SHORE_KM = 9999.99
-PREDICTION_COLUMNS = (
-    "detect_scene_row",
-    "detect_scene_column",
-    "scene_id",
-    "is_vessel",
-    "is_fishing",
-    "vessel_length_m",
-)
 
 Floats = npt.NDArray[np.float64]
 
@@ -148,6 +140,7 @@ _COMMON: Columns = {
     "is_fishing": ("is_fishing", _flag),
     "vessel_length_m": ("vessel_length_m", number(0, required=False)),
 }
+PREDICTION_COLUMNS = tuple(_COMMON)
 _LABEL: Columns = _COMMON | {
     "distance_from_shore_km": ("distance_from_shore_km", number(0, required=False)),
     "confidence": ("confidence", _confidence),
