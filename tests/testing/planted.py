@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from parts import Fading
-from planted_costs import FusedQuadratic, LongConvolution, Quadratic, UnknownCost
+from planted_costs import FusedQuadratic, LongConvolution, Quadratic, SlicedGradient, UnknownCost
 from planted_sequences import (
     ForgetsBetweenSegments,
     KeepsTheGraph,
@@ -277,5 +277,6 @@ FAULTS: list[tuple[type, dict, str]] = [
     (Quadratic, {}, r"is quadratic: .* grow as tokens\^(1\.[5-9]|2\.0)"),
     (FusedQuadratic, {}, "is quadratic: "),
     (LongConvolution, {}, r"is quadratic: multiplications grow as"),
+    (SlicedGradient, {}, r"is quadratic: elements computed grow as"),
     (UnknownCost, {}, "has cost 'cheap'; it is one of linear, log-linear, quadratic"),
 ]  # fmt: skip

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import hypothesis.strategies as st
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context import base
-from xt.models.context.base import ContextEncoder, Pass, SequentialContextEncoder
+from xt.models.context.base import COSTS, ContextEncoder, Pass, SequentialContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
+from xt.models.context.msa import MSA
 from xt.models.context.ss2d import SS2D
 from xt.testing.checks.cuts import cut_up
 from xt.testing.counting import counting, exponent
@@ -120,8 +122,8 @@ def test_gradients_of_passes_do_not_end_where_pieces_do(monkeypatch: pytest.Monk
     assert last[:, 0].abs().min() > 0
 
 
-@pytest.mark.parametrize("make", [Mamba, SS2D])
-def test_gradients_of_more_pieces_cost_no_more(make: type[ContextEncoder], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("make", [Mamba, SS2D, lambda dim: MSA(dim, head_dim=dim, window=2, pool=2)])
+def test_gradients_of_more_pieces_cost_no_more(make: Callable[[int], ContextEncoder], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(base, "PIECE_TOKENS", 8)
     encoder, elements = make(DIM), []
     for cols in (8, 64):
@@ -130,7 +132,7 @@ def test_gradients_of_more_pieces_cost_no_more(make: type[ContextEncoder], monke
         with counting() as counter:
             encoder(x, layout).sum().backward()
         elements.append(counter.elements)
-    assert exponent((8, 64), (elements[0], elements[1])) < 1.05
+    assert exponent((8, 64), (elements[0], elements[1])) < COSTS[encoder.cost]
 
 
 @pytest.mark.parametrize("training", [True, False])

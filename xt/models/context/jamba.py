@@ -116,7 +116,7 @@ class Jamba(ContextEncoder):
         super().__init__()
         self.dim = dim
         self.aux_weight = aux_weight
-        self.working_values = max(7.0 * expand + 3.0, block_values(mlp_ratio))
+        self.working_values = max(7.0 * expand + 3.0, block_values(mlp_ratio)) + 4.0
         self.layers = nn.ModuleList()
         backward = True
         for index in range(depth):

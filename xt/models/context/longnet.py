@@ -128,8 +128,9 @@ class LongNet(ContextEncoder):
         if lengths != sorted(lengths):
             raise ModelError(f"LongNet: segment_lengths {lengths} must ascend")
         self.dim = dim
-        # Each pattern's result and its fill, beside queries, keys and values dilated and not.
-        self.working_values = max(block_values(mlp_ratio), 2.0 * (len(lengths) + 1) + 8.0)
+        # Each pattern's result, its logarithms and the sum, beside queries, keys and values.
+        self.working_values = max(block_values(mlp_ratio), len(lengths) + 9.0)
+        self._kept = max(math.ceil(each / step) for each, step in zip(lengths, steps, strict=True)) * (dim // head_dim)
         self._attend = functools.partial(dilated_attention, patterns=list(zip(lengths, steps, strict=True)))
         self.layers = nn.ModuleList(AttentionBlock(dim, head_dim, mlp_ratio) for _ in range(depth))
 
@@ -137,6 +138,10 @@ class LongNet(ContextEncoder):
     def last_sees(self) -> bool:
         """The last token is in each pattern."""
         return len(self.layers) > 0
+
+    def working_bytes(self, num_tokens: int) -> int:
+        """Scores come on top, as products, masked, as exponentials and their shares."""
+        return super().working_bytes(num_tokens) + 4 * 4 * min(SCORES, self._kept * num_tokens)
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Mix tokens ``(B, L, D)``."""

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from xt.errors import ModelError
 from xt.geometry.grid import TokenLayout
 from xt.geometry.scales import scales
-from xt.models.context.base import PIECE_TOKENS, ContextEncoder, pieces_pay
+from xt.models.context import base
+from xt.models.context.base import ContextEncoder, pieces_pay
 from xt.models.context.blocks import BlockParts, block_values, recomputed
 
 
@@ -92,7 +93,9 @@ class MSABlock(BlockParts):
         """Let each window of a level attend to itself and to those that cover it, a group of windows at a time."""
         level = levels[index]
         q = F.pad(qkv[..., : qkv.shape[-1] // 3], (0, 0, 0, 1))
-        group = max(1, PIECE_TOKENS // level.windows.shape[1]) if pieces_pay(qkv) else max(1, len(level.windows))
+        # All at once with gradients: that of each group would be a whole level of zeros but for the group.
+        in_groups = pieces_pay(qkv) and not torch.is_grad_enabled()
+        group = max(1, base.PIECE_TOKENS // level.windows.shape[1] if in_groups else len(level.windows))
         full = all(each.windows_full for each in levels[index:])
         found = []
         for windows, above in zip(torch.split(level.windows, group), torch.split(level.above, group), strict=True):
@@ -142,7 +145,7 @@ class MSA(ContextEncoder):
         self.dim = dim
         self.window, self.pool = window, pool
         # Queries, keys and values, keys and values of the windows above, and the scales above.
-        self.working_values = block_values(mlp_ratio) + 6.0
+        self.working_values = block_values(mlp_ratio) + 10.0
         self.layers = nn.ModuleList(MSABlock(dim, head_dim, mlp_ratio) for _ in range(depth))
 
     @property

@@ -15,7 +15,7 @@ UNITS = ("elements computed", "multiplications", "elements kept for backward")
 
 
 def cost(subject: Subject) -> str:
-    """Work and memory grow no faster than the class says: see :data:`xt.models.context.base.COSTS`.
+    """Work and memory, with gradients, grow no faster than the class says: see :data:`xt.models.context.base.COSTS`.
 
     They are counted, not timed, so an operation that is opaque to PyTorch (a kernel of one's own, NumPy) counts as what
     it returns; ``xt bench contexts`` times it.
@@ -41,11 +41,9 @@ def cost(subject: Subject) -> str:
 
 
 def spend(subject: Subject, layout: TokenLayout) -> dict[str, int]:
-    """Count each of :data:`UNITS` of one call."""
-    tokens = subject.tokens(layout, batch=1)
-    with torch.no_grad(), counting() as counter:
-        subject.run(subject.build(), tokens, layout, f"{layout.num_tokens:,} tokens")
+    """Count each of :data:`UNITS` of one call and its gradients."""
+    tokens = subject.tokens(layout, batch=1).requires_grad_()
     encoder = subject.build().train()
-    with keeping() as kept:
-        subject.run(encoder, tokens.requires_grad_(), layout, f"{layout.num_tokens:,} tokens")
+    with counting() as counter, keeping() as kept:
+        torch.autograd.backward(subject.run(encoder, tokens, layout, f"{layout.num_tokens:,} tokens").sum())
     return dict(zip(UNITS, (counter.elements, counter.multiplications, kept.elements), strict=True))
