@@ -8,9 +8,9 @@ import functools
 import importlib.util
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
 
@@ -26,17 +26,18 @@ PORTABLE = "portable"
 longer sequences."""
 
 _log = logging.getLogger(__name__)
-_used: ContextVar[str | None] = ContextVar("used", default=None)
+_used = threading.local()  # not a ContextVar, into which the compiler of torch 2.10 does not see
 
 
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """Run all ops of this context by the backend of this name, unless they are asked for another."""
-    token = _used.set(name)
+    """Run all ops of this thread by the backend of this name, unless they are asked for another."""
+    before = getattr(_used, "name", None)
+    _used.name = name
     try:
         yield
     finally:
-        _used.reset(token)
+        _used.name = before
 
 
 def _takes_all(*args: object, **kwargs: object) -> str | None:
@@ -90,8 +91,9 @@ def call(op: str, backends: Mapping[str, Backend[P, R]], asked: str | None, *arg
     Raises:
         ValueError: If a backend that is asked for does not exist or cannot take the arguments, or if none can.
     """
-    source = "backend" if asked or _used.get() else VARIABLE
-    name = asked or _used.get() or os.environ.get(VARIABLE)
+    name = asked or getattr(_used, "name", None)
+    source = "backend" if name else VARIABLE
+    name = name or os.environ.get(VARIABLE)
     if name:
         if name not in backends:
             raise ValueError(f"{op} has no backend {name!r} (from {source}); known: {', '.join(sorted(backends))}")

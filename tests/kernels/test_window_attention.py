@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from triton_compile import recorded
+from triton_compile import needs_interpreter, recorded
 
 from xt_kernels.window_attention import interface, ops, window_attention
 
@@ -142,6 +142,7 @@ for windows, tokens, heads, dim, kinds in [(20, 16, 1, 8, [2, 0, 1, 1]), (2, 100
 """
 
 
+@needs_interpreter
 def test_triton_equals_reference_under_its_interpreter():
     done = subprocess.run(
         [sys.executable, "-c", INTERPRETED], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
