@@ -42,7 +42,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "INaturalistData": "xt.data.inaturalist:INaturalistData",
         "ImageFolderData": "xt.data.image_folder:ImageFolderData",
         "PointsData": "xt.data.points:PointsData",
-        "TokenData": "xt.data.token_data:TokenData",
+        "TokenData": "xt.data.tokens:TokenData",
         "RasterPairsData": "xt.data.raster_pairs:RasterPairsData",
         "XView3Data": "xt.data.xview3:XView3Data",
     },

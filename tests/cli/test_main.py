@@ -85,7 +85,7 @@ def test_doctor_runs(capsys: pytest.CaptureFixture[str]):
         ),
         ("xt.analysis.report", {"torch", "scipy.signal"}),
         (
-            "xt.data.scene_crops, xt.data.pair_crops, xt.data.image_crops, xt.data.tokens",
+            "xt.data.scene_crops, xt.data.pair_crops, xt.data.image_crops, xt.data.scene_tokens",
             {"lightning"},
         ),  # loader processes
     ],

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from xt.data.labels import LabelTable
+from xt.data.scene_tokens import SceneTokens, TokenFacts, open_tokens, read_facts
 from xt.data.targets import cell_targets, detection_targets
-from xt.data.tokens import SceneTokens, TokenFacts, open_tokens, read_facts
 from xt.errors import InputError
 from xt.losses.tokens import TokenLoss
 

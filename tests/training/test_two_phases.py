@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from xt.cli.main import main
+from xt.data.scene_tokens import TokenFacts, open_tokens, read_facts
 from xt.data.synthetic.scenes import COLUMNS
-from xt.data.tokens import TokenFacts, open_tokens, read_facts
 from xt.inference import features
 from xt.models.checkpoint import encoder_sha256, load_model, save_model
 from xt.models.factory import build_from_spec

@@ -1,125 +1,61 @@
-"""Tokens on disk: the last-stage map of a whole scene as a memory-mappable array, and what made it.
+"""Tokens of whole scenes as training data of a context (``docs/two-phases.md``)."""
 
-``SCENE.npy`` holds ``(C, h, w)`` float16, ``SCENE.json`` the grid, which regions exist, and the hash of the encoder.
-"""
-
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from torch.utils.data import Dataset
-
-from xt.data.labels import LabelTable
-from xt.data.loading import Key, sample_rng
-from xt.data.targets import cell_targets
+from xt.data.base import DataModule
+from xt.data.labels import read_labels
+from xt.data.scene_tokens import SceneTokens, TokenFacts, open_tokens, read_facts
 from xt.errors import InputError
-from xt.geometry.grid import RegionGrid
-
-Values = npt.NDArray[np.float16]
 
 
-@dataclass(frozen=True)
-class TokenFacts:
-    """What is known of a scene's tokens beside their values.
+class TokenData(DataModule):
+    """Tokens of whole scenes and what their cells hold.
 
-    Attributes:
-        scene: Name of the scene.
-        height: Rows of the scene in pixels.
-        width: Columns of the scene in pixels.
-        region_size: Side of a region in pixels.
-        stride: Pixels per token.
-        channels: Of a token.
-        exists: One flag per region; the tokens of others are 0.
-        encoder: SHA-256 of the region encoder and of what it is fed with.
-        model: Metadata of the model, as :meth:`ModelMetadata.to_dict` gives them.
+    ``ROOT/{train,validation,test}/SCENE.{npy,json}`` as ``xt features`` writes them, and
+    ``LABELS/{train,validation,test}.csv`` in the columns of xView3. All scenes of a batch must be of one size.
+
+    Args:
+        root: Folder of the tokens.
+        labels: Folder of the labels.
+        batch_size: Scenes of a batch.
+        num_workers: Loader processes.
+        seed: Of order and flips.
+        flip: Flip the map of tokens up and down and left and right at random in training.
     """
 
-    scene: str
-    height: int
-    width: int
-    region_size: int
-    stride: int
-    channels: int
-    exists: tuple[bool, ...]
-    encoder: str
-    model: dict[str, Any]
+    gives = "tokens"
+    unbound = ("root", "labels", "num_workers")
+
+    def __init__(
+        self,
+        root: str,
+        labels: str,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        flip: bool = True,
+    ) -> None:
+        super().__init__(root, 1, batch_size, num_workers, seed)
+        self.labels, self.flip = Path(labels), flip
+        self.bands, self.mean, self.std = (), (), ()
 
     @property
-    def grid(self) -> RegionGrid:
-        """The regions."""
-        return RegionGrid(self.height, self.width, self.region_size)
+    def facts(self) -> list[TokenFacts]:
+        """Of all scenes that were set up."""
+        return [facts for split in self.datasets.values() for _, facts in split.scenes]  # type: ignore[attr-defined]
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the array."""
-        grid = self.grid
-        return self.channels, grid.padded_height // self.stride, grid.padded_width // self.stride
-
-    def to_json(self) -> str:
-        """Return what :func:`read_facts` reads."""
-        return json.dumps(asdict(self)) + "\n"
-
-
-def read_facts(path: Path) -> TokenFacts:
-    """Read ``SCENE.json``.
-
-    Raises:
-        InputError: If it is missing or not of xt features.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return TokenFacts(**{**values, "exists": tuple(map(bool, values["exists"]))})
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; xt features writes it") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is not of xt features ({error}); write it again with --overwrite") from error
-
-
-def open_tokens(path: Path, facts: TokenFacts) -> Values:
-    """Map ``SCENE.npy`` into memory; pixels are read when they are used.
-
-    Raises:
-        InputError: If it is missing, is no array, or has another shape than its facts say.
-    """
-    try:
-        values: Values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; xt features writes it") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read ({error}); write it again with --overwrite") from error
-    if values.shape != facts.shape or values.dtype != np.float16:
-        raise InputError(f"{path} holds {values.dtype} {values.shape}, its .json says float16 {facts.shape}")
-    return values
-
-
-class SceneTokens(Dataset[dict[str, Any]]):
-    """Scenes as ``tokens (C, h, w)`` and ``cells``, each ``(1, h, w)`` float32."""
-
-    def __init__(self, scenes: list[tuple[Path, TokenFacts]], labels: LabelTable, seed: int, flip: bool) -> None:
-        self.scenes, self.labels, self.seed, self.flip = scenes, labels, seed, flip
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        """Return the sample of ``(epoch, index)``."""
-        path, facts = self.scenes[key[1]]
-        tokens = np.asarray(open_tokens(path, facts), np.float32)
-        grid, side = facts.grid, facts.region_size // facts.stride
-        exists = np.reshape(facts.exists, (grid.rows, grid.cols))
-        cells = cell_targets(self.labels.scene(facts.scene), tokens.shape[1], tokens.shape[2], facts.stride)
-        cells["seen"] = np.kron(exists, np.ones((side, side)))[None].astype(np.float32)
-        if self.flip:
-            rng = sample_rng(self.seed, key)
-            for axis in [axis for axis in (-2, -1) if rng.random() < 0.5]:
-                tokens, exists = np.flip(tokens, axis), np.flip(exists, axis)
-                cells = {name: np.flip(each, axis) for name, each in cells.items()}
-        return {
-            "tokens": np.ascontiguousarray(tokens),
-            "exists": np.ascontiguousarray(exists),
-            "cells": {name: np.ascontiguousarray(each) for name, each in cells.items()},
-            "name": facts.scene,
-        }
+    def dataset(self, split: str) -> SceneTokens:
+        """List the scenes of a split and read their labels."""
+        folder = self.root / split
+        paths = sorted(folder.glob("*.json"))
+        if not paths:
+            raise InputError(f"data: no tokens in {folder}; make them: xt features SCENE … -m RUN -o {folder}")
+        labels = read_labels(self.labels / f"{split}.csv")
+        scenes = [(path.with_suffix(".npy"), read_facts(path)) for path in paths]
+        for path, facts in scenes:
+            open_tokens(path, facts)
+        if self.described is None:
+            self.described = scenes[0][1].model
+            (image,) = self.described["mlm:input"]
+            self.bands = tuple(band["name"] for band in image["bands"])
+        return SceneTokens(scenes, labels, self.seed, self.flip and split == "train")

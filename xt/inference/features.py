@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 
 from xt.data.geotiff import Pixels
+from xt.data.scene_tokens import TokenFacts, read_facts
 from xt.data.source import Source
-from xt.data.tokens import TokenFacts, read_facts
 from xt.errors import OutputError
 from xt.files import locked, replacing_all
 from xt.geometry.grid import RegionGrid

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from xt.data.token_data import TokenData
+from xt.data.tokens import TokenData
 from xt.errors import ConfigError, ModelError
 from xt.geometry.grid import RegionGrid
 from xt.models.checkpoint import encoder_sha256
