@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, ConfigError, Stopped, XTError, XTWarning, nearest
+from xt.malloc import use_huge_pages
 
 COMMANDS = {
     "train": ("xt.cli.train", "train a model from a config"),
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    use_huge_pages()
     verbose = "-v" in argv or "--verbose" in argv
     argv = [each for each in argv if each not in ("-v", "--verbose")]
     try:

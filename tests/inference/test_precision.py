@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from small_inputs import noise, raster, save
+
+from xt.cli.main import main
+from xt.data.source import Source
+from xt.geometry.grid import Window
+from xt.models.checkpoint import load_model
+from xt.tasks.registry import task_of
+
+SIZE = 150, 190
+HEADS = {"head_dim": 8}
+
+
+def predict(path: Path, model: Path, *more: str) -> np.ndarray:
+    out = path.with_name("-".join(["o", *(each.strip("-") for each in more)]) + ".tif")
+    assert main(["predict", str(path), "-m", str(model), "-o", str(out), *more]) == 0
+    asked = more[more.index("--precision") + 1] if "--precision" in more else "fp32"
+    assert json.loads(out.with_suffix(".report.json").read_text())["precision"] == asked
+    with rasterio.open(out) as dataset:
+        return dataset.read()
+
+
+@pytest.mark.parametrize(("context", "settings"), [("Mamba", {}), ("Hyper", HEADS), ("TransformerXL", HEADS)])
+def test_bf16_gives_what_the_model_says_in_bf16(tmp_path: Path, context: str, settings: dict[str, int]):
+    path = raster(tmp_path / "a.tif", noise(2, *SIZE))
+    model = save(tmp_path / "m", "point-detection", 2, 256, context, **settings)
+    network, metadata = load_model(model)
+    pixels, valid = Source(path, metadata.inputs).read(Window(0, 0, *SIZE))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        raw = network(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None, None])
+    task = task_of(metadata)
+    want = task.paint(task.activate({name: each[0].float() for name, each in raw.items()}), valid)
+    exact = predict(path, model)
+    spread = exact.std(axis=(1, 2), keepdims=True)
+    for more in ([], ["--context", "full"], ["--tta", "flips"]):
+        found = predict(path, model, "--precision", "bf16", *more)
+        assert found.dtype == np.float32
+        if "--tta" not in more:
+            assert (np.abs(found - want) / spread).max() < 0.2
+        assert 1e-4 < (np.abs(found - exact) / spread).max()
+
+
+@pytest.mark.parametrize("task", ["semantic-segmentation", "classification"])
+def test_bf16_of_every_task(tmp_path: Path, task: str):
+    path, model = raster(tmp_path / "a.tif", noise(2, *SIZE)), save(tmp_path / "m", task, 2, 128, "Mamba")
+    found, exact = predict(path, model, "--precision", "bf16"), predict(path, model)
+    assert found.dtype == exact.dtype
+    assert (found == exact).mean() > 0.5 if task == "semantic-segmentation" else np.abs(found - exact).max() < 0.05
+
+
+def test_a_trial_computes_as_the_run_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, model = raster(tmp_path / "a.tif", noise(2, *SIZE)), save(tmp_path / "m", "point-detection", 2)
+    asked: list[bool] = []
+    plain = torch.nn.Conv2d.forward
+
+    def forward(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        asked.append(plain(self, x).dtype == torch.bfloat16)
+        return plain(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    for more, wanted in ((["--precision", "bf16"], True), ([], False)):
+        asked.clear()
+        assert main(["predict", str(path), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--dry-run", *more]) == 0
+        assert asked
+        assert all(each == wanted for each in asked)
