@@ -1,6 +1,7 @@
 """Memory and time of predicting scenes: made-up rasters of two bands, models with random weights, one process each.
 
     python scripts/scene_memory.py 4096x4096 8192x8192 [--model tiny|swin] [--context windows|full] [--strips]
+        [--precision bf16]
 
 Prints the peak of the process, which in the first line is had for hardly any work, and seconds of its main thread by
 stage.
@@ -80,7 +81,7 @@ def make_scene(path: Path, height: int, width: int, strips: bool) -> Path:
     return path
 
 
-def predict(image: Path, model: Path, context: str) -> None:
+def predict(image: Path, model: Path, context: str, precision: str) -> None:
     """Predict in a process of its own; print its peak and its stages."""
     out = image.with_name("o.tif")
     argv = [
@@ -95,6 +96,8 @@ def predict(image: Path, model: Path, context: str) -> None:
         "--overwrite",
         "--context",
         context,
+        "--precision",
+        precision,
     ]
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *argv], check=True, stdout=subprocess.DEVNULL)
@@ -105,7 +108,10 @@ def predict(image: Path, model: Path, context: str) -> None:
     peak = report["peak_memory_bytes"] / 2**30
     height, width = report["size"]
     wall = time.perf_counter() - start
-    print(f"{height} x {width}, {context}: peak {peak:.2f} GiB; {wall:.0f} s, {cpu:.0f} CPU s ({seconds})", flush=True)
+    print(
+        f"{height} x {width}, {context}, {precision}: peak {peak:.2f} GiB; {wall:.0f} s, {cpu:.0f} CPU s ({seconds})",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -113,6 +119,7 @@ def main() -> None:
     parser.add_argument("sizes", nargs="+", metavar="HEIGHTxWIDTH")
     parser.add_argument("--model", choices=ENCODERS, default="tiny")
     parser.add_argument("--context", choices=["windows", "full"], default="windows")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--strips", action="store_true")
     parser.add_argument("--scratch", type=Path)
     args = parser.parse_args()
@@ -120,10 +127,10 @@ def main() -> None:
         folder = Path(name)
         model = make_model(folder / "model", args.model)
         print(f"model {args.model}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-        predict(make_scene(folder / "one.tif", 64, 64, False), model, args.context)
+        predict(make_scene(folder / "one.tif", 64, 64, False), model, args.context, args.precision)
         for size in args.sizes:
             height, width = map(int, size.split("x"))
-            predict(make_scene(folder / "scene.tif", height, width, args.strips), model, args.context)
+            predict(make_scene(folder / "scene.tif", height, width, args.strips), model, args.context, args.precision)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def predict(*more: str) -> list[str]:
     return ["predict", "a.tif", "-m", "m", "-o", "o.tif", "--tile", "128", *more]
 
 
-@pytest.mark.parametrize("change", ["model", "input", "option"])
+@pytest.mark.parametrize("change", ["model", "input", "option", "precision"])
 def test_what_was_begun_otherwise_is_refused_by_name(place: Path, change: str, capsys: pytest.CaptureFixture[str]):
     more = []
     if change == "model":
@@ -97,7 +97,7 @@ def test_what_was_begun_otherwise_is_refused_by_name(place: Path, change: str, c
     elif change == "input":
         os.utime(place / "a.tif", (1, 1))
     else:
-        more = ["--overlap", "0"]
+        more = ["--overlap", "0"] if change == "option" else ["--precision", "bf16"]
     capsys.readouterr()
     assert main(predict(*more)) == 2
     error = capsys.readouterr().err

@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
     views = "mean over mirrored (4) or also turned (8) images, for as many times the work"
     parser.add_argument("--tta", choices=["none", "flips", "d4"], default="none", help=views)
+    precision = "bf16 is faster where the GPU or the CPU has instructions for it, and less exact"
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=precision)
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
     shard = "the first of five machines that share the images, or one image (xt merge joins it): 1/5"
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         args.context, args.tile, args.overlap, args.blend, args.bands, args.nodata, args.aoi, args.mask,
         args.window, args.complex == "abs",
         args.on_bad_tile == "nodata", args.overwrite, args.restart, args.max_memory, creation,
-        args.tta, args.shard if shared else (1, 1),
+        args.tta, args.shard if shared else (1, 1), args.precision,
     )  # fmt: skip
     return max(code, _predict_all(outputs, folder, options, args))
 

@@ -17,6 +17,7 @@ from xt.geometry.plan import ScenePlan
 from xt.inference import engine, views
 from xt.inference.first_pass import disk_bytes
 from xt.inference.full_context import context_memory
+from xt.inference.precision import Precision, computing
 from xt.inference.views import Views
 from xt.models.pyramid import FeaturePyramid
 from xt.models.xt import XT
@@ -82,18 +83,19 @@ class Estimate:
         )
 
 
-def try_out(model: XT, plan: ScenePlan, full: bool) -> Trial:
+def try_out(model: XT, plan: ScenePlan, full: bool, precision: Precision = "fp32") -> Trial:
     """Run each stage once, as large as a scene may make it.
 
     Args:
         model: On its device, in evaluation mode.
         plan: Of the scene.
         full: Whether the context mixes the whole scene; a row of regions is tried then.
+        precision: In which the model computes.
     """
     device, size, encoder = next(model.parameters()).device, model.region_size, model.region_encoder
     side = 1 if full else min(plan.side, plan.grid.rows)
     wide = min(plan.side, plan.grid.cols)
-    with torch.inference_mode():
+    with torch.inference_mode(), computing(precision, model):
         batch = torch.randn(min(plan.batch, plan.grid.cols), model.in_chans, size, size, device=device)
         start = time.perf_counter()
         maps = views.encode(model, batch)

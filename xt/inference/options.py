@@ -6,6 +6,7 @@ from typing import Literal
 
 from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
+from xt.inference.precision import Precision
 
 Context = Literal["windows", "full"]
 Augmentation = Literal["none", "flips", "d4"]
@@ -37,6 +38,7 @@ class PredictOptions:
         creation: Creation options of GDAL (:mod:`xt.inference.creation`).
         tta: Views whose mean is published: ``none`` but the image as it is, ``flips`` (4), or all of ``d4`` (8).
         share: Which part of the scene is worked on, and of how many; all by default.
+        precision: In which the model computes.
     """
 
     context: Context = "windows"
@@ -56,6 +58,7 @@ class PredictOptions:
     creation: dict[str, str] = field(default_factory=dict)
     tta: Augmentation = "none"
     share: tuple[int, int] = (1, 1)
+    precision: Precision = "fp32"
 
 
 @dataclass

@@ -23,6 +23,7 @@ from xt.inference.options import PredictOptions, Summary
 from xt.inference.outcome import Outcome
 from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
+from xt.inference.precision import computing
 from xt.inference.publish import publish
 from xt.inference.report import facts_of
 from xt.inference.stopwatch import Stopwatch
@@ -171,6 +172,7 @@ def work_on(
     """
     views, mixed, seconds = Views(model, TURNS[options.tta]), [], Stopwatch()
     with ExitStack() as stack:
+        stack.enter_context(computing(options.precision, model))
         for number, turn in enumerate(views.turns if options.context == "full" else ()):
             given = (model, source, plan, journal, options.fill_bad_tiles, progress, stop, number, turn, seconds)
             mixed.append(stack.enter_context(FirstPass(*given).run()))
@@ -208,7 +210,7 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
     plan, full = plan_of(model, metadata, source, options), options.context == "full"
     if full:
         check_full_context(model, plan, options.max_memory)
-    trial = try_out(model, plan, full)
+    trial = try_out(model, plan, full, options.precision)
     budget = _budget(model, plan, options, trial)
     return estimate(Views(model, TURNS[options.tta]), source, task.product, plan, full, budget, trial)
 
@@ -216,7 +218,7 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
 def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
     if options.max_memory is None:
         return BUDGET
-    trial = trial or try_out(model, plan, options.context == "full")
+    trial = trial or try_out(model, plan, options.context == "full", options.precision)
     return budget_within(options.max_memory, trial, Views(model, TURNS[options.tta]).shapes.nbytes, BUDGET)
 
 

@@ -40,6 +40,7 @@ def facts_of(
         "decode_size": model.decode_size,
         "blend": options.blend,
         "tta": options.tta,
+        "precision": options.precision,
         "device": next(model.parameters()).device.type,
         "versions": {"xt": version("xt"), "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -22,6 +22,7 @@ from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
 from xt.inference.options import Augmentation, Context, PredictOptions, Summary
 from xt.inference.outputs import check_outputs, refuse_inputs
+from xt.inference.precision import Precision
 from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
 from xt.models.metadata import ModelMetadata
@@ -74,6 +75,7 @@ def predict(
     overlap: int | None = None,
     blend: Blend = "cosine",
     tta: Augmentation = "none",
+    precision: Precision = "fp32",
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     aoi: str | Path | None = None,
@@ -95,6 +97,7 @@ def predict(
         overlap: Pixels that neighbouring windows share; an eighth of a window, and at least a region, by default.
         blend: How they fade into each other: ``cosine``, ``linear`` or ``none``.
         tta: Take the mean over mirrored images (``flips``, 4), or turned ones too (``d4``, 8): as many times the work.
+        precision: In which the model computes; ``bf16`` is faster where the device has instructions for it.
         bands: 1-based bands of the image; all by default.
         nodata: Value of missing pixels, beside what the file and the model say.
         aoi: File of polygons; pixels whose centre lies in none have no data.
@@ -115,7 +118,7 @@ def predict(
     options = PredictOptions(
         context, tile, overlap, blend, None if bands is None else tuple(bands), nodata,
         None if aoi is None else Path(aoi), None if mask is None else Path(mask), window, complex_abs, fill_bad_tiles,
-        creation=dict(creation or {}), tta=tta,
+        creation=dict(creation or {}), tta=tta, precision=precision,
     )  # fmt: skip
     folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)
     raster = Path(folder.name) / "prediction.tif"

@@ -165,7 +165,7 @@ def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:
     while True:
         try:
             # Each region is an image of its own: what is beside it does not change its maps.
-            return model.encode(regions).maps
+            return tuple(each.float() for each in model.encode(regions).maps)
         except torch.cuda.OutOfMemoryError:
             if model.region_batch == 1:
                 raise
@@ -175,4 +175,4 @@ def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:
 
 def decode(model: XT, pyramid: FeaturePyramid, window: Window | None = None) -> Maps:
     """What the model says of a pyramid, or of a window of it."""
-    return model.decode(pyramid, window)
+    return {name: each.float() for name, each in model.decode(pyramid, window).items()}
