@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xt.errors import ModelError
 from xt.geometry.grid import Window
 from xt.models.decoders.base import DecoderInputs, DenseDecoder
+from xt.models.decoders.upsampled import UpsampledConv2d
 
 _REACH = 2
 """Cells beyond its result that a level reads: two convolutions of 3 × 3."""
@@ -147,18 +148,16 @@ class _Stem(nn.Module):
 
 
 class _Block(nn.Module):
-    """Upsample, cut to a window, convolve, join the skip, convolve."""
+    """Upsample, convolve, cut to a window, join the skip, convolve."""
 
     def __init__(self, in_chans: int, skip_chans: int, out_chans: int, factor: int) -> None:
         super().__init__()
         self.factor = factor
-        self.up = nn.Conv2d(in_chans, out_chans, 3, padding=1)
+        self.up = UpsampledConv2d(in_chans, out_chans, factor)
         self.join = nn.Conv2d(out_chans + skip_chans, out_chans, 3, padding=1)
 
     def forward(self, x: Tensor, skip: Tensor | None, window: Window) -> Tensor:
-        if self.factor > 1:
-            x = F.interpolate(x, scale_factor=float(self.factor), mode="nearest")
-        x = F.silu(self.up(x[(..., *window.slices)]))
+        x = F.silu(self.up(x)[(..., *window.slices)])
         if skip is not None:
             x = torch.cat([x, skip.to(x.dtype)], dim=1)
         return F.silu(self.join(x))
