@@ -17,13 +17,16 @@ import yaml
 
 
 def step(config: Path, size: int) -> None:
+    from xt.malloc import return_large_blocks, use_huge_pages
+
+    use_huge_pages()
+    return_large_blocks(size)
+
     import torch
 
     from xt.losses.detection import DetectionLoss
-    from xt.malloc import return_large_blocks
     from xt.models.factory import build_from_spec
 
-    return_large_blocks(size)
     torch.manual_seed(0)
     spec = yaml.safe_load(config.read_text())["model"]["model"]
     spec["region_encoder"]["init_args"]["in_chans"] = 2

@@ -45,7 +45,7 @@ def plot(groups: Mapping[str, Mapping[str, Facts]], clock: str, heading: str, ou
 
 
 def plot_learned(learned: Mapping[str, Facts], out: Path) -> None:
-    """Draw the first test score of each encoder, a dot for each seed, beside how it grew on validation.
+    """Draw the first test score of each encoder, a dot for each seed, beside how its mean grew on validation.
 
     Args:
         learned: What :func:`xt.analysis.bench.learn.learn` gave.
@@ -60,10 +60,7 @@ def plot_learned(learned: Mapping[str, Facts], out: Path) -> None:
     for row, name in enumerate(order):
         bars.barh(row, sum(values[name]) / len(values[name]), color=f"C{row}", alpha=0.6)
         bars.plot(values[name], [row] * len(values[name]), ".", color="black")
-        for run in scored[name]:
-            steps, heights = zip(*run["validation"].get(score, [(0, float("nan"))]), strict=True)
-            style = ("-", "--")[row // 10 % 2]  # colours come again
-            curves.plot(steps, heights, style, color=f"C{row}", marker=MARKERS[row % len(MARKERS)], markersize=3)
+        _curve(curves, [run["validation"].get(score, []) for run in scored[name]], row)
     bars.set_yticks(range(len(order)), _short_names(order))
     bars.set_xlabel(f"{score} on test data")
     curves.set_xlabel("steps")
@@ -71,6 +68,15 @@ def plot_learned(learned: Mapping[str, Facts], out: Path) -> None:
     curves.grid(alpha=0.3)
     figure.savefig(out, dpi=110)
     plt.close(figure)
+
+
+def _curve(axis: Any, runs: list[list[tuple[int, float]]], row: int) -> None:
+    """The mean over seeds, at the steps at which all were validated."""
+    at = [dict(run) for run in runs]
+    steps = sorted(set.intersection(*(set(each) for each in at)))
+    means = [sum(each[step] for each in at) / len(at) for step in steps]
+    style = ("-", "--")[row // 10 % 2]  # colours come again
+    axis.plot(steps, means, style, color=f"C{row}", marker=MARKERS[row % len(MARKERS)], markersize=3)
 
 
 _TIMES = {"cpu_seconds": "time of the processor (s)", "seconds": "time (s)"}
