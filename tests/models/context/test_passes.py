@@ -15,6 +15,7 @@ from xt.models.context.base import COSTS, ContextEncoder, Pass, SequentialContex
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
 from xt.models.context.msa import MSA
+from xt.models.context.rsmamba import RSMamba
 from xt.models.context.ss2d import SS2D
 from xt.testing.checks.cuts import cut_up
 from xt.testing.counting import counting, exponent
@@ -122,7 +123,7 @@ def test_gradients_of_passes_do_not_end_where_pieces_do(monkeypatch: pytest.Monk
     assert last[:, 0].abs().min() > 0
 
 
-@pytest.mark.parametrize("make", [Mamba, SS2D, lambda dim: MSA(dim, head_dim=dim, window=2, pool=2)])
+@pytest.mark.parametrize("make", [Mamba, SS2D, RSMamba, lambda dim: MSA(dim, head_dim=dim, window=2, pool=2)])
 def test_gradients_of_more_pieces_cost_no_more(make: Callable[[int], ContextEncoder], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(base, "PIECE_TOKENS", 8)
     encoder, elements = make(DIM), []

@@ -5,6 +5,7 @@ from literal import agree, layer_norm, mamba_mixer, randomise
 from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
+from xt.models.context import base
 from xt.models.context.rsmamba import RSMamba
 
 DIM = 8
@@ -31,14 +32,18 @@ def literal(encoder: RSMamba, x: Tensor, shuffles: list[list[int]]) -> Tensor:
     return x[None]
 
 
-def test_follows_the_equations_in_evaluation():
+@pytest.mark.parametrize("piece", [1000, 4])
+def test_follows_the_equations_in_evaluation(piece: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "PIECE_TOKENS", piece)
     encoder = randomise(make()).eval()
     shuffles = [encoder.shuffle(index, 13).tolist() for index in range(2)]
     assert shuffles[0] != shuffles[1] != list(range(13))
     agree(encoder, lambda x: literal(encoder, x, shuffles), lambda x: encoder(x, LAYOUT), tokens_for(LAYOUT, DIM))
 
 
-def test_follows_the_equations_in_training_over_what_was_drawn():
+@pytest.mark.parametrize("piece", [1000, 4])
+def test_follows_the_equations_in_training_over_what_was_drawn(piece: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(base, "PIECE_TOKENS", piece)
     encoder = randomise(make()).train()
 
     def run(x: Tensor) -> Tensor:

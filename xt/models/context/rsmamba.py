@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from xt.geometry.grid import TokenLayout
-from xt.models.context.base import ContextEncoder
+from xt.models.context import base
+from xt.models.context.base import ContextEncoder, Memory, Pass, pieces_pay, sweep
 from xt.models.context.blocks import recomputed
 from xt.models.selective import MambaMixer
 
@@ -32,16 +33,28 @@ class RSMambaLayer(nn.Module):
         self.gate = nn.Linear(3 * dim, 3, bias=False)
 
     def forward(self, x: Tensor, shuffle: Tensor) -> Tensor:
-        """Mix ``(B, L, D)``; ``shuffle (L,)`` is a permutation."""
+        """Mix ``(B, L, D)``; ``shuffle (L,)`` is a permutation. Paths are recomputed in backward."""
         own = self.norm(x)
         back = torch.empty_like(shuffle)
         back[shuffle] = torch.arange(len(shuffle), device=shuffle.device)
-        paths = [self.mixer(own), self.mixer(own, True), self.mixer(own[:, shuffle])[:, back]]
+        paths = [self._path(own), self._path(own, True), self._path(own[:, shuffle])[:, back]]
         means = torch.cat([path.mean(1) for path in paths], dim=-1)
         gates = self.gate(means).softmax(-1)
         for path, gate in zip(paths, gates.unbind(-1), strict=True):
             x = torch.addcmul(x, gate[:, None, None].to(x.dtype), path.to(x.dtype))
         return x
+
+    def _path(self, x: Tensor, reverse: bool = False) -> Tensor:
+        """Mix ``(B, L, D)``, in pieces where that pays."""
+        if not pieces_pay(x):
+            whole: Tensor = recomputed(self.training, self.mixer, x, reverse)
+            return whole
+
+        def step(piece: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+            mixed: tuple[Tensor, Memory] = recomputed(self.training, self.mixer.step, piece, reverse, memory)
+            return mixed
+
+        return sweep(x, [Pass(step, reverse)], [None], base.PIECE_TOKENS)
 
 
 class RSMamba(ContextEncoder):
@@ -78,9 +91,9 @@ class RSMamba(ContextEncoder):
         return torch.randperm(length, generator=torch.Generator().manual_seed(self.seed + layer), device="cpu")
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Mix tokens ``(B, L, D)``; layers are recomputed in backward, over the same shuffle."""
+        """Mix tokens ``(B, L, D)``."""
         length = tokens.shape[1]
         for index, layer in enumerate(self.layers):
             shuffle = torch.randperm(length, device="cpu") if self.training else self.shuffle(index, length)
-            tokens = recomputed(self.training, layer, tokens, shuffle.to(tokens.device))
+            tokens = layer(tokens, shuffle.to(tokens.device))
         return tokens
