@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What every context encoder learns of far context, at equal parameters and steps: vessels of synthetic radar scenes fish
-# where a dark film lies several regions away. One model without context makes the tokens on which all contexts are
-# trained. Run it again after a kill and it goes on; done work is not repeated.
+# What every context encoder learns of far context, at equal parameters and steps, with three seeds: vessels of synthetic
+# radar scenes fish where a dark film lies several regions away. One model without context makes the tokens on which all
+# contexts are trained. Run it again after a kill and it goes on; done work is not repeated.
 #
 #   ./scripts/far_context.sh [OUT [NAME …]] [OPTION …]
 #
@@ -36,4 +36,4 @@ xt bench contexts Identity FullAttention:head_dim=32 \
     Jamba:depth=5,expand=1,num_experts=2,top_k=1,head_dim=32,min_seq_len=128 "${own[@]}" \
     --parameters 132k --learn configs/xview3_demo_context.yaml --threads 1 -o "$out/bench" \
     --set "model.init_from=$out/detect" --set "data.root=$out/tokens" --set "data.labels=$out/data" \
-    --set trainer.max_epochs=30 --set trainer.check_val_every_n_epoch=2 "$@"
+    --set trainer.max_epochs=15 --set trainer.check_val_every_n_epoch=2 --seeds 1,2,3 "$@"
