@@ -38,7 +38,7 @@ from xt.tasks.base import Task, Valid, Values
 
 BLOCK = 1024, 1024
 """Rows and columns of what is written at a time, in pixels."""
-PIECE = 256, 512
+PIECE = 512, 512
 """Of what is decoded at a time: on a CPU as fast as 512 × 512, and half the memory."""
 COMMIT_SECONDS = 20.0
 """Work that a kill may cost, beside the window that is at work."""
