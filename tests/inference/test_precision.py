@@ -26,6 +26,12 @@ def predict(path: Path, model: Path, *more: str) -> np.ndarray:
         return dataset.read()
 
 
+def far(found: np.ndarray, wanted: np.ndarray) -> float:
+    """RMS of the difference over the standard deviation, of the worst band: roundings of single pixels differ by CPU."""
+    rms = np.sqrt(((found - wanted) ** 2).mean(axis=(1, 2)))
+    return float((rms / wanted.std(axis=(1, 2))).max())
+
+
 @pytest.mark.parametrize(("context", "settings"), [("Mamba", {}), ("Hyper", HEADS), ("TransformerXL", HEADS)])
 def test_bf16_gives_what_the_model_says_in_bf16(tmp_path: Path, context: str, settings: dict[str, int]):
     path = raster(tmp_path / "a.tif", noise(2, *SIZE))
@@ -36,14 +42,12 @@ def test_bf16_gives_what_the_model_says_in_bf16(tmp_path: Path, context: str, se
         raw = network(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None, None])
     task = task_of(metadata)
     want = task.paint(task.activate({name: each[0].float() for name, each in raw.items()}), valid)
-    exact = predict(path, model)
-    spread = exact.std(axis=(1, 2), keepdims=True)
     for more in ([], ["--context", "full"], ["--tta", "flips"]):
-        found = predict(path, model, "--precision", "bf16", *more)
+        found, exact = predict(path, model, "--precision", "bf16", *more), predict(path, model, *more)
         assert found.dtype == np.float32
         if "--tta" not in more:
-            assert (np.abs(found - want) / spread).max() < 0.2
-        assert 1e-4 < (np.abs(found - exact) / spread).max()
+            assert far(found, want) < 0.03
+        assert 1e-3 < far(found, exact) < 0.1
 
 
 @pytest.mark.parametrize("task", ["semantic-segmentation", "classification"])
