@@ -1,4 +1,4 @@
-"""What encoders with a selective state space share: the causal convolution, S6 itself, and the mixer of Mamba."""
+"""What encoders with a selective state space share: S6 itself, and the mixer of Mamba."""
 
 import math
 
@@ -6,33 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xt.models.causal_conv import convolve, convolve_piece
 from xt_kernels.selective_scan import selective_scan_channels_last
-
-
-def convolve(conv: nn.Conv1d, x: Tensor, reverse: bool) -> Tensor:
-    """Each channel of ``(B, D, L)`` with its taps, over what came before; ``conv`` pads by one less than its taps."""
-    if not reverse:
-        causal: Tensor = conv(x)[..., : x.shape[2]]
-        return causal
-    taps = conv.weight.flip(-1)
-    before = taps.shape[-1] - 1
-    return F.conv1d(x, taps, conv.bias, padding=before, groups=taps.shape[0])[..., before:]
-
-
-def convolve_piece(conv: nn.Conv1d, x: Tensor, reverse: bool, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Do what :func:`convolve` does to a segment ``(B, D, l)`` of the sequence.
-
-    Returns:
-        The convolved segment and what the next one still sees of it, ``(B, D, taps - 1)``.
-    """
-    before = conv.kernel_size[0] - 1
-    if seen is None:
-        seen = x.new_zeros(*x.shape[:2], before)
-    x = torch.cat([x, seen] if reverse else [seen, x], dim=2)
-    # A copy, which does not keep the segment alive.
-    seen = x.narrow(2, 0 if reverse else x.shape[2] - before, before).clone()
-    taps = conv.weight.flip(-1) if reverse else conv.weight
-    return F.conv1d(x, taps, conv.bias, groups=len(taps)), seen
 
 
 def init_step_bias(bias: Tensor) -> None:
@@ -142,7 +117,7 @@ class MambaMixer(Selective):
     def forward(self, tokens: Tensor, reverse: bool = False) -> Tensor:
         """Mix ``(B, L, D)`` from first to last, or from last to first."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        return self._scan(convolve(self.conv1d, x.transpose(1, 2), reverse), z, reverse, None)[0]
+        return self._scan(convolve(self.conv1d, x, reverse), z, reverse, None)[0]
 
     def step(self, tokens: Tensor, reverse: bool, memory: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Mix a segment ``(B, l, D)`` as :meth:`forward` does the whole sequence.
@@ -152,11 +127,11 @@ class MambaMixer(Selective):
         """
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         seen, state = memory or (None, None)
-        convolved, seen = convolve_piece(self.conv1d, x.transpose(1, 2), reverse, seen)
+        convolved, seen = convolve_piece(self.conv1d, x, reverse, seen)
         mixed, state = self._scan(convolved, z, reverse, state)
         return mixed, [seen, state]
 
     def _scan(self, convolved: Tensor, z: Tensor, reverse: bool, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """From the convolution ``(B, D, L)`` and the gate ``(B, L, D)`` to the mixed tokens and the last state."""
-        y, last = self.scan(F.silu(convolved.transpose(1, 2)), z, reverse, state)
+        """From the convolution and the gate, both ``(B, L, D)``, to the mixed tokens and the last state."""
+        y, last = self.scan(F.silu(convolved), z, reverse, state)
         return self.out_proj(y), last

@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from xt.errors import ModelError
+from xt.models.causal_conv import convolve_piece
 from xt.models.context.base import Memory
 from xt.models.context.layered import LayeredContextEncoder, Reading
-from xt.models.selective import convolve_piece, init_step_bias
+from xt.models.selective import init_step_bias
 
 
 def ssd(
@@ -110,9 +111,9 @@ class Mamba2Mixer(nn.Module):
         """
         seen, state = memory or (None, None)
         z, mixed, step = torch.split(self.in_proj(tokens), self.widths, dim=-1)
-        mixed, seen = convolve_piece(self.conv1d, mixed.transpose(1, 2), False, seen)
+        mixed, seen = convolve_piece(self.conv1d, mixed, False, seen)
         of_group = self.num_groups * self.d_state
-        x, b, c = torch.split(F.silu(mixed.transpose(1, 2)), [z.shape[-1], of_group, of_group], dim=-1)
+        x, b, c = torch.split(F.silu(mixed), [z.shape[-1], of_group, of_group], dim=-1)
         dtype = torch.promote_types(x.dtype, torch.float32)
         delta = F.softplus(step.to(dtype) + self.dt_bias.to(dtype))
         x = rearrange(x, "b l (h p) -> b l h p", p=self.head_dim)

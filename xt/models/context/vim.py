@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xt.models.causal_conv import convolve_piece
 from xt.models.context.base import Memory
 from xt.models.context.layered import LayeredContextEncoder, Reading
-from xt.models.selective import Selective, convolve_piece
+from xt.models.selective import Selective
 
 
 class Direction(Selective):
@@ -38,8 +39,8 @@ class Direction(Selective):
     def forward(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Mix a segment ``(B, l, inner)``; memory is what the convolution still sees, and the state."""
         seen, state = memory or (None, None)
-        x, seen = convolve_piece(self.conv1d, x.transpose(1, 2), self.reverse, seen)
-        y, state = self.scan(F.silu(x.transpose(1, 2)), None, self.reverse, state)
+        x, seen = convolve_piece(self.conv1d, x, self.reverse, seen)
+        y, state = self.scan(F.silu(x), None, self.reverse, state)
         return y, [seen, state]
 
 
