@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")
     options.add_image(parser)
+    options.add_precision(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
                 if not is_virtual(image) and not image.exists():
                     raise InputError(f"{image}: no such file")
                 source = Source(image, model.metadata.inputs, args.bands, args.nodata)
-                encode_image(model.network, model.metadata, source, args.output / name, args.overwrite)
+                out = args.output / name
+                encode_image(model.network, model.metadata, source, out, args.overwrite, args.precision)
             except InputError as error:
                 print(f"xt: error: {error}", file=sys.stderr)
                 failed += 1

@@ -24,6 +24,12 @@ def add_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodata", type=float, metavar="VALUE", help="value of missing pixels, beside the file's own")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``."""
+    what = "bf16 is faster where the GPU or the CPU has instructions for it, and less exact"
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=what)
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """Read ``1,2``."""
     try:

@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
     views = "mean over mirrored (4) or also turned (8) images, for as many times the work"
     parser.add_argument("--tta", choices=["none", "flips", "d4"], default="none", help=views)
-    precision = "bf16 is faster where the GPU or the CPU has instructions for it, and less exact"
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=precision)
+    options.add_precision(parser)
     parser.add_argument("--on-bad-tile", choices=["fail", "nodata"], default="fail", help="if a region cannot be read")
     parser.add_argument("--co", action="append", default=[], metavar="KEY=VALUE", help="GDAL creation option")
     shard = "the first of five machines that share the images, or one image (xt merge joins it): 1/5"

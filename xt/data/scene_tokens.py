@@ -35,6 +35,7 @@ class TokenFacts:
         exists: One flag per region; the tokens of others are 0.
         encoder: SHA-256 of the region encoder and of what it is fed with.
         model: Metadata of the model, as :meth:`ModelMetadata.to_dict` gives them.
+        precision: In which the encoder computed, ``fp32`` or ``bf16``.
     """
 
     scene: str
@@ -46,6 +47,7 @@ class TokenFacts:
     exists: tuple[bool, ...]
     encoder: str
     model: dict[str, Any]
+    precision: str = "fp32"
 
     @property
     def grid(self) -> RegionGrid:

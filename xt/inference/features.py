@@ -13,6 +13,7 @@ from xt.data.source import Source
 from xt.errors import OutputError
 from xt.files import locked, replacing_all
 from xt.geometry.grid import RegionGrid
+from xt.inference.precision import Precision, computing
 from xt.models.checkpoint import encoder_sha256
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -24,38 +25,41 @@ def encode_image(
     source: Source,
     out: Path,
     overwrite: bool = False,
+    precision: Precision = "fp32",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TokenFacts:
     """Write the last-stage map of an image before the context, as ``OUT.npy`` and ``OUT.json``.
 
     Regions without a valid pixel are not encoded and their tokens are 0. What is in memory is ``region_batch`` regions;
-    the map is a memory-mapped file. An image that was done with the same encoder is left as it is.
+    the map is a memory-mapped file. An image that was done with the same encoder and precision is left as it is.
 
     Args:
         model: On its device, in evaluation mode.
         metadata: Of the model.
         source: The image.
         out: Name without suffix.
-        overwrite: Replace tokens of another encoder.
+        overwrite: Replace tokens of another encoder or precision.
+        precision: In which the encoder computes.
         progress: Called with regions done and regions in all.
 
     Raises:
         InputError: If the image cannot be read.
-        OutputError: If the output holds tokens of another encoder or cannot be written.
+        OutputError: If the output holds tokens of another encoder or precision, or cannot be written.
     """
     files = [out.with_name(f"{out.name}{suffix}") for suffix in (".npy", ".json")]
     encoder = model.region_encoder
     digest = encoder_sha256(model, metadata)
     if all(file.exists() for file in files) and not overwrite:
         done = read_facts(files[1])
-        if done.encoder == digest:
+        if (done.encoder, done.precision) == (digest, precision):
             return done
-        raise OutputError(f"{files[0]} holds tokens of another model; --overwrite replaces them, or choose another -o")
+        other = "another model" if done.encoder != digest else f"precision {done.precision}"
+        raise OutputError(f"{files[0]} holds tokens of {other}; --overwrite replaces them, or choose another -o")
     grid = RegionGrid(source.height, source.width, encoder.region_size)
     stride, channels = encoder.strides[-1], encoder.channels[-1]
     facts = TokenFacts(
         source.name, grid.height, grid.width, grid.region_size, stride, channels, (False,) * grid.num_regions, digest,
-        metadata.to_dict(),
+        metadata.to_dict(), precision,
     )  # fmt: skip
     with locked(files[1]), replacing_all(files) as (values, description):
         tokens = np.lib.format.open_memmap(values, mode="w+", dtype=np.float16, shape=facts.shape)
@@ -64,7 +68,8 @@ def encode_image(
             chunk = range(start, min(start + model.region_batch, grid.num_regions))
             read = {region: source.read(grid.window(region)) for region in chunk}
             kept = {region: pixels for region, (pixels, valid) in read.items() if valid.any()}
-            maps = _last_maps(model, np.stack(list(kept.values()))) if kept else ()
+            with computing(precision, model):
+                maps = _last_maps(model, np.stack(list(kept.values()))) if kept else ()
             for region, each in zip(kept, maps, strict=True):
                 exists[region] = True
                 window = grid.window(region)
