@@ -9,8 +9,12 @@ from small_inputs import noise, raster, save
 
 from xt.cli.main import main
 from xt.data.source import Source
-from xt.geometry.grid import Window
+from xt.geometry.grid import RegionGrid, Window
+from xt.inference import views
+from xt.inference.precision import computing
 from xt.models.checkpoint import load_model
+from xt.models.factory import build_from_spec
+from xt.models.pyramid import FeaturePyramid
 from xt.tasks.registry import task_of
 
 SIZE = 150, 190
@@ -56,6 +60,23 @@ def test_bf16_of_every_task(tmp_path: Path, task: str):
     found, exact = predict(path, model, "--precision", "bf16"), predict(path, model)
     assert found.dtype == exact.dtype
     assert (found == exact).mean() > 0.5 if task == "semantic-segmentation" else np.abs(found - exact).max() < 0.05
+
+
+def test_what_stages_hand_on_stays_float32():
+    encoder = {"name": "resnet10t", "in_chans": 2, "region_size": 64}  # its maps and the heads' convolutions are bf16
+    parts = {
+        "region_encoder": {"class_path": "TimmFeatures", "init_args": encoder},
+        "context": {"class_path": "Identity"},
+        "decoder": {"class_path": "UNet", "init_args": {"filters": [8, 8, 8, 8, 8]}},
+    }
+    model = build_from_spec(parts | {"context_dim": 16, "heads": {"mask": 3}}).eval()
+    image = torch.randn(1, 2, 64, 64)
+    with torch.inference_mode(), computing("bf16", model):
+        assert {each.dtype for each in model.encode(image).maps} == {torch.bfloat16}
+        maps = views.encode(model, image)
+        assert {each.dtype for each in maps} == {torch.float32}
+        said = views.decode(model, FeaturePyramid(image, maps, model.region_encoder.strides, RegionGrid(64, 64, 64)))
+    assert {each.dtype for each in said.values()} == {torch.float32}
 
 
 def test_a_trial_computes_as_the_run_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
