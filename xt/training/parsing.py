@@ -141,7 +141,7 @@ def _short(message: str) -> str:
         re.search(r'(?:Parser key|Key) "([^"]+)"', part) for part in message.split("Problem with given class_path")
     ]
     key = ".".join(found[1] for found in nested if found)
-    missing = re.search(r"arguments? (?:are|is) required: (.+)", message)
+    missing = re.search(r"arguments? (?:are|is) required: ((?:[\w.]*\w(?:, )?)+)", message)
     if missing:
         return f"{key}.{missing[1]} is missing".lstrip(".")
     expected = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*)\])", message)

@@ -1,4 +1,4 @@
-"""Every context encoder trains a step through the real ``xt train``, from a config that gives its name alone."""
+"""Every name that a config may hold trains a step through the real ``xt train``, given alone."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from small_runs import config as dense_config
 
 from xt import plugins
 from xt.cli.main import main
@@ -59,7 +60,7 @@ def config(folder: Path, root: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_trains_a_step_by_its_name(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_context_trains_a_step_by_its_name(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plain, before = TrainingModule.training_step, []
 
     def step(self: TrainingModule, *args: object) -> object:
@@ -75,3 +76,20 @@ def test_trains_a_step_by_its_name(name: str, root: Path, tmp_path: Path, monkey
     still = [key for key, p in model.context.named_parameters() if torch.equal(p, before[0][key])]
     assert still == []
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_encoder_decoder_and_loss_train_a_step_by_their_names(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = {"region_encoder": "Samba", "context": "Mamba", "context_dim": 16, "decoder": "UPerNet"}
+    task = {"class_path": "PointDetection", "init_args": {"loss": "PaperDetectionLoss"}}
+    trainer = {"accelerator": "cpu", "max_steps": 1, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    changes = {"model": {"task": task, "lr": 0.001, "warmup_steps": 0, "model": model}, "trainer": trainer}
+    run = tmp_path / "run"
+    assert main(["train", str(dense_config(tmp_path, scenes, **changes)), "--run_dir", str(run)]) == 0
+    model = load_model(run / "model")[0]
+    assert [plugins.short_name(each) for each in (model.region_encoder, model.decoder)] == ["Samba", "UPerNet"]
+    assert all(p.isfinite().all() for p in model.parameters())
+    changes["model"]["model"]["region_encoder"] = "TimmFeatures"
+    assert main(["train", str(dense_config(tmp_path, scenes, **changes)), "--run_dir", str(tmp_path / "other")]) == 2
+    assert capsys.readouterr().err.strip().endswith("small.yaml: model.model.region_encoder.name is missing")
