@@ -11,7 +11,7 @@ from xt.cli.main import main
 from xt.data.source import Source
 from xt.geometry.grid import RegionGrid, Window
 from xt.inference import views
-from xt.inference.precision import computing
+from xt.inference.precision import _warn_if_slow, computing
 from xt.models.checkpoint import load_model
 from xt.models.factory import build_from_spec
 from xt.models.pyramid import FeaturePyramid
@@ -77,6 +77,27 @@ def test_what_stages_hand_on_stays_float32():
         assert {each.dtype for each in maps} == {torch.float32}
         said = views.decode(model, FeaturePyramid(image, maps, model.region_encoder.strides, RegionGrid(64, 64, 64)))
     assert {each.dtype for each in said.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("features", "words"), [({"avx2": True, "avx512bf16": False}, 1), ({"amx-bf16": True}, 0)])
+def test_a_cpu_that_would_be_slow_is_told_of_once(
+    features: dict[str, bool],
+    words: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: features)
+    _warn_if_slow.cache_clear()
+    path, model = raster(tmp_path / "a.tif", noise(2, *SIZE)), save(tmp_path / "m", "point-detection", 2)
+    predict(path, model, "--context", "full")
+    assert "bfloat16" not in capsys.readouterr().err
+    predict(path, model, "--precision", "bf16")
+    predict(path, model, "--precision", "bf16", "--tta", "flips")
+    _warn_if_slow.cache_clear()
+    warned = [line for line in capsys.readouterr().err.splitlines() if "bfloat16" in line]
+    said = "xt: warning: this cpu has no instructions for bfloat16, so bf16 takes many times as long; fp32 is faster"
+    assert warned == [said] * words
 
 
 def test_a_trial_computes_as_the_run_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
