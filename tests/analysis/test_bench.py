@@ -1,6 +1,7 @@
 """``xt bench``: what it tells, when it stops, and when it refuses to tell. No figure of time is judged."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def test_a_prediction_follows_the_last_growth_and_memory_counts():
     assert predicted({10: 2.0}, 100) == pytest.approx(20)
     assert predicted({1: 5.0, 10: 2.0, 20: 8.0}, 100) == pytest.approx(200)
     assert predicted({10: 2.0, 20: 2.0}, 40) == pytest.approx(4)  # never less than linearly
+    assert predicted({1000: 2.0, 1024: 2.0, 1025: 2.2}, 2050) == pytest.approx(4.4)  # a noisy neighbour tells nothing
+    assert predicted({10: 2.0, 20: 8.0, 21: 9.0}, 42) == pytest.approx(9 * 2 ** (math.log(4.5) / math.log(2.1)))
     points = {10: Spent(1, 1, 512.0), 20: Spent(2, 2, 2048.0)}
     assert Budget(100, 9000).refuses(points, 40) is None
     assert Budget(100, 8000).refuses(points, 40) == "about 8.0 GiB predicted, more than 7.8 GiB"

@@ -59,14 +59,19 @@ class Series:
 
 
 def predicted(points: Mapping[int, float], tokens: int) -> float:
-    """Value at more tokens: growing as between the last two points, at least linearly; 0 if nothing is known."""
+    """Value at more tokens, or 0 if nothing is known.
+
+    It grows as from the last point with at most half of the tokens to the last one, and at least linearly; between
+    points that lie nearer to each other the noise of a machine tells more than growth.
+    """
     known = [(n, value) for n, value in sorted(points.items()) if value > 0]
     if not known:
         return 0.0
     last, value = known[-1]
     power = 1.0
-    if len(known) > 1:
-        before, earlier = known[-2]
+    halves = [(n, each) for n, each in known if 2 * n <= last]
+    if halves:
+        before, earlier = halves[-1]
         power = max(1.0, math.log(value / earlier) / math.log(last / before))
     return float(value * (tokens / last) ** power)
 
