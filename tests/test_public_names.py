@@ -109,6 +109,37 @@ def test_example_of_the_readme(place: Path, tmp_path: Path, monkeypatch: pytest.
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"context": "ful"}, "context is 'ful'; did you mean 'full'?"),
+        ({"blend": "cos"}, "blend is 'cos'; did you mean 'cosine'?"),
+        ({"tta": "all"}, "tta is 'all'; known: d4, flips, none"),
+        ({"precision": "fp16"}, "precision is 'fp16'; did you mean 'bf16'?"),
+        ({"tile": 0}, "tile is 0 px; it must be at least 1"),
+    ],
+)
+def test_wrong_words_are_told_of(options: dict[str, Any], said: str, place: Path, tmp_path: Path):
+    model, scene = xt.load(place / "run"), next((place / "data/test").iterdir())
+    with pytest.raises(ConfigError) as error:
+        xt.predict(model, scene, scratch=tmp_path, **options)
+    assert str(error.value) == said
+    with pytest.raises(ConfigError, match="it must be what"):
+        xt.predict(str(place / "run"), scene, scratch=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_window_may_be_four_numbers(place: Path, tmp_path: Path):
+    model, scene, at = xt.load(place / "run"), next((place / "data/test").iterdir()), (30, 20, 50, 60)
+    with (
+        xt.predict(model, scene, window=at, scratch=tmp_path) as numbers,
+        xt.predict(model, scene, window=xt.Window(*at), scratch=tmp_path) as window,
+    ):
+        assert numbers.shape == window.shape == (50, 60)
+        whole = xt.Window(0, 0, 50, 60)
+        assert np.array_equal(numbers.read(whole)["vessel"], window.read(whole)["vessel"], equal_nan=True)
+
+
 def test_what_fails_leaves_nothing_in_the_scratch_folder(place: Path, tmp_path: Path):
     model = xt.load(place / "run")
     with pytest.raises(ValueError, match="bands"):

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from xt.errors import ConfigError, nearest
 from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
 from xt.inference.precision import Precision
@@ -39,6 +40,9 @@ class PredictOptions:
         tta: Views whose mean is published: ``none`` but the image as it is, ``flips`` (4), or all of ``d4`` (8).
         share: Which part of the scene is worked on, and of how many; all by default.
         precision: In which the model computes.
+
+    Raises:
+        ConfigError: If a word is none of those that an option takes, or a window has no side.
     """
 
     context: Context = "windows"
@@ -59,6 +63,17 @@ class PredictOptions:
     tta: Augmentation = "none"
     share: tuple[int, int] = (1, 1)
     precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        """Check words, which no type does at run time."""
+        for name, words in (
+            ("context", Context), ("blend", Blend), ("tta", Augmentation), ("precision", Precision),
+        ):  # fmt: skip
+            given, known = getattr(self, name), get_args(words)
+            if given not in known:
+                raise ConfigError(f"{name} is {given!r}{nearest(str(given), known)}")
+        if self.tile is not None and self.tile < 1:
+            raise ConfigError(f"tile is {self.tile} px; it must be at least 1")
 
 
 @dataclass

@@ -80,7 +80,7 @@ def predict(
     nodata: float | None = None,
     aoi: str | Path | None = None,
     mask: str | Path | None = None,
-    window: Window | None = None,
+    window: Window | tuple[int, int, int, int] | None = None,
     complex_abs: bool = False,
     fill_bad_tiles: bool = False,
     creation: Mapping[str, str] | None = None,
@@ -102,7 +102,7 @@ def predict(
         nodata: Value of missing pixels, beside what the file and the model say.
         aoi: File of polygons; pixels whose centre lies in none have no data.
         mask: Raster on the image's grid; pixels where it is 0 or has no data have no data.
-        window: Pixels to predict; the result has their grid. All by default.
+        window: Pixels to predict, or their row, column, height and width; the result has their grid. All by default.
         complex_abs: Take complex samples by their absolute value.
         fill_bad_tiles: Give regions that cannot be read nodata instead of failing.
         creation: Creation options of GDAL for the raster.
@@ -114,7 +114,9 @@ def predict(
         OutputError: If ``scratch`` has no room or cannot be written.
         ConfigError: If an option is wrong.
     """
-    image = image_path(image)
+    if not isinstance(model, TrainedModel):
+        raise ConfigError(f"model is {model!r}; it must be what xt.load gives")
+    image, window = image_path(image), Window(*window) if isinstance(window, tuple) else window
     options = PredictOptions(
         context, tile, overlap, blend, None if bands is None else tuple(bands), nodata,
         None if aoi is None else Path(aoi), None if mask is None else Path(mask), window, complex_abs, fill_bad_tiles,
