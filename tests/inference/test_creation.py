@@ -1,9 +1,16 @@
 import logging
+import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
+from rasterio.errors import NotGeoreferencedWarning
+from small_inputs import raster
 
 from xt.errors import ConfigError
-from xt.inference.creation import DEFAULTS, check_cog
+from xt.inference.creation import DEFAULTS, check_cog, defaults
 from xt.tasks.base import Product
 
 CLASSES = Product(("class",), "uint8", 255)
@@ -12,13 +19,46 @@ GOOD = [
     {"COMPRESS": "ZSTD", "LEVEL": "9"}, {"compress": "none"}, {"COMPRESS": "LZW", "PREDICTOR": "YES"}, {"LEVEL": "9"},
     {"BIGTIFF": "YES"}, {"BLOCKSIZE": "256"}, {"NUM_THREADS": "ALL_CPUS"}, {"OVERVIEWS": "NONE"}, {"SPARSE_OK": "TRUE"},
     {"COMPRESS": "LERC_ZSTD"}, {"COMPRESS": "LZMA", "LEVEL": "1"}, {"OVERVIEW_COMPRESS": "LZW"},
+    {"OVERVIEW_COMPRESS": "NONE"}, {"OVERVIEW_COMPRESS": "LERC"}, {"PREDICTOR": "NO"}, {"PREDICTOR": "STANDARD"},
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", GOOD, ids=str)
 @pytest.mark.parametrize("product", [CLASSES, MAPS], ids=["classes", "maps"])
 def test_options_that_the_driver_knows_are_taken(options: dict[str, str], product: Product):
-    assert check_cog(options, product) == DEFAULTS | {key.lower(): value for key, value in options.items()}
+    said = {key.lower(): value for key, value in options.items()}
+    assert check_cog(options, product) == defaults(options, product) | said
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ({}, {"predictor": "yes", "level": 1}),
+        ({"blocksize": "256"}, {"predictor": "yes", "level": 1}),
+        ({"COMPRESS": "zstd"}, {"predictor": "yes"}),
+        ({"compress": "LERC"}, {}),
+        ({"COMPRESS": "NONE"}, {}),
+    ],
+)
+def test_floats_are_packed_by_their_bytes(options: dict[str, str], more: dict[str, object]):
+    assert defaults(options, CLASSES) == DEFAULTS
+    assert defaults(options, MAPS) == DEFAULTS | more
+
+
+def test_packed_floats_are_smaller_and_the_same(tmp_path: Path):
+    y, x = np.mgrid[:600, :600] / 50
+    values = (np.sin(y) + np.cos(x) + np.random.default_rng(0).normal(0, 0.01, (4, 600, 600))).astype(np.float32)
+    sizes = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        plain = raster(tmp_path / "plain.tif", values)
+        for name, options in (("ours", {}), ("plain", {"PREDICTOR": "NO", "LEVEL": "6"})):
+            rasterio.shutil.copy(plain, tmp_path / f"{name}-cog.tif", **check_cog(options, MAPS))
+            sizes[name] = (tmp_path / f"{name}-cog.tif").stat().st_size
+        with rasterio.open(tmp_path / "ours-cog.tif") as dataset:
+            assert dataset.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "3"
+            assert np.array_equal(dataset.read(), values)
+    assert sizes["ours"] < 0.9 * sizes["plain"]
 
 
 BAD = [
