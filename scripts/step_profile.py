@@ -1,14 +1,18 @@
-"""What one training step of a config takes on one thread of a CPU, by kind of operation.
+"""What one training step of a config takes, on one thread of a CPU or on a GPU, by kind of operation.
 
     python scripts/step_profile.py configs/xview3_4096_512.yaml [--size 2048]
+    python scripts/step_profile.py configs/xview3_4096_512.yaml --size 4096 --device cuda --precision bf16
 
-With the code of another commit first on PYTHONPATH it profiles that. The profiler's seconds are of the clock, so
-nothing else should run.
+With the code of another commit first on PYTHONPATH it profiles that. On a CPU the profiler's seconds are of the clock,
+so nothing else should run; on a GPU they are those of its kernels, and beside them stand the median time of a step
+without the profiler, and the memory that the step takes.
 """
 
 import argparse
 import importlib
 import importlib.util
+import statistics
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -37,9 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--region-batch", type=int, help="instead of the config's")
+    parser.add_argument("--decode-size", type=int, help="instead of the config's")
     args = parser.parse_args()
     set_up_memory(args.size)
-    run(args.config, args.size)
+    run(args)
 
 
 def set_up_memory(size: int) -> None:
@@ -51,7 +59,7 @@ def set_up_memory(size: int) -> None:
     malloc.return_large_blocks(size)
 
 
-def run(config: Path, size: int) -> None:
+def run(args: argparse.Namespace) -> None:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -59,32 +67,57 @@ def run(config: Path, size: int) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    spec = yaml.safe_load(config.read_text())["model"]["model"]
+    spec = yaml.safe_load(args.config.read_text())["model"]["model"]
     spec["region_encoder"]["init_args"]["in_chans"] = 2
     model = build_from_spec({**spec, "heads": dict.fromkeys(("center", "vessel", "fishing", "length"), 1)}).train()
-    step(model, 512)
-    with profile(activities=[ProfilerActivity.CPU]) as spent:
-        step(model, size)
+    model.region_batch = args.region_batch or model.region_batch
+    model.decode_size = args.decode_size or model.decode_size
+    model.to(args.device)
+    gpu = args.device == "cuda"
+    step(model, 512, args.precision)
+    if gpu:
+        step(model, args.size, args.precision)  # picks algorithms and compiles for these sizes
+        torch.cuda.reset_peak_memory_stats()
+        took = statistics.median(timed(model, args) for _ in range(3))
+        memory = torch.cuda.max_memory_allocated() / 2**30
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {took:.2f} s a step, {memory:.1f} GiB")
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as spent:
+        step(model, args.size, args.precision)
     sums: dict[str, float] = defaultdict(float)
     for event in spent.key_averages():
-        sums[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+        if gpu and event.device_type.name == "CUDA":
+            continue  # a kernel, whose time its operation has
+        sums[kind_of(event.key)] += (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6
     total = sum(sums.values())
     for kind, seconds in sorted(sums.items(), key=lambda each: -each[1]):
-        print(f"{kind:28} {seconds:6.1f} s {seconds / total:4.0%}")
-    print(f"{'all':28} {total:6.1f} s")
+        print(f"{kind:28} {seconds:8.3f} s {seconds / total:4.0%}")
+    print(f"{'all':28} {total:8.3f} s")
 
 
-def step(model: Any, size: int) -> None:
+def timed(model: Any, args: argparse.Namespace) -> float:
+    import torch
+
+    start = time.perf_counter()
+    step(model, args.size, args.precision)
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def step(model: Any, size: int, precision: str) -> None:
     import torch
 
     from xt.losses.detection import DetectionLoss
 
-    image, valid = torch.randn(1, model.in_chans, size, size), torch.ones(1, 1, size, size, dtype=torch.bool)
-    flags = torch.zeros(1, 1, size, size, dtype=torch.uint8)
+    device = next(model.parameters()).device
+    image = torch.randn(1, model.in_chans, size, size, device=device)
+    valid = torch.ones(1, 1, size, size, dtype=torch.bool, device=device)
+    flags = torch.zeros(1, 1, size, size, dtype=torch.uint8, device=device)
     targets = dict.fromkeys(("center", "vessel", "fishing"), flags)
-    targets |= {"length": torch.zeros(1, 1, size, size), "valid": valid}
+    targets |= {"length": torch.zeros(1, 1, size, size, device=device), "valid": valid}
     loss = DetectionLoss()
-    loss.total(model.statistics(image, targets, loss.statistics, valid), 1)["loss"].backward()
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        total = loss.total(model.statistics(image, targets, loss.statistics, valid), 1)["loss"]
+    total.backward()
 
 
 def kind_of(name: str) -> str:
