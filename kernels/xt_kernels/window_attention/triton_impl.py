@@ -16,9 +16,10 @@ from xt_kernels.window_attention.reference import SMALLEST_NORM
 
 BLOCKS = {
     2: {"forward": 64, "queries": 64, "keys": 64, "bias": 32},
-    4: {"forward": 32, "queries": 32, "keys": 32, "bias": 32},
+    4: {"forward": 64, "queries": 64, "keys": 64, "bias": 64},
 }
-"""Bytes of a number → kernel → queries or keys of a program: the most that fit in registers."""
+"""Bytes of a number → kernel → queries or keys of a program. Backward in fp32 spills up to 504 bytes of a thread
+with these, and takes half the time that it takes with 32, which spill nothing (H100)."""
 WINDOWS = 16
 """Parts into which windows are cut to sum the gradient of the bias."""
 
@@ -253,7 +254,7 @@ def _options(kernel: str, qkv: Tensor) -> dict[str, Any]:
         "WIDTH": max(16, triton.next_power_of_2(qkv.shape[-1])),
         "BLOCK": BLOCKS[qkv.element_size()][kernel],
         "SMALLEST": SMALLEST_NORM,
-        "PRECISION": "ieee" if single else "tf32",
-        "num_warps": 4 if kernel == "bias" and not single else 8,
+        "PRECISION": "tf32x3" if single else "tf32",
+        "num_warps": 4 if kernel == "bias" or single else 8,
         "num_stages": 1 if single else 2,
     }
