@@ -160,8 +160,8 @@ def read_window(
     alpha = alpha_band(dataset)
     chosen = list(bands) if bands is not None else [i for i in dataset.indexes if i != alpha]
     pixels, valid = _read(dataset, window, chosen, nodata if isinstance(nodata, Sequence) else [nodata])
-    result = (np.abs(pixels) if np.iscomplexobj(pixels) else pixels).astype(np.float32)
-    result[:, ~valid] = 0
+    result = (np.abs(pixels) if np.iscomplexobj(pixels) else pixels).astype(np.float32, copy=False)
+    np.copyto(result, np.float32(0), where=~valid)
     return result, valid
 
 

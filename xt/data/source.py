@@ -135,7 +135,10 @@ class Source:
         if gain != 1:
             pixels *= np.float32(gain)
         mean, std = (np.asarray(each, np.float32)[:, None, None] for each in (self.inputs.mean, self.inputs.std))
-        return np.where(known & valid, (pixels - mean) / std, np.float32(0)), valid
+        pixels -= mean  # in place: a crop of 4,096 px is 134 MB
+        pixels /= std
+        np.copyto(pixels, np.float32(0), where=~(known & valid))
+        return pixels, valid
 
     def read_raw(self, window: Window) -> tuple[Pixels, Mask, Mask]:
         """Read a window in the raster's unit, for statistics.
