@@ -18,7 +18,7 @@ from xt.data.source import Source
 from xt.errors import InputError
 from xt.files import replacing_all
 from xt.geometry.grid import Window
-from xt.inference.cog import assemble
+from xt.inference.cog import assemble, threads
 from xt.inference.creation import check_cog
 from xt.inference.journal import Journal, is_publishing
 from xt.inference.options import PredictOptions, Summary
@@ -85,7 +85,7 @@ def publish(
 def _objects(task: ObjectTask, raster: Path, source: Source) -> LabelTable:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # as the image is
-        opened = rasterio.open(raster)
+        opened = rasterio.open(raster, num_threads=threads())
     with opened as dataset:
 
         def read(window: Window) -> npt.NDArray[Any]:
