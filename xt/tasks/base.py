@@ -249,4 +249,4 @@ class ImageTask(Task):
 def painted(values: npt.NDArray[Any], valid: Valid, product: Product) -> npt.NDArray[Any]:
     """Values in the type of a product, with its nodata where nothing is valid."""
     result: npt.NDArray[Any] = np.where(valid, values, np.asarray(product.nodata).astype(product.dtype))
-    return result.astype(product.dtype)
+    return result.astype(product.dtype, copy=False)

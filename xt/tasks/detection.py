@@ -20,7 +20,7 @@ from xt.tasks import points
 from xt.tasks.base import Batch, Losses, ObjectTask, Product, Valid, Values, painted
 from xt.tasks.blocks import find_in_blocks
 from xt.tasks.gather import gathered, num_images, summed
-from xt.tasks.points import Candidates, Maps, Thresholds, find_candidates, scaled
+from xt.tasks.points import Candidates, Maps, Thresholds, find_candidates
 from xt.tasks.preview import Mark, Panel, of_image, of_values, shrinking
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ class PointDetection(ObjectTask):
 
     def activate(self, raw: Mapping[str, Tensor]) -> Values:
         """Scale the maps: 0..255, and metres."""
-        maps = scaled({name: raw[name][0].float().cpu().numpy() for name in MAPS}, self.center_activation)
-        return np.stack([maps[name] for name in self.maps])
+        maps = self._scaled(raw)
+        values: Values = torch.cat([maps[name] for name in self.maps]).cpu().numpy()
+        return values
 
     def paint(self, values: Values, valid: Valid) -> npt.NDArray[Any]:
         """The maps, NaN where nothing is valid."""
@@ -165,11 +166,16 @@ class PointDetection(ObjectTask):
 
     def published(self, raw: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
         """The maps ``(B, H, W)``, NaN where nothing is valid."""
-        maps = {name: 255 * raw[name][:, 0].sigmoid() for name in ("center", "vessel", "fishing")}
+        maps = self._scaled(raw)
+        return {name: maps[name][:, 0].masked_fill(~valid, torch.nan) for name in self.maps}
+
+    def _scaled(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raw maps on the scale of the targets, where they are: 0..255, and metres for ``length``."""
+        maps = {name: 255 * raw[name].float().sigmoid() for name in ("center", "vessel", "fishing")}
         if self.center_activation == "linear":
-            maps["center"] = (255 * raw["center"][:, 0]).clamp(0, 255)
-        maps["length"] = (LENGTH_SCALE_M * raw["length"][:, 0]).clamp(min=0)
-        return {name: maps[name].masked_fill(~valid, torch.nan) for name in self.maps}
+            maps["center"] = (255 * raw["center"].float()).clamp(0, 255)
+        maps["length"] = (LENGTH_SCALE_M * raw["length"].float()).clamp(min=0)
+        return maps
 
     def _known(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
         """Maps of an image; as in prediction what has no data is 0, and holds no object."""

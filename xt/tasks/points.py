@@ -10,7 +10,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from xt.data.labels import LabelTable
-from xt.data.targets import LENGTH_SCALE_M, CenterActivation
 from xt.errors import CheckpointError, nearest
 from xt.metrics.xview3 import score
 
@@ -88,20 +87,6 @@ class Candidates:
             return cls(LabelTable.build(0), np.zeros(0), np.zeros(0))
         tables = LabelTable.concatenate([part.table for part in parts])
         return cls(tables, np.concatenate([p.vessel for p in parts]), np.concatenate([p.fishing for p in parts]))
-
-
-def scaled(raw: Maps, center_activation: CenterActivation) -> dict[str, npt.NDArray[np.float32]]:
-    """Bring raw head outputs ``(H, W)`` to the scale of the targets: 0..255, and metres for ``length``.
-
-    Args:
-        raw: Head → output.
-        center_activation: Of the loss that the centre was learnt with.
-    """
-    maps = {name: 255 / (1 + np.exp(-np.clip(raw[name], -60, 60))) for name in ("center", "vessel", "fishing")}
-    if center_activation == "linear":
-        maps["center"] = np.clip(255 * raw["center"], 0, 255)
-    maps["length"] = np.maximum(LENGTH_SCALE_M * raw["length"], 0)
-    return {name: values.astype(np.float32) for name, values in maps.items()}
 
 
 @dataclass(frozen=True)
