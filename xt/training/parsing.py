@@ -36,6 +36,7 @@ _NOISE = (
     ".*args parameter is intended.*",
     ".*LeafSpec.*",
     ".*deprecated in v4.*",
+    "GPU available but not used",  # as the config says
     "It is recommended to use .*sync_dist",  # scores are formed over all processes
     "Grad strides do not match bucket view strides",
     "`broadcast_buffers` is deprecated",  # what takes its place is not in every supported torch
