@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Tests and benchmarks that need a GPU, in about five minutes: ./scripts/gpu_check.sh [FOLDER], which gets the results as JSON.
-# XT_PYTHON names the interpreter (.venv/bin/python); it needs torch, triton, timm, numba, pytest and pytest-timeout.
+# Tests and benchmarks that need a GPU, in minutes: ./scripts/gpu_check.sh [FOLDER], which gets the results.
+# XT_PYTHON names the interpreter (.venv/bin/python); it needs what pyproject.toml names, pytest and pytest-timeout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-.}
 python=${XT_PYTHON:-.venv/bin/python}
-export PYTHONPATH=.:kernels PYTHONUNBUFFERED=1
-"$python" -m pytest -q -m gpu tests/kernels -p no:cacheprovider
+export PYTHONPATH=.:kernels${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+"$python" scripts/step_profile.py configs/xview3_4096_512.yaml --size 4096 --device cuda --precision bf16 | tee "$out/gpu_step.txt"
+"$python" scripts/scene_memory.py 6144x6144 --model swin --precision bf16 | tee "$out/gpu_scene.txt"
+"$python" -m pytest -q -m gpu tests -p no:cacheprovider
 "$python" scripts/gpu_scan.py "$out"
 "$python" scripts/gpu_hyper.py "$out"
 "$python" scripts/gpu_encoder.py "$out"

@@ -4,7 +4,7 @@
         [--precision bf16]
 
 Prints the peak of the process, which in the first line is had for hardly any work, and seconds of its main thread by
-stage.
+stage. Where there is a GPU it predicts there, and prints its peak too.
 """
 
 import argparse
@@ -57,7 +57,6 @@ def make_model(folder: Path, kind: str) -> Path:
             "context_dim": dim,
             "decoder": {"class_path": "UNet", "init_args": {"filters": filters}},
             "heads": dict.fromkeys(("center", "vessel", "fishing", "length"), 1),
-            "region_batch": 4,
         }
     )
     torch.nn.init.constant_(model.heads["center"].bias, -5.0)
@@ -105,11 +104,13 @@ def predict(image: Path, model: Path, context: str, precision: str) -> None:
     report = json.loads(out.with_suffix(".report.json").read_text())
     seconds = ", ".join(f"{stage} {report['seconds'][stage]:.1f}" for stage in SHARES if stage in report["seconds"])
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    peak = report["peak_memory_bytes"] / 2**30
+    peak = f"{report['peak_memory_bytes'] / 2**30:.2f} GiB"
+    if "peak_gpu_memory_bytes" in report:
+        peak += f" and {report['peak_gpu_memory_bytes'] / 2**30:.2f} GiB of the GPU"
     height, width = report["size"]
     wall = time.perf_counter() - start
     print(
-        f"{height} x {width}, {context}, {precision}: peak {peak:.2f} GiB; {wall:.0f} s, {cpu:.0f} CPU s ({seconds})",
+        f"{height} x {width}, {context}, {precision}: peak {peak}; {wall:.0f} s, {cpu:.0f} CPU s ({seconds})",
         flush=True,
     )
 

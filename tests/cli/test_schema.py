@@ -37,7 +37,7 @@ def test_shipped_configs_pass(path: Path):
             "model.task.class_path 'PointDetecton' is unknown; did you mean 'PointDetection'",
         ),
         ("weight_decay", "weigth_decay", "'model.weigth_decay'; did you mean 'weight_decay'"),
-        ("region_batch", "regions_batch", "'model.model.regions_batch'; did you mean 'region_batch'"),
+        ("context_dim", "contexts_dim", "'model.model.contexts_dim'; did you mean 'context_dim'"),
         ("class_path: Mamba", "class_path: Mambo", "context.class_path 'Mambo' is unknown; did you mean 'Mamba'"),
         ("depth: 4", "deph: 4", "context.init_args.deph'; did you mean 'depth'"),
         ("region_size", "region_siz", "region_encoder.init_args.region_siz'; did you mean 'region_size'"),
@@ -72,7 +72,7 @@ def test_typos_in_overrides(override: str, message: str):
 
 def test_a_typo_is_answered_without_torch(tmp_path: Path):
     path = tmp_path / "c.yaml"
-    path.write_text(CONFIG.read_text().replace("region_batch", "regions_batch"))
+    path.write_text(CONFIG.read_text().replace("context_dim", "contexts_dim"))
     code = (
         "import sys; from xt.cli.main import main; code = main(['train', sys.argv[1]])\n"
         "assert 'torch' not in sys.modules\nsys.exit(code)"
@@ -80,7 +80,7 @@ def test_a_typo_is_answered_without_torch(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "did you mean 'region_batch'" in done.stderr
+    assert "did you mean 'context_dim'" in done.stderr
 
 
 @pytest.mark.parametrize(

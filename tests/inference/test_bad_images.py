@@ -77,6 +77,27 @@ def test_a_model_that_gives_nan_fails_by_name(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "model"]
 
 
+def test_nan_where_nothing_is_valid_is_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = views.decode
+
+    def broken(*arguments: object) -> object:
+        maps = plain(*arguments)
+        for values in maps.values():
+            values[..., :10, :] = float("nan")
+        return maps
+
+    monkeypatch.setattr(views, "decode", broken)
+    pixels = noise(1, 100, 100)
+    pixels[:, :10] = -1
+    image = raster(tmp_path / "a.tif", pixels, nodata=-1)
+    model = save(tmp_path / "model", "point-detection", 1)
+    assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 0
+    with rasterio.open(tmp_path / "o.tif") as out:
+        found = np.isnan(out.read())
+    assert found[:, :10].all()
+    assert not found[:, 10:].any()
+
+
 @pytest.mark.parametrize(("num", "dtype"), [(255, "uint8"), (256, "uint16")])
 def test_no_class_has_the_number_of_nodata(num: int, dtype: str):
     metadata = ModelMetadata("semantic-segmentation", ("b",), (0.0,), (1.0,), classes=tuple(map(str, range(num))))

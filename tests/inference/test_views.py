@@ -68,7 +68,7 @@ def test_the_mean_of_the_models_own_answers_is_published(
 ):
     if (task, context) == ("classification", "full"):
         pytest.skip("pooled models have no full context")
-    monkeypatch.setattr(engine, "PIECE", (64, 64))
+    monkeypatch.setitem(engine.PIECES, "cpu", (64, 64))
     pixels = noise(1, 150, 230)
     pixels[:, :64, 64:128] = -9
     image = raster(tmp_path / "a.tif", pixels, nodata=-9)

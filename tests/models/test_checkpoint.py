@@ -145,7 +145,7 @@ def change(tmp_path: Path, **values: object) -> None:
 def test_a_model_of_a_version_that_wrote_less_is_read(tmp_path: Path):
     change(tmp_path, region_batch=None, decode_size=None, streaming=None)
     model, metadata = load_model(tmp_path)
-    assert (model.region_batch, model.decode_size, model.streaming) == (4, 512, True)
+    assert (model.region_batch, model.decode_size, model.streaming) == (64, 512, True)
     assert (metadata.nodata, metadata.thresholds, metadata.name) == (None, {}, "xt")
 
 

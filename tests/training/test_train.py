@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_runs import ROOT, config, losses
 
 from xt.cli.main import main
@@ -68,6 +69,22 @@ def test_loss_that_is_not_finite_stops_and_names_the_image(
     message = capsys.readouterr().err.splitlines()[-1]
     assert "loss is not finite at step 0" in message
     assert "rows" in message
+    assert not (tmp_path / "run" / "done").exists()
+
+
+def test_full_gpu_is_told_what_to_lower(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from xt.training.module import TrainingModule
+
+    def full(*given: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore than one line")
+
+    monkeypatch.setattr(TrainingModule, "training_step", full)
+    argv = ["--run_dir", str(tmp_path / "run"), "--model.model.region_batch", "7"]
+    assert main(["train", str(config(tmp_path, scenes)), *argv]) == 3
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "the GPU's memory is full in step 0; lower --model.model.region_batch (now 7)" in message
     assert not (tmp_path / "run" / "done").exists()
 
 

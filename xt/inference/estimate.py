@@ -20,6 +20,7 @@ from xt.inference.full_context import context_memory
 from xt.inference.precision import Precision, computing
 from xt.inference.views import Views
 from xt.models.pyramid import FeaturePyramid
+from xt.models.work import device_of
 from xt.models.xt import XT
 from xt.tasks.base import Product
 
@@ -92,7 +93,7 @@ def try_out(model: XT, plan: ScenePlan, full: bool, precision: Precision = "fp32
         full: Whether the context mixes the whole scene; a row of regions is tried then.
         precision: In which the model computes.
     """
-    device, size, encoder = next(model.parameters()).device, model.region_size, model.region_encoder
+    device, size, encoder = device_of(model), model.region_size, model.region_encoder
     side = 1 if full else min(plan.side, plan.grid.rows)
     wide = min(plan.side, plan.grid.cols)
     with torch.inference_mode(), computing(precision, model):
@@ -108,7 +109,7 @@ def try_out(model: XT, plan: ScenePlan, full: bool, precision: Precision = "fp32
             )
         context = _since(start, device)
         if model.dense:
-            rows, cols = map(min, engine.PIECE, (plan.grid.height, plan.grid.width))
+            rows, cols = map(min, engine.piece_on(device), (plan.grid.height, plan.grid.width))
             piece = Window(min(rows, plan.grid.height - rows), min(cols, plan.grid.width - cols), rows, cols)
             around = plan.seen_from(piece, encoder.strides[-1])
             given = _zeros(model, RegionGrid(around.height, around.width, encoder.strides[-1]), maps)
@@ -149,7 +150,8 @@ def estimate(
     batches = plan.num_batches * (1 - empty)
     work = batches * trial.encode * (2 if full else 1)
     work += (grid.rows if full else len(plan.work) * (1 - empty)) * trial.context
-    work += math.ceil(pixels / math.prod(engine.PIECE)) * (1 - empty) * (trial.decode if model.dense else 0)
+    pieces = math.ceil(pixels / math.prod(engine.piece_on(device_of(model)))) * (1 - empty)
+    work += pieces * (trial.decode if model.dense else 0)
     overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
     result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)
     held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))

@@ -16,6 +16,7 @@ from xt.geometry.grid import RegionGrid
 from xt.inference.precision import Precision, computing
 from xt.models.checkpoint import encoder_sha256
 from xt.models.metadata import ModelMetadata
+from xt.models.work import device_of
 from xt.models.xt import XT
 
 
@@ -85,7 +86,7 @@ def encode_image(
 
 
 def _last_maps(model: XT, pixels: Pixels) -> npt.NDArray[np.float16]:
-    device = next(model.parameters()).device
+    device = device_of(model)
     with torch.inference_mode():
         # Each region is an image of its own: what is beside it does not change its tokens.
         last = model.encode(torch.from_numpy(pixels).to(device)).maps[-1]

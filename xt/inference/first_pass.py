@@ -24,6 +24,7 @@ from xt.inference.views import TURNS, Turn
 from xt.malloc import return_free_memory
 from xt.models.context.base import RecurrentContextEncoder, SequentialContextEncoder
 from xt.models.decoders.base import DenseDecoder
+from xt.models.work import device_of
 from xt.models.xt import XT
 from xt.stopping import StopRequest
 
@@ -102,7 +103,7 @@ class FirstPass:
             (last["done"], [flag == "1" for flag in last["exists"]]) if last else (0, [False] * grid.num_regions)
         )
         batches = self.plan.rows()[done:]
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         reader = RegionReader(self.source, grid, batches, 1, self.journal.subfolder("rows"), self.fill_bad)
         committed = time.monotonic()
         with reader, torch.inference_mode():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from xt.errors import XTWarning
+from xt.models.work import device_of
 
 Precision = Literal["fp32", "bf16"]
 
@@ -23,7 +24,7 @@ def computing(precision: Precision, model: nn.Module) -> AbstractContextManager[
         precision: ``fp32`` leaves everything as it is. ``bf16`` warns where the device has no instructions for it.
         model: The model, on its device.
     """
-    device = next(model.parameters()).device.type
+    device = device_of(model).type
     if precision == "bf16":
         _warn_if_slow(device)
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")

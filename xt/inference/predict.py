@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from xt.data.limits import LimitedSource
 from xt.data.source import Source
@@ -31,6 +32,7 @@ from xt.inference.views import TURNS, Views
 from xt.malloc import return_free_memory
 from xt.models.decoders.base import DenseDecoder
 from xt.models.metadata import ModelMetadata
+from xt.models.work import device_of
 from xt.models.xt import XT
 from xt.stopping import StopRequest
 from xt.tasks.base import Task
@@ -216,10 +218,13 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
 
 
 def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
+    device, most = device_of(model), BUDGET
+    if device.type == "cuda":  # regions are there, and nowhere else is room so near
+        most = max(BUDGET, torch.cuda.mem_get_info(device)[0] // 4)
     if options.max_memory is None:
-        return BUDGET
+        return most
     trial = trial or try_out(model, plan, options.context == "full", options.precision)
-    return budget_within(options.max_memory, trial, Views(model, TURNS[options.tta]).shapes.nbytes, BUDGET)
+    return budget_within(options.max_memory, trial, Views(model, TURNS[options.tta]).shapes.nbytes, most)
 
 
 def bytes_needed(source: Source, task: Task) -> int:

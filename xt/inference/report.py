@@ -17,6 +17,7 @@ from xt.inference.estimate import peak_memory
 from xt.inference.options import PredictOptions
 from xt.models.checkpoint import model_sha256
 from xt.models.metadata import ModelMetadata
+from xt.models.work import device_of
 from xt.models.xt import XT
 
 
@@ -41,7 +42,7 @@ def facts_of(
         "blend": options.blend,
         "tta": options.tta,
         "precision": options.precision,
-        "device": next(model.parameters()).device.type,
+        "device": device_of(model).type,
         "versions": {"xt": version("xt"), "torch": torch.__version__, "python": platform.python_version()},
     }
 

@@ -25,8 +25,8 @@ class ModelConfig:
         context: Mixes all regions; ``dim`` is supplied.
         decoder: Decodes; ``inputs`` is supplied.
         context_dim: Channels of a token.
-        region_batch: Regions encoded at a time.
-        decode_size: Side of the tiles decoded at a time, in pixels.
+        region_batch: Regions encoded at a time; None for as many as the device needs to be busy.
+        decode_size: Side of the tiles decoded at a time, in pixels, or None as before.
         streaming: Encode in chunks with recomputation; False keeps every activation.
         positions: Add the place in the image to each token before the context.
         unbound: Keys that say how the work is done, not what is computed; a run may go on with others.
@@ -38,8 +38,8 @@ class ModelConfig:
     context: Callable[[int], ContextEncoder]
     decoder: Callable[[DecoderInputs], Decoder]
     context_dim: int = 768
-    region_batch: int = 4
-    decode_size: int = 512
+    region_batch: int | None = None
+    decode_size: int | None = None
     streaming: bool = True
     positions: bool = True
 

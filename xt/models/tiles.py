@@ -97,6 +97,8 @@ def decode_tile(
 ) -> dict[str, Tensor]:
     """Decode one tile from the image and the pyramid cut to it: head name → ``(B, n, inner height, inner width)``."""
     stride, inner = decoder.stride, tile.inner.within(tile.outer)
+    if tensors[0].is_cuda:  # its convolutions take channels last, and would turn every map there and back
+        tensors = [each.contiguous(memory_format=torch.channels_last) for each in tensors]
     # Bilinear upsampling of the logits reads one cell more on each side.
     needed = inner.coarsened(stride).grow(1).clip(tile.outer.height // stride, tile.outer.width // stride)
     if decoder.takes_window:

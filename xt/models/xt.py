@@ -22,11 +22,12 @@ from xt.models.pyramid import FeaturePyramid
 from xt.models.region.base import RegionEncoder
 from xt.models.tiles import Outputs, Tile, cut_tiles, decode_tile, decode_tiles
 from xt.models.tokenization import existing, sequences, to_map
+from xt.models.work import Chunked, Given
 
 Maps = dict[str, Tensor]
 
 
-class XT(Pretrained, nn.Module):
+class XT(Pretrained, Chunked):
     """The whole model; :class:`~xt.models.pretrained.Pretrained` says how it is saved and loaded.
 
     Args:
@@ -34,8 +35,8 @@ class XT(Pretrained, nn.Module):
         context: Mixes tokens; its ``dim`` may be any multiple of 4.
         decoder: Dense or pooled; its input sizes must be those of the region encoder or the context.
         heads: Name → channels.
-        region_batch: Regions encoded at a time.
-        decode_size: Side of the tiles that are decoded at a time, in pixels; rounded up to the coarsest stride.
+        region_batch: Regions encoded at a time; None for as many as the model's device needs to be busy.
+        decode_size: Side of the tiles that are decoded at a time, in pixels, or None as before.
         streaming: Encode regions and decode tiles with recomputation; False lets autograd keep every activation.
         positions: Add the place in the image to each token before the context.
 
@@ -49,18 +50,15 @@ class XT(Pretrained, nn.Module):
         context: ContextEncoder,
         decoder: Decoder,
         heads: dict[str, int],
-        region_batch: int = 4,
-        decode_size: int = 512,
+        region_batch: int | None = None,
+        decode_size: int | None = None,
         streaming: bool = True,
         positions: bool = True,
     ) -> None:
         super().__init__()
-        if region_batch < 1 or decode_size < 1:
-            raise ModelError(f"region_batch {region_batch} and decode_size {decode_size} must be at least 1")
         if not isinstance(decoder, DenseDecoder | PooledDecoder):
             raise ModelError(f"{type(decoder).__name__} is neither a DenseDecoder nor a PooledDecoder")
         dense = isinstance(decoder, DenseDecoder)
-        coarsest = region_encoder.strides[-1]
         self.region_encoder = region_encoder
         uses_class_token = isinstance(decoder, PooledDecoder) and decoder.uses_class_token
         self.context = ContextBlock(region_encoder.channels[-1], context, uses_class_token, dense, positions)
@@ -69,8 +67,7 @@ class XT(Pretrained, nn.Module):
         self.heads = nn.ModuleDict(
             {name: nn.Conv2d(width, n, 1) if dense else nn.Linear(width, n) for name, n in heads.items()}
         )
-        self.region_batch = region_batch
-        self.decode_size = -(-decode_size // coarsest) * coarsest
+        self._given = Given(region_batch, decode_size)
         self.streaming = streaming
 
     @property
@@ -269,8 +266,8 @@ class XT(Pretrained, nn.Module):
             "context_dim": self.context.encoder.dim,
             "decoder": decoder,
             "heads": {name: head.get_parameter("weight").shape[0] for name, head in self.heads.items()},
-            "region_batch": self.region_batch,
-            "decode_size": self.decode_size,
+            "region_batch": self._given.region_batch,
+            "decode_size": self._given.decode_size,
             "streaming": self.streaming,
             "positions": self.context.positions,
         }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -103,6 +104,12 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
                 trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU's memory is full in step {trainer.global_step}; lower --model.model.region_batch (now "
+                f"{cli.model.model.region_batch}) or --model.model.decode_size ({cli.model.model.decode_size}), "
+                "on which results do not depend, or take --trainer.precision bf16-mixed; the command then goes on"
+            ) from error
         except RuntimeError as error:
             stop.check()  # Ctrl-C reaches loader processes too, while they start
             if trainer.world_size > 1 and "onnection" in str(error):

@@ -1,0 +1,74 @@
+"""How much of an image a model works on at a time: what it was told, or else what its device needs to be busy."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from xt.errors import ModelError
+from xt.models.region.base import RegionEncoder
+
+LEAST, MOST = 2**18, 2**22
+"""512 × 512 px, with which a core is busy, and 2048 × 2048 px, with which the largest GPU is."""
+FULL = 64 * 2**30
+"""Bytes of memory from which a GPU takes the most; training SwinV2-T in bf16 takes about a tenth of it then."""
+
+
+def pixels_at_a_time(device: torch.device) -> int:
+    """A power of two: on a GPU with half the memory half as many."""
+    if device.type != "cuda":
+        return LEAST
+    memory: int = torch.cuda.get_device_properties(device).total_memory
+    return min(MOST, max(LEAST, 1 << int(math.log2(MOST * memory / FULL))))
+
+
+@dataclass
+class Given:
+    """What a model was told; None leaves it to the device.
+
+    Raises:
+        ModelError: If a number is not at least 1.
+    """
+
+    region_batch: int | None = None
+    decode_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size."""
+        for name, number in vars(self).items():
+            if number is not None and number < 1:
+                raise ModelError(f"{name} {number} must be at least 1")
+
+
+class Chunked(nn.Module):
+    """The part of :class:`~xt.models.xt.XT` that knows how much is worked on at a time; results do not depend on it."""
+
+    region_encoder: RegionEncoder
+    _given: Given
+
+    @property
+    def region_batch(self) -> int:
+        """Regions encoded at a time."""
+        at_a_time = pixels_at_a_time(device_of(self)) // self.region_encoder.region_size**2
+        return self._given.region_batch or max(1, at_a_time)
+
+    @region_batch.setter
+    def region_batch(self, number: int) -> None:
+        self._given.region_batch = number
+
+    @property
+    def decode_size(self) -> int:
+        """Side of the tiles that are decoded at a time, in pixels: a multiple of the coarsest stride."""
+        side, coarsest = self._given.decode_size, self.region_encoder.strides[-1]
+        side = side or 2 ** int(math.log2(pixels_at_a_time(device_of(self))) / 2)
+        return -(-side // coarsest) * coarsest
+
+    @decode_size.setter
+    def decode_size(self, side: int) -> None:
+        self._given.decode_size = side
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters are."""
+    return next(model.parameters()).device
