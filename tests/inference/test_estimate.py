@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
-from xt.inference import engine, predict
+from xt.data.source import Source
+from xt.errors import ConfigError
+from xt.inference import engine, estimate, predict
 from xt.inference.estimate import AROUND, Trial, budget_within, peak_memory
+from xt.inference.options import PredictOptions
+from xt.inference.views import Views
+from xt.models.checkpoint import load_model
+from xt.tasks.registry import task_of
 
 
 @pytest.fixture
@@ -86,3 +93,25 @@ def test_sizes_are_powers_of_1024():
 
     sizes = {"2G": 2 * 2**30, "1.5GiB": 1.5 * 2**30, "800mb": 800 * 2**20, " 3 T ": 3 * 2**40, "9k": 9 * 1024}
     assert {text: _bytes(text) for text in sizes} == {text: int(size) for text, size in sizes.items()}
+
+
+@pytest.mark.parametrize(("free", "room"), [(80 << 30, 20 << 30), (100 << 20, predict.BUDGET)])
+def test_a_gpu_keeps_regions_in_a_quarter_of_its_free_memory_whatever_the_process_may_take(
+    place: Path, free: int, room: int, monkeypatch: pytest.MonkeyPatch
+):
+    model, metadata = load_model(place / "m")
+    source, trial = Source(place / "a.tif", metadata.inputs), Trial(1.0, 1.0, 1.0, 2 << 30)
+    told = {}
+    for kind in ("cpu", "cuda"):
+        for module in (predict, estimate):
+            monkeypatch.setattr(module, "device_of", lambda model, kind=kind: torch.device(kind))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
+        plan = predict.plan_of(model, metadata, source, PredictOptions())
+        rooms = [predict._budget(model, plan, PredictOptions(max_memory=limit), trial) for limit in (None, 3 << 30)]
+        assert rooms == [room if kind == "cuda" else predict.BUDGET] * 2
+        with pytest.raises(ConfigError, match="cannot be kept"):
+            predict._budget(model, plan, PredictOptions(max_memory=2 << 30), trial)
+        product = task_of(metadata).product
+        found = estimate.estimate(Views(model), source, product, plan, False, rooms[0], trial)
+        told[kind] = found.memory - trial.peak - AROUND
+    assert told["cuda"] == 0 < told["cpu"]

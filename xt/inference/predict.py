@@ -218,13 +218,15 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
 
 
 def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
-    device, most = device_of(model), BUDGET
-    if device.type == "cuda":  # regions are there, and nowhere else is room so near
-        most = max(BUDGET, torch.cuda.mem_get_info(device)[0] // 4)
+    device, most, size = device_of(model), BUDGET, Views(model, TURNS[options.tta]).shapes.nbytes
+    on_gpu = device.type == "cuda"  # where regions are; nowhere else is room so near, and the process has none of it
+    if on_gpu:
+        most, size = max(BUDGET, torch.cuda.mem_get_info(device)[0] // 4), 0
     if options.max_memory is None:
         return most
     trial = trial or try_out(model, plan, options.context == "full", options.precision)
-    return budget_within(options.max_memory, trial, Views(model, TURNS[options.tta]).shapes.nbytes, most)
+    within = budget_within(options.max_memory, trial, size, most)
+    return most if on_gpu else within
 
 
 def bytes_needed(source: Source, task: Task) -> int:
