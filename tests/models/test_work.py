@@ -42,3 +42,15 @@ def test_a_processor_works_on_little_at_a_time_and_what_is_told_is_kept():
 def test_a_region_larger_than_that_is_encoded_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(work, "LEAST", 1000)
     assert model().region_batch == 1
+
+
+def test_what_is_full_gets_half_as_much_until_no_less_is_possible():
+    small = model(region_batch=5, decode_size=600)
+    seen = []
+    while small.work_on_less():
+        seen.append((small.region_batch, small.decode_size))
+    assert seen == [(2, 320), (1, 256)]  # whole cells of the coarsest map
+    assert (small.spec()["region_batch"], small.spec()["decode_size"]) == (5, 600)
+    tiny = model(decode_size=64)
+    assert tiny.work_on_less()
+    assert (tiny.region_batch, tiny.decode_size) == (32, 64)

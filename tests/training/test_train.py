@@ -72,19 +72,60 @@ def test_loss_that_is_not_finite_stops_and_names_the_image(
     assert not (tmp_path / "run" / "done").exists()
 
 
-def test_full_gpu_is_told_what_to_lower(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore than one line")
+
+
+def test_full_gpu_gets_less_at_a_time_and_the_same_step(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from xt.models.region.timm_features import TimmFeatures
+
+    path = config(tmp_path, scenes)
+    path.write_text(path.read_text().replace("drop_path_rate: 0.2", "drop_path_rate: 0.0"))
+    assert main(["train", str(path), "--run_dir", str(tmp_path / "plain")]) == 0
+    plain, sizes = TimmFeatures.forward, []
+
+    def small(self: TimmFeatures, regions: torch.Tensor) -> list[torch.Tensor]:
+        if torch.is_grad_enabled():
+            sizes.append(len(regions))
+            if len(regions) > 3:
+                raise FULL
+        return plain(self, regions)
+
+    monkeypatch.setattr(TimmFeatures, "forward", small)
+    assert main(["train", str(path), "--run_dir", str(tmp_path / "full"), "--model.model.region_batch", "8"]) == 0
+    assert (sizes[0], sizes.count(4), max(sizes[2:])) == (
+        4,
+        2,
+        2,
+    )  # of four regions; 8 and then 4 at a time were too many
+    told = [line for line in capsys.readouterr().err.splitlines() if "memory is full" in line]
+    assert [line.partition("going on with ")[2].split()[0] for line in told] == ["4", "2"]
+    for (step, name, value), (*same, other) in zip(losses(tmp_path / "plain"), losses(tmp_path / "full"), strict=True):
+        assert same == [step, name]
+        assert value == other or float(other) == pytest.approx(float(value), rel=1e-3, abs=1e-5), (step, name)
+    assert load_model(tmp_path / "full" / "model")[0].region_batch == 8  # what was asked is kept
+
+
+@pytest.mark.parametrize("changes", [[], ["--trainer.accumulate_grad_batches", "2"]])
+def test_full_gpu_ends_with_a_line(
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[str],
 ):
     from xt.training.module import TrainingModule
 
     def full(*given: object) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore than one line")
+        raise FULL
 
     monkeypatch.setattr(TrainingModule, "training_step", full)
-    argv = ["--run_dir", str(tmp_path / "run"), "--model.model.region_batch", "7"]
+    argv = ["--run_dir", str(tmp_path / "run"), "--model.model.region_batch", "7", *changes]
     assert main(["train", str(config(tmp_path, scenes)), *argv]) == 3
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "the GPU's memory is full in step 0; lower --model.model.region_batch (now 7)" in message
+    left = "7 regions and tiles of 512 px" if changes else "1 regions and tiles of 256 px"
+    assert f"the GPU's memory is full in step 0 with {left} at a time; take --trainer.precision" in message
     assert not (tmp_path / "run" / "done").exists()
 
 

@@ -169,7 +169,7 @@ def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:
         except torch.cuda.OutOfMemoryError:
             if model.region_batch == 1:
                 raise
-            model.region_batch //= 2
+            model.work_on_less()
             torch.cuda.empty_cache()
 
 

@@ -11,6 +11,8 @@ from xt.models.region.base import RegionEncoder
 
 LEAST, MOST = 2**18, 2**22
 """512 × 512 px, with which a core is busy, and 2048 × 2048 px, with which the largest GPU is."""
+SMALLEST = 256
+"""Side of a tile that is not halved: much more than half of it would be what its neighbours decode too."""
 FULL = 64 * 2**30
 """Bytes of memory from which a GPU takes the most; training SwinV2-T in bf16 takes about a tenth of it then."""
 
@@ -46,12 +48,13 @@ class Chunked(nn.Module):
 
     region_encoder: RegionEncoder
     _given: Given
+    _halved = 0
 
     @property
     def region_batch(self) -> int:
         """Regions encoded at a time."""
         at_a_time = pixels_at_a_time(device_of(self)) // self.region_encoder.region_size**2
-        return self._given.region_batch or max(1, at_a_time)
+        return max(1, (self._given.region_batch or at_a_time) >> self._halved)
 
     @region_batch.setter
     def region_batch(self, number: int) -> None:
@@ -62,11 +65,18 @@ class Chunked(nn.Module):
         """Side of the tiles that are decoded at a time, in pixels: a multiple of the coarsest stride."""
         side, coarsest = self._given.decode_size, self.region_encoder.strides[-1]
         side = side or 2 ** int(math.log2(pixels_at_a_time(device_of(self))) / 2)
+        side = max(side >> self._halved, min(side, SMALLEST))
         return -(-side // coarsest) * coarsest
 
     @decode_size.setter
     def decode_size(self, side: int) -> None:
         self._given.decode_size = side
+
+    def work_on_less(self) -> bool:
+        """Take half as much at a time from now on, since memory is full; whether that is possible."""
+        before = self.region_batch, self.decode_size
+        self._halved += 1
+        return (self.region_batch, self.decode_size) != before
 
 
 def device_of(model: nn.Module) -> torch.device:

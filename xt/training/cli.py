@@ -106,9 +106,9 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"the GPU's memory is full in step {trainer.global_step}; lower --model.model.region_batch (now "
-                f"{cli.model.model.region_batch}) or --model.model.decode_size ({cli.model.model.decode_size}), "
-                "on which results do not depend, or take --trainer.precision bf16-mixed; the command then goes on"
+                f"the GPU's memory is full in step {trainer.global_step} with {cli.model.model.region_batch} regions "
+                f"and tiles of {cli.model.model.decode_size} px at a time; take --trainer.precision bf16-mixed, less "
+                "(--model.model.region_batch, decode_size) or smaller images, and the command goes on"
             ) from error
         except RuntimeError as error:
             stop.check()  # Ctrl-C reaches loader processes too, while they start

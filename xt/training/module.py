@@ -1,6 +1,7 @@
 """The one LightningModule: a model, its task, and how it is trained."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from xt import plugins
 from xt.data.base import DataModule
-from xt.errors import CheckpointError, ConfigError, ModelError, TrainingError, at_least, nearest
+from xt.errors import CheckpointError, ConfigError, ModelError, TrainingError, XTWarning, at_least, nearest
 from xt.models.checkpoint import PARTS, load_parts, load_weights
 from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata
@@ -170,6 +171,30 @@ class TrainingModule(LightningModule):
         if is_distributed():  # it waits for each parameter, also where an image without data reaches none
             loss = loss + sum(0 * each.sum() for each in self.parameters() if each.requires_grad)
         return loss
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Take a step; where the GPU's memory is full before a weight has changed, take it with less at a time."""
+        assert optimizer_closure is not None  # loss and gradients, from no gradient on
+
+        def patient() -> Any:
+            while True:
+                try:
+                    return optimizer_closure()
+                except torch.OutOfMemoryError:
+                    alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+                    if not alone or not self.model.work_on_less():
+                        raise
+                torch.cuda.empty_cache()
+                warnings.warn(
+                    f"the GPU's memory is full; going on with {self.model.region_batch} regions and tiles of "
+                    f"{self.model.decode_size} px at a time",
+                    XTWarning,
+                    stacklevel=2,
+                )
+
+        super().optimizer_step(epoch, batch_idx, optimizer, patient)
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> Mapping[str, Tensor] | None:
         """Keep what the scores need; the answers go to :class:`~xt.training.samples.Samples`."""
