@@ -109,6 +109,31 @@ def test_maps_and_gradients_are_those_of_timm(size: int, tokens: int, monkeypatc
         assert difference < 2e-3, (name, difference)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_tokens_are_moved_as_by_rolling_and_cutting(autocast: bool, monkeypatch: pytest.MonkeyPatch):
+    encoder, _ = pair(128)
+    found = []
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(swin_v2.Block, "_padded", lambda self, x: True)
+        regions = torch.randn(2, 2, 128, 128, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            maps = encoder.model(regions)
+        gradient = torch.autograd.grad(sum(each.float().square().sum() for each in maps), regions)
+        found.append([*maps, *gradient])
+    for quick, slow in zip(*found, strict=True):
+        torch.testing.assert_close(quick, slow, rtol=1e-5, atol=1e-5 * float(slow.detach().abs().max()))
+
+
+def test_training_goes_on_after_a_validation_without_gradients():
+    encoder, _ = pair(128, drop_path_rate=0.1)
+    encoder.train()
+    regions = torch.randn(2, 2, 128, 128)
+    with torch.inference_mode():
+        encoder(regions)
+    assert all(grad is not None for grad in gradients(encoder, regions).values())
+
+
 def test_the_bias_follows_its_parameters():
     encoder, stock = pair(64)
     regions = torch.randn(1, 2, 64, 64)

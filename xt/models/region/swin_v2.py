@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block, WindowAttention, window_partition, window_reverse
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from xt_kernels.window_attention import window_attention
 
@@ -67,9 +68,8 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform ``(B, H, W, C)``."""
-        padded = any(side % window for side, window in zip(x.shape[1:3], self.window_size, strict=True))
         elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling()
-        if torch.is_grad_enabled() or elsewhere or padded or self._random():
+        if torch.is_grad_enabled() or elsewhere or self._padded(x) or self._random():
             out: Tensor = super().forward(x)
             return out
         return torch.stack([self._by_windows(image) for image in x])
@@ -78,6 +78,18 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
         if self.training and self.attn.attn_drop.p:
             dropped: Tensor = super()._attn(x)
             return dropped
+        if torch.compiler.is_compiling() or self._padded(x):
+            return self._attn_of_any_size(x)
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))  # as the first layer would: half as much to move
+        there, back = self._places(x)
+        windows = _Moved.apply(x.flatten(1, 2), there, back).view(-1, math.prod(self.window_size), x.shape[-1])
+        mixed = self.attn.attend(windows, self.attn.position_bias(), *self._masks(x))
+        out: Tensor = _Moved.apply(mixed.view(x.shape[0], -1, x.shape[-1]), back, there)
+        return out.view_as(x)
+
+    def _attn_of_any_size(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         (h, w), (down, right) = self.window_size, self.shift_size
         x = F.pad(x.roll((-down, -right), (1, 2)), (0, 0, 0, -width % w, 0, -height % h))
@@ -88,7 +100,7 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
         return x[:, :height, :width].roll((down, right), (1, 2))
 
     def _by_windows(self, image: Tensor) -> Tensor:
-        rows, channels = self._order(image), image.shape[-1]
+        rows, channels = self._order(image.shape[:2], image.device), image.shape[-1]
         tokens = rows.shape[1]
         bias, (masks, kinds) = self.attn.position_bias(), self._masks(image[None])
         flat, out = image.reshape(-1, channels), torch.empty_like(image).view(-1, channels)
@@ -102,6 +114,19 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
             part += self.norm2(self.mlp(part))
             out.index_copy_(0, chosen.view(-1), part)
         return out.view_as(image)
+
+    def _padded(self, x: Tensor) -> bool:
+        return any(side % window for side, window in zip(x.shape[1:3], self.window_size, strict=True))
+
+    def _places(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The token at each place of the windows, and the place of each token; kept for the last size."""
+        key = x.shape[1:3], x.device
+        known: tuple[Any, Tensor, Tensor] | None = self.__dict__.get("_known_places")
+        if known is None or known[0] != key:
+            with torch.inference_mode(False):  # training may use what validation has made
+                there = self._order(*key).view(-1)
+                known = self.__dict__["_known_places"] = (key, there, there.argsort())
+        return known[1:]
 
     def _random(self) -> bool:
         dropped = (getattr(module, "p", 0) or getattr(module, "drop_prob", 0) for module in self.modules())
@@ -117,10 +142,24 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
         kinds = (down[:, None] + 2 * right).flatten()
         return torch.stack([masks[cols * (rows - 1)], masks[cols - 1], masks[-1]]), kinds
 
-    def _order(self, image: Tensor) -> Tensor:
+    def _order(self, size: tuple[int, ...], device: torch.device) -> Tensor:
         """Tokens of each window, as rows of the flat image."""
-        height, width = image.shape[:2]
-        h, w = self.window_size
-        rows = torch.arange(height * width, device=image.device).view(height, width)
+        (height, width), (h, w) = size, self.window_size
+        rows = torch.arange(height * width, device=device).view(height, width)
         rows = rows.roll((-self.shift_size[0], -self.shift_size[1]), (0, 1))
         return rows.view(height // h, h, width // w, w).transpose(1, 2).reshape(-1, h * w)
+
+
+class _Moved(torch.autograd.Function):
+    """Rows ``(B, n, C)`` in another order, and their gradients back, each in one copy."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(there, back)
+        return x.index_select(1, there)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        there, back = ctx.saved_tensors  # type: ignore[attr-defined]
+        moved: Tensor = _Moved.apply(grad, back, there)
+        return moved, None, None
