@@ -4,6 +4,7 @@ import pytest
 import torch
 from parts import decoder_inputs, small_encoder
 
+from xt.errors import ModelError
 from xt.models import work
 from xt.models.context.identity import Identity
 from xt.models.decoders.unet import UNet
@@ -51,6 +52,10 @@ def test_what_is_full_gets_half_as_much_until_no_less_is_possible():
         seen.append((small.region_batch, small.decode_size))
     assert seen == [(2, 320), (1, 256)]  # whole cells of the coarsest map
     assert (small.spec()["region_batch"], small.spec()["decode_size"]) == (5, 600)
+    small.region_batch = 7
+    assert (small.region_batch, small.decode_size) == (7, 608)
+    with pytest.raises(ModelError, match="decode_size 0 must be at least 1"):
+        small.decode_size = 0
     tiny = model(decode_size=64)
     assert tiny.work_on_less()
     assert (tiny.region_batch, tiny.decode_size) == (32, 64)

@@ -31,7 +31,7 @@ MAX_THREADS = 8
 BOUNDED = {
     "GDAL_CACHEMAX": 32 << 20,
     "GDAL_MAX_DATASET_POOL_SIZE": 16,  # parts that are open at once
-    "GDAL_OVR_CHUNK_MAX_SIZE": 4 << 20,  # with 1 MiB rows of blocks were read twice and more
+    "GDAL_OVR_CHUNK_MAX_SIZE": 4 << 20,  # with 1 MiB wide images take twice as long
     "VRT_NUM_THREADS": 1,
     "GDAL_PAM_ENABLED": False,  # no .aux.xml beside the file
 }

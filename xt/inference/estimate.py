@@ -155,7 +155,8 @@ def estimate(
     overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
     result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)
     held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))
-    held *= device_of(model).type != "cuda"  # else they are on the GPU
+    if device_of(model).type == "cuda":
+        held = 0  # they are on the GPU
     layout = grid.layout(model.region_encoder.strides[-1])
     return Estimate(
         shown(source.path), grid.height, grid.width, grid.num_regions, empty, len(plan.units),

@@ -219,14 +219,14 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
 
 def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
     device, most, size = device_of(model), BUDGET, Views(model, TURNS[options.tta]).shapes.nbytes
-    on_gpu = device.type == "cuda"  # where regions are; nowhere else is room so near, and the process has none of it
-    if on_gpu:
+    on_gpu = device.type == "cuda"
+    if on_gpu:  # where the regions are; the process holds none of them
         most, size = max(BUDGET, torch.cuda.mem_get_info(device)[0] // 4), 0
     if options.max_memory is None:
         return most
     trial = trial or try_out(model, plan, options.context == "full", options.precision)
-    within = budget_within(options.max_memory, trial, size, most)
-    return most if on_gpu else within
+    left = budget_within(options.max_memory, trial, size, most)
+    return most if on_gpu else left
 
 
 def bytes_needed(source: Source, task: Task) -> int:

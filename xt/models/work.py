@@ -1,7 +1,7 @@
 """How much of an image a model works on at a time: what it was told, or else what its device needs to be busy."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ def pixels_at_a_time(device: torch.device) -> int:
     return min(MOST, max(LEAST, 1 << int(math.log2(MOST * memory / FULL))))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Given:
     """What a model was told; None leaves it to the device.
 
@@ -58,7 +58,7 @@ class Chunked(nn.Module):
 
     @region_batch.setter
     def region_batch(self, number: int) -> None:
-        self._given.region_batch = number
+        self._given, self._halved = replace(self._given, region_batch=number), 0
 
     @property
     def decode_size(self) -> int:
@@ -70,7 +70,7 @@ class Chunked(nn.Module):
 
     @decode_size.setter
     def decode_size(self, side: int) -> None:
-        self._given.decode_size = side
+        self._given, self._halved = replace(self._given, decode_size=side), 0
 
     def work_on_less(self) -> bool:
         """Take half as much at a time from now on, since memory is full; whether that is possible."""

@@ -100,8 +100,8 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
         return x[:, :height, :width].roll((down, right), (1, 2))
 
     def _by_windows(self, image: Tensor) -> Tensor:
-        rows, channels = self._order(image.shape[:2], image.device), image.shape[-1]
-        tokens = rows.shape[1]
+        tokens, channels = math.prod(self.window_size), image.shape[-1]
+        rows = self._places(image[None])[0].view(-1, tokens)
         bias, (masks, kinds) = self.attn.position_bias(), self._masks(image[None])
         flat, out = image.reshape(-1, channels), torch.empty_like(image).view(-1, channels)
         step = max(1, TOKENS // tokens)
@@ -124,7 +124,7 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
         known: tuple[Any, Tensor, Tensor] | None = self.__dict__.get("_known_places")
         if known is None or known[0] != key:
             with torch.inference_mode(False):  # training may use what validation has made
-                there = self._order(*key).view(-1)
+                there = self._order(*key)
                 known = self.__dict__["_known_places"] = (key, there, there.argsort())
         return known[1:]
 
@@ -143,11 +143,11 @@ class Block(SwinTransformerV2Block):  # type: ignore[misc]
         return torch.stack([masks[cols * (rows - 1)], masks[cols - 1], masks[-1]]), kinds
 
     def _order(self, size: tuple[int, ...], device: torch.device) -> Tensor:
-        """Tokens of each window, as rows of the flat image."""
+        """Rows of the flat image, window by window."""
         (height, width), (h, w) = size, self.window_size
         rows = torch.arange(height * width, device=device).view(height, width)
         rows = rows.roll((-self.shift_size[0], -self.shift_size[1]), (0, 1))
-        return rows.view(height // h, h, width // w, w).transpose(1, 2).reshape(-1, h * w)
+        return rows.view(height // h, h, width // w, w).transpose(1, 2).flatten()
 
 
 class _Moved(torch.autograd.Function):
