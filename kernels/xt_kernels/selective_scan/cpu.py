@@ -1,15 +1,14 @@
 """The scan on CPUs: hands arrays to :mod:`xt_kernels.selective_scan.numba_impl`, and blocks of channels to threads."""
 
 import functools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from xt_kernels.simd import threads
 
 LOG2_E = 1.4426950408889634
 FEWEST_LANES, FEWEST_TASKS = 16, 8
@@ -44,7 +43,7 @@ def forward(
     kept = torch.empty(kept_shape(u, A, keep), **single)
     lanes, sizes = _sizes(u, A, B, reverse, delta_softplus, keep)
     arguments = (sizes, _rows(tensors, None), *map(_flat, (*tensors, start, y, kept, end)))
-    _run(_compiled().forward(lanes), sizes, u, arguments)
+    threads.run(_compiled().forward(lanes), *_tasks(u, sizes), arguments)
     return y.to(u.dtype), end.transpose(1, 2).contiguous(), kept
 
 
@@ -87,7 +86,7 @@ def backward(
     dstart = torch.empty_like(dend)
     outputs = (du, ddelta, of_rates, db, dc, of_skip, dz, of_bias, dstart)
     arguments = (sizes, _rows(tensors, dy), *map(_flat, (*tensors, kept, dy, dend, *outputs)))
-    _run(_compiled().backward(lanes), sizes, u, arguments)
+    threads.run(_compiled().backward(lanes), *_tasks(u, sizes), arguments)
     of_groups = (x.sum(2).transpose(1, 2) for x in (db, dc))
     results = (
         du, ddelta, of_rates.sum(0).T, *of_groups, of_skip.sum(0), dz, of_bias.sum(0), dstart.transpose(1, 2),
@@ -161,23 +160,6 @@ def _sizes(u: Tensor, A: Tensor, B: Tensor, *flags: bool) -> tuple[int, tuple[in
     return lanes, (length, dim, A.shape[1], groups, -(-width // lanes), *map(int, flags))
 
 
-def _run(kernel: Callable[..., None], sizes: tuple[int, ...], u: Tensor, arguments: tuple[object, ...]) -> None:
-    """Call ``kernel(task, *arguments)`` for all tasks, on as many threads as PyTorch uses."""
-    tasks = u.shape[0] * sizes[3] * sizes[4]
-    threads = max(1, min(torch.get_num_threads(), tasks, u.numel() * sizes[2] // SMALL))
-    todo = iter(range(tasks))
-
-    def work() -> None:
-        for task in todo:
-            kernel(task, *arguments)
-
-    others = [_pool(os.getpid(), threads - 1).submit(work) for _ in range(threads - 1)]
-    work()
-    for each in others:
-        each.result()
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # Threads do not come along into a forked process, so each has a pool of its own.
-    return ThreadPoolExecutor(threads, thread_name_prefix="selective_scan")
+def _tasks(u: Tensor, sizes: tuple[int, ...]) -> tuple[int, int]:
+    """How many there are, and how many threads they are worth."""
+    return u.shape[0] * sizes[3] * sizes[4], u.numel() * sizes[2] // SMALL

@@ -6,28 +6,13 @@ A task is (batch, group, block of the group). Nothing here knows of PyTorch.
 """
 
 import functools
-import hashlib
-import inspect
 
 import numpy as np
 from numba import njit
 
-from xt_kernels.selective_scan import simd_impl
-from xt_kernels.selective_scan.simd_impl import (
-    add,
-    exp2,
-    get,
-    load,
-    madd,
-    mul,
-    native_lanes,
-    prefetch,
-    put,
-    sigmoid,
-    softplus,
-    store,
-    total,
-)
+from xt_kernels.simd.compiled import VERSION, compiled
+from xt_kernels.simd.memory import get, load, prefetch, put, store
+from xt_kernels.simd.vectors import add, exp2, madd, mul, native_lanes, sigmoid, softplus, total
 
 LN_2 = 0.6931471805599453
 CHUNK = 32
@@ -35,16 +20,6 @@ CHUNK = 32
 LANES = native_lanes()
 AHEAD = 8
 """Tokens to ask memory for in advance: rows lie further apart than the hardware looks ahead."""
-VERSION = hashlib.sha256(inspect.getsource(simd_impl).encode()).hexdigest()
-"""Part of the name in Numba's cache, which by itself looks only at the file of the kernel."""
-
-
-def _compiled(function):
-    """Compile on first use, for other processes too where there is a folder to keep it in."""
-    try:
-        return njit(function, nogil=True, error_model="numpy", cache=True)
-    except RuntimeError:  # no folder can be written
-        return njit(function, nogil=True, error_model="numpy")
 
 
 @njit(inline="always")
@@ -103,7 +78,7 @@ def forward(lanes):
         for n in range(states):
             store(end, (b * states + n) * dim + c0, count, get(h, n, lanes))
 
-    return _compiled(scan)
+    return compiled(scan)
 
 
 @functools.cache
@@ -202,4 +177,4 @@ def backward(lanes):
         for n in range(states):
             store(dstart, (b * states + n) * dim + c0, count, get(dh, n, lanes))
 
-    return _compiled(scan)
+    return compiled(scan)

@@ -1,0 +1,1 @@
+"""What kernels for CPUs are written in: vectors of Numba, and threads."""
