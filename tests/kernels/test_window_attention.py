@@ -1,17 +1,22 @@
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from triton_compile import needs_interpreter, recorded
 
+from xt_kernels import dispatch
 from xt_kernels.window_attention import interface, ops, window_attention
 
 SHAPES = [(8, 16, 3, 8), (2, 64, 2, 32), (2, 100, 1, 24), (1, 1, 2, 5), (2, 256, 2, 32)]
 """Windows, tokens, heads, channels; the last needs several blocks in backward."""
+TILES = [(3, 49, 2, 17), (4, 144, 1, 32), (2, 33, 17, 48), (1, 200, 1, 64), (2, 30, 1, 100)]
+"""Shapes whose tiles have other sizes, and are filled in part."""
 
 
 def draw(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
@@ -39,13 +44,24 @@ def results(tensors: list[Tensor], masks: Tensor | None, kinds: Tensor | None, b
     return [out.detach(), *torch.autograd.grad(out, tensors, weights.to(out))]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("backend", "shape"), [*(("blocked", each) for each in SHAPES), ("numba", SHAPES[3]), ("numba", TILES[0])]
+)
 @pytest.mark.parametrize("shifted", [False, True])
-def test_blocked_equals_reference_with_all_gradients(shape: tuple[int, int, int, int], shifted: bool):
+def test_backends_equal_the_reference_with_all_gradients(backend: str, shape: tuple[int, int, int, int], shifted: bool):
     tensors, (masks, kinds) = draw(shape), masked(shape) if shifted else (None, None)
     want = results(tensors, masks, kinds, "reference")
-    for a, b in zip(results(tensors, masks, kinds, "blocked"), want, strict=True):
+    for a, b in zip(results(tensors, masks, kinds, backend), want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES + TILES)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_numba_in_single_precision(shape: tuple[int, int, int, int], shifted: bool):
+    low, (masks, kinds) = draw(shape, torch.float32), masked(shape) if shifted else (None, None)
+    want = results([t.detach().double().requires_grad_() for t in low], masks, kinds, "reference")
+    for a, b in zip(results(low, masks, kinds, "numba"), want, strict=True):
+        assert (a.double() - b).norm() <= 2e-6 * b.norm().clamp(min=1e-2)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
@@ -58,11 +74,97 @@ def test_lower_precision_stays_near_fp64(dtype: torch.dtype, tolerance: float):
         assert (a.double() - b).norm() / b.norm() <= tolerance
 
 
-def test_gradients_and_operators_are_sound():
+def test_which_backend_a_cpu_gets(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    for dtype, dim in ((torch.float32, 32), (torch.bfloat16, 32), (torch.float32, 136)):
+        dispatch._tell.cache_clear()
+        with caplog.at_level("INFO", "xt_kernels"):
+            window_attention(*(t.detach() for t in draw((1, 4, 1, dim), dtype)))
+    monkeypatch.setitem(sys.modules, "xt_kernels.window_attention.numba_impl", None)
+    dispatch._tell.cache_clear()
+    window_attention(*(t.detach() for t in draw((1, 4, 1, 32), torch.float32)))
+    told = [record.getMessage().split("backend ")[1] for record in caplog.records]
+    assert told.pop().startswith("blocked instead of a faster one (numba: numba cannot be used (")
+    assert told == [
+        "numba",
+        "blocked instead of a faster one (numba: qkv is torch.bfloat16)",
+        "blocked instead of a faster one (numba: heads have 136 channels, more than 128)",
+    ]
+
+
+@pytest.mark.parametrize("backend", ["blocked", "numba"])
+def test_gradients_and_operators_are_sound(backend: str):
     shape = (2, 6, 2, 3)
     tensors, (masks, kinds) = draw(shape), masked(shape)
-    assert torch.autograd.gradcheck(lambda *t: window_attention(*t, masks, kinds, backend="blocked"), tensors)
-    torch.library.opcheck(ops._forward, (*tensors, masks, kinds, "blocked"))
+    assert torch.autograd.gradcheck(lambda *t: window_attention(*t, masks, kinds, backend=backend), tensors)
+    torch.library.opcheck(ops._forward, (*tensors, masks, kinds, backend))
+
+
+def test_threads_change_nothing_and_forked_processes_have_their_own():
+    tensors, (masks, kinds) = draw((8, 256, 3, 32), torch.float32), masked((8, 256, 3, 32))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(results(tensors, masks, kinds, "numba"))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("place", ["bias", "mask"])
+def test_minus_infinity_hides_a_token(place: str):
+    shape = (2, 20, 2, 8)
+    qkv, scale, bias = draw(shape, torch.float32)
+    hidden = torch.zeros(1, 20, 20)
+    hidden[0, :, 7] = -torch.inf
+    added = (bias + hidden, None, None) if place == "bias" else (bias, hidden, torch.tensor([1]))
+    got = window_attention(qkv, scale, *added, backend="numba")
+    rest = [n for n in range(20) if n != 7]
+    without = window_attention(qkv[:, rest], scale, bias[:, rest][..., rest], backend="reference")
+    torch.testing.assert_close(got[:, rest], without, rtol=1e-5, atol=1e-5)
+    (grad,) = torch.autograd.grad(got.square().sum(), qkv)
+    assert not grad[:, 7, 1:].any()
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "bias"])
+def test_what_is_not_a_number_stays_none(name: str):
+    shape = (4, 40, 2, 32)
+    qkv, scale, bias = (t.detach() for t in draw(shape, torch.float32))
+    if name == "bias":
+        bias[1, 3, 5] = torch.nan
+    else:
+        qkv[2, 39, "qkv".index(name), 1, 31] = torch.nan
+    want, got = (window_attention(qkv, scale, bias, backend=each).isnan() for each in ("reference", "numba"))
+    assert want.any()
+    assert torch.equal(got, want)
+
+
+def test_logits_as_large_as_they_get():
+    qkv, _, bias = draw((2, 64, 2, 32), torch.float32)
+    qkv = torch.cat((qkv[:, :, :1], qkv[:, :, :1], qkv[:, :, 2:]), 2).detach()  # each query is its own key
+    tensors = [qkv.requires_grad_(), torch.full((2,), 100.0, requires_grad=True), (16 * bias).detach().requires_grad_()]
+    want = results([t.detach().double().requires_grad_() for t in tensors], None, None, "reference")
+    for a, b in zip(results(tensors, None, None, "numba"), want, strict=True):
+        assert (a.double() - b).norm() <= 5e-5 * b.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["", "+avx2,+fma"])
+def test_other_processors_get_the_same(features: str):
+    if features and platform.machine() != "x86_64":
+        return  # instructions of others
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_window_attention import *\n"
+        "for shape in SHAPES + TILES: test_numba_in_single_precision(shape, True)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[2] / "kernels"), str(Path(__file__).parent), *sys.path])
+    environment = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "PYTHONPATH": path}
+    argv = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    told = subprocess.run(argv, env=os.environ | environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-3000:]
 
 
 def test_torch_compile_sees_one_graph():
@@ -76,20 +178,21 @@ def test_torch_compile_sees_one_graph():
     torch.testing.assert_close(got, list(want))
 
 
-def test_inputs_that_are_no_own_memory_and_empty_rows():
+@pytest.mark.parametrize("backend", ["blocked", "numba"])
+def test_inputs_that_are_no_own_memory_and_empty_rows(backend: str):
     shape = SHAPES[0]
     qkv, scale, bias = draw(shape)
     wide = torch.cat((qkv, qkv), -1)[..., : shape[-1]]
-    strided = results([wide.detach().requires_grad_(), scale, bias], None, None, "blocked")
-    for a, b in zip(strided, results([qkv, scale, bias], None, None, "blocked"), strict=True):
+    strided = results([wide.detach().requires_grad_(), scale, bias], None, None, backend)
+    for a, b in zip(strided, results([qkv, scale, bias], None, None, backend), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
     with torch.no_grad():
         qkv[0, 0] = 0  # the direction of nothing is nothing
-        assert window_attention(qkv, scale, bias).isfinite().all()
+        assert window_attention(qkv, scale, bias, backend=backend).isfinite().all()
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_forward_is_fused_with_gradients_too(shifted: bool):
+def test_blocked_is_fused_with_gradients_too(shifted: bool):
     tensors, (masks, kinds) = draw(SHAPES[1], torch.float32), masked(SHAPES[1]) if shifted else (None, None)
     with torch.profiler.profile() as profile:
         window_attention(*tensors, masks, kinds, backend="blocked")

@@ -1,6 +1,5 @@
 """The scan on CPUs: hands arrays to :mod:`xt_kernels.selective_scan.numba_impl`, and blocks of channels to threads."""
 
-import functools
 from types import ModuleType
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xt_kernels.simd import threads
+from xt_kernels.simd import missing, threads
 
 LOG2_E = 1.4426950408889634
 FEWEST_LANES, FEWEST_TASKS = 16, 8
@@ -96,16 +95,7 @@ def backward(
 
 def refuses(*_: Any) -> str | None:
     """Say why the scan cannot be taken, or return None if it can."""
-    return _missing()
-
-
-@functools.cache
-def _missing() -> str | None:
-    try:
-        _compiled()
-    except ImportError as error:
-        return f"numba cannot be used ({error})"
-    return None
+    return missing(f"{__package__}.numba_impl")
 
 
 def _compiled() -> ModuleType:

@@ -4,6 +4,8 @@ A vector is one of LLVM, of any width: LLVM cuts it into the registers of the ma
 numbers too, which they spread.
 """
 
+from functools import cache, partial, reduce
+
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
@@ -22,7 +24,8 @@ ATANH = (1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
 """log((1 + s) / (1 - s)) / 2s in powers of s², for s up to 1/3."""
 
 
-def _has(feature):
+@cache
+def has(feature):
     """Whether Numba compiles for a processor with these instructions."""
     asked = config.CPU_FEATURES
     return f"+{feature}" in (llvm.get_host_cpu_features().flatten() if asked is None else asked).split(",")
@@ -30,7 +33,7 @@ def _has(feature):
 
 def native_lanes():
     """Numbers of fp32 in four registers, whose chains of operations hide each other's latency."""
-    return next((lanes for name, lanes in (("avx512f", 64), ("avx2", 32)) if _has(name)), 16)
+    return next((lanes for name, lanes in (("avx512f", 64), ("avx2", 32)) if has(name)), 16)
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -57,14 +60,15 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, kind, kind.llvm)
 
 
-def _fused(b, x, y, z):
+def fused(b, x, y, z):
+    """Instruction of x · y + z."""
     return b.fadd(b.fmul(x, y, flags=FLAGS), z, flags=FLAGS)
 
 
 def _polynomial(b, kind, x, coefficients):
     value = kind.constant(coefficients[0])
     for each in coefficients[1:]:
-        value = _fused(b, value, x, kind.constant(each))
+        value = fused(b, value, x, kind.constant(each))
     return value
 
 
@@ -78,7 +82,7 @@ def _call(b, name, kind, *values):
 def _exp2(b, kind, x):
     if kind.dtype == types.float64:
         return _call(b, "exp", kind, b.fmul(x, kind.constant(1 / LOG2_E)))
-    if kind.lanes % 16 == 0 and _has("avx512f"):
+    if kind.lanes % 16 == 0 and has("avx512f"):
         power = _call(b, "rint", kind, x)
         return _scale(b, kind, _polynomial(b, kind, b.fsub(x, power), EXP2), power)
     integers = ir.VectorType(INT32, kind.lanes)
@@ -137,7 +141,12 @@ def _softplus(b, kind, x):
     return b.fadd(b.select(b.fcmp_ordered(">", zero, x), zero, x), _log1p(b, kind, small))
 
 
-def _spread(b, kind, number):
+def _maximum(b, x, y):
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def spread(b, kind, number):
+    """A vector that has a number of the program everywhere."""
     first = b.insert_element(ir.Constant(kind.llvm, ir.Undefined), number, INT32(0))
     return b.shuffle_vector(first, first, ir.Constant(ir.VectorType(INT32, kind.lanes), [0] * kind.lanes))
 
@@ -147,11 +156,11 @@ def _operation(emit, kinds):
     vector = next(kind for kind in kinds if isinstance(kind, Vector))
 
     def codegen(context, b, signature, values):
-        spread = [
-            value if isinstance(kind, Vector) else _spread(b, vector, context.cast(b, value, kind, vector.dtype))
+        vectors = [
+            value if isinstance(kind, Vector) else spread(b, vector, context.cast(b, value, kind, vector.dtype))
             for kind, value in zip(kinds, values, strict=True)
         ]
-        return emit(b, vector, *spread)
+        return emit(b, vector, *vectors)
 
     return vector(*kinds), codegen
 
@@ -165,24 +174,31 @@ def _binary(emit):
 
 
 add = _binary(lambda b, kind, x, y: b.fadd(x, y, flags=FLAGS))
+sub = _binary(lambda b, kind, x, y: b.fsub(x, y, flags=FLAGS))
 mul = _binary(lambda b, kind, x, y: b.fmul(x, y, flags=FLAGS))
-madd = intrinsic(lambda context, x, y, z: _operation(lambda b, kind, *xyz: _fused(b, *xyz), (x, y, z)))
+madd = intrinsic(lambda context, x, y, z: _operation(lambda b, kind, *xyz: fused(b, *xyz), (x, y, z)))
 """x · y + z."""
+maximum = _binary(lambda b, kind, x, y: _maximum(b, x, y))
+"""The larger ones; where ``y`` is not a number, neither is the result."""
 exp2, sigmoid, softplus = _unary(_exp2), _unary(_sigmoid), _unary(_softplus)
 
 
-@intrinsic
-def total(typing, vector):
-    """Sum of a vector, by halves."""
+def _by_halves(operation):
+    """What ``operation`` makes of all numbers of a vector, by halves."""
 
-    def codegen(context, b, signature, values):
-        value, lanes = values[0], vector.lanes
-        while lanes > 1:
-            lanes //= 2
-            low, high = (
-                ir.Constant(ir.VectorType(INT32, lanes), list(range(start, start + lanes))) for start in (0, lanes)
-            )
-            value = b.fadd(b.shuffle_vector(value, value, low), b.shuffle_vector(value, value, high))
-        return b.extract_element(value, INT32(0))
+    def fold(typing, vector):
+        def codegen(context, b, signature, values):
+            value, lanes = values[0], vector.lanes
+            while lanes % 2 == 0:
+                lanes //= 2
+                halves = (ir.Constant(ir.VectorType(INT32, lanes), list(range(n, n + lanes))) for n in (0, lanes))
+                value = operation(b, *(b.shuffle_vector(value, value, half) for half in halves))
+            return reduce(partial(operation, b), (b.extract_element(value, INT32(n)) for n in range(lanes)))
 
-    return vector.dtype(vector), codegen
+        return vector.dtype(vector), codegen
+
+    return intrinsic(fold)
+
+
+total = _by_halves(lambda b, x, y: b.fadd(x, y))
+largest = _by_halves(lambda b, x, y: _maximum(b, x, y))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xt_kernels.dispatch import Backend, missing
-from xt_kernels.window_attention import blocked
+from xt_kernels.window_attention import blocked, cpu
 
 
 @torch.library.custom_op("xt::window_attention", mutates_args=())
@@ -28,19 +28,19 @@ def _backward(
     masks: Tensor | None,
     kinds: Tensor | None,
     out: Tensor,
-    lse: Tensor,
+    kept: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = _module(backend).backward(grad, qkv, scale, bias, masks, kinds, out, lse)
+    result: tuple[Tensor, Tensor, Tensor] = _module(backend).backward(grad, qkv, scale, bias, masks, kinds, out, kept)
     return result
 
 
 @_forward.register_fake
 def _(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None, backend: str) -> Any:
     windows, tokens, _, heads, dim = qkv.shape
-    lse = (windows, heads, tokens) if backend == "triton" else (0,)
+    kept = {"triton": (windows, heads, tokens), "numba": (2, windows, heads, tokens)}.get(backend, (0,))
     dtype = torch.float32 if backend == "triton" else qkv.dtype
-    return qkv.new_empty(windows, tokens, heads, dim), qkv.new_empty(lse, dtype=dtype)
+    return qkv.new_empty(windows, tokens, heads, dim), qkv.new_empty(kept, dtype=dtype)
 
 
 @_backward.register_fake
@@ -54,7 +54,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, of_lse: Tensor | None) -> tuple[Any, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, of_kept: Tensor | None) -> tuple[Any, ...]:
     if grad is None:
         return None, None, None, None, None, None
     return (*_backward(grad, *ctx.saved_tensors, ctx.backend), None, None, None)
@@ -64,8 +64,8 @@ _forward.register_autograd(_differentiate, setup_context=_setup)
 
 
 def _module(backend: str) -> ModuleType:
-    if backend == "blocked":
-        return blocked
+    if backend != "triton":
+        return {"blocked": blocked, "numba": cpu}[backend]
     from xt_kernels.window_attention import triton_impl  # loads Triton
 
     return triton_impl
@@ -89,5 +89,9 @@ def _triton_refuses(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | No
     return missing("triton")
 
 
-BACKENDS = {"triton": Backend(_run("triton"), _triton_refuses, ("cuda",)), "blocked": Backend(_run("blocked"))}
+BACKENDS = {
+    "triton": Backend(_run("triton"), _triton_refuses, ("cuda",)),
+    "numba": Backend(_run("numba"), cpu.refuses, ("cpu",)),
+    "blocked": Backend(_run("blocked")),
+}
 """Best first."""

@@ -32,7 +32,7 @@ def peers(device: str) -> dict[str, Peer]:
     """Name what is compared on a device."""
     oracle = partial(window_attention, backend="reference")
     found = {}
-    for backend in ("triton", "blocked") if device == "cuda" else ("blocked",):
+    for backend in ("triton" if device == "cuda" else "numba", "blocked"):
         found[backend] = Peer(partial(window_attention, backend=backend), True, oracle)
     found["reference"] = Peer(oracle, True)
     found["published"] = Peer(published, oracle=oracle)
