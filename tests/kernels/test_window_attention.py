@@ -142,7 +142,7 @@ def test_what_is_not_a_number_stays_none(name: str):
 
 
 def test_logits_as_large_as_they_get():
-    qkv, _, bias = draw((2, 64, 2, 32), torch.float32)
+    qkv, _, bias = draw((2, 256, 2, 32), torch.float32)
     qkv = torch.cat((qkv[:, :, :1], qkv[:, :, :1], qkv[:, :, 2:]), 2).detach()  # each query is its own key
     tensors = [qkv.requires_grad_(), torch.full((2,), 100.0, requires_grad=True), (16 * bias).detach().requires_grad_()]
     want = results([t.detach().double().requires_grad_() for t in tensors], None, None, "reference")

@@ -190,3 +190,21 @@ def test_torch_compile_sees_one_graph():
     assert asked.model._compiled_call_impl is not None
     assert asked.spec()["init_args"]["compile"] is False
     assert asked.state_dict().keys() == encoder.state_dict().keys()
+
+
+def test_matrix_products_and_gelu_are_of_linear(monkeypatch: pytest.MonkeyPatch):
+    seen: list[bool] = []
+    right = swin_v2.linear
+
+    def note(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+        seen.append(gelu)
+        return right(x, weight, bias, gelu)
+
+    monkeypatch.setattr(swin_v2, "linear", note)
+    monkeypatch.setattr("xt.models.linear.linear", note)
+    encoder, stock = pair(128)
+    regions = torch.randn(1, 2, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(list(encoder(regions)), nchw(stock(regions)), rtol=1e-4, atol=1e-4)
+    # A block has 4 layers, a GELU behind one of them, and makes the bias of its positions by 2; stages are joined by 3.
+    assert (len(seen), sum(seen)) == (6 * 6 + 3, 6)

@@ -1,7 +1,8 @@
 """Swin Transformer V2 of timm, faster: the same parameters, the same results.
 
-Attention goes through :func:`xt_kernels.window_attention.window_attention`, and on a CPU without gradients a block is
-worked on some windows at a time, so that what lies between its layers stays in the cache of a core.
+Attention goes through :func:`xt_kernels.window_attention.window_attention`, matrix products through
+:mod:`xt.models.linear`, and on a CPU without gradients a block is worked on some windows at a time, so that what lies
+between its layers stays in the cache of a core.
 """
 
 import math
@@ -9,10 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import GELU, Mlp
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block, WindowAttention, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from xt.models.linear import Linear, linear
 from xt_kernels.window_attention import window_attention
 
 TOKENS = 1024
@@ -21,12 +24,10 @@ LARGEST_SCALE = math.log(1 / 0.01)
 
 
 def accelerate(model: nn.Module) -> None:
-    """Give the blocks of a timm SwinV2 in ``model`` faster methods; other models are left alone."""
-    for module in model.modules():
-        if type(module) is WindowAttention:
-            module.__class__ = Attention
-        elif type(module) is SwinTransformerV2Block:
-            module.__class__ = Block
+    """Give the layers of a timm SwinV2 faster methods; other models are left alone."""
+    if any(type(module) is SwinTransformerV2Block for module in model.modules()):
+        for module in model.modules():
+            module.__class__ = FASTER.get(type(module), type(module))
 
 
 class Attention(WindowAttention):  # type: ignore[misc]
@@ -36,7 +37,7 @@ class Attention(WindowAttention):  # type: ignore[misc]
         """Attend inside windows ``(W, N, C)``; the rest as :func:`xt_kernels.window_attention.window_attention`."""
         windows, tokens, channels = x.shape
         offset = None if self.q_bias is None else torch.cat((self.q_bias, self.k_bias, self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, offset).view(windows, tokens, 3, self.num_heads, -1)
+        qkv = linear(x, self.qkv.weight, offset).view(windows, tokens, 3, self.num_heads, -1)
         scale = self.logit_scale.clamp(max=LARGEST_SCALE).exp().flatten()
         mixed = window_attention(qkv, scale, bias, masks, kinds)
         out: Tensor = self.proj_drop(self.proj(mixed.view(windows, tokens, channels)))
@@ -56,9 +57,22 @@ class Attention(WindowAttention):  # type: ignore[misc]
     def _position_bias(self) -> Tensor:
         tokens = self.window_size[0] * self.window_size[1]
         table = 16 * torch.sigmoid(self.cpb_mlp(self.relative_coords_table).view(-1, self.num_heads))
-        # The gradient of an embedding is faster than that of indexing.
-        bias = F.embedding(self.relative_position_index.view(-1), table)
-        return bias.view(tokens, tokens, -1).permute(2, 0, 1).contiguous()
+        places = self.relative_position_index.view(-1)
+        if table.device.type == "cpu":
+            return table.mT.contiguous().index_select(1, places).view(-1, tokens, tokens)
+        # On a GPU the gradient of an embedding is the one that repeats bit for bit.
+        return F.embedding(places, table).view(tokens, tokens, -1).permute(2, 0, 1).contiguous()
+
+
+class FusedMlp(Mlp):  # type: ignore[misc]
+    """timm's layer, its first half in one step where no gradients are asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        gelu = type(self.act) is GELU
+        x = linear(x, self.fc1.weight, self.fc1.bias, gelu)
+        out: Tensor = self.drop2(self.fc2(self.norm(self.drop1(x if gelu else self.act(x)))))
+        return out
 
 
 class Block(SwinTransformerV2Block):  # type: ignore[misc]
@@ -163,3 +177,11 @@ class _Moved(torch.autograd.Function):
         there, back = ctx.saved_tensors  # type: ignore[attr-defined]
         moved: Tensor = _Moved.apply(grad, back, there)
         return moved, None, None
+
+
+FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    WindowAttention: Attention,
+    SwinTransformerV2Block: Block,
+    Mlp: FusedMlp,
+    nn.Linear: Linear,
+}
