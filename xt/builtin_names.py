@@ -30,10 +30,12 @@ BUILTINS: dict[str, dict[str, str]] = {
     "losses": {
         "DetectionLoss": "xt.losses.detection:DetectionLoss",
         "PaperDetectionLoss": "xt.losses.detection:PaperDetectionLoss",
+        "RegressionLoss": "xt.losses.regression:RegressionLoss",
         "SegmentationLoss": "xt.losses.segmentation:SegmentationLoss",
     },
     "tasks": {
         "ImageClassification": "xt.tasks.classification:ImageClassification",
+        "PixelRegression": "xt.tasks.regression:PixelRegression",
         "PointDetection": "xt.tasks.detection:PointDetection",
         "SemanticSegmentation": "xt.tasks.segmentation:SemanticSegmentation",
         "TokenDetection": "xt.tasks.tokens:TokenDetection",
@@ -44,6 +46,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "PointsData": "xt.data.points:PointsData",
         "TokenData": "xt.data.tokens:TokenData",
         "RasterPairsData": "xt.data.raster_pairs:RasterPairsData",
+        "RasterValuesData": "xt.data.raster_values:RasterValuesData",
         "XView3Data": "xt.data.xview3:XView3Data",
     },
 }

@@ -1,10 +1,13 @@
 """Every config builds on the meta device and, shrunk, runs steps through the real ``xt train``."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 import yaml
 from PIL import Image
@@ -19,6 +22,7 @@ XVIEW3 = sorted(path.name for path in (ROOT / "configs").glob("xview3_4096_*.yam
 HEADS = {
     "PointDetection": {"center": 1, "vessel": 1, "fishing": 1, "length": 1},
     "TokenDetection": {"center": 1, "vessel": 1, "fishing": 1, "length": 1},
+    "PixelRegression": {"value": 1},
     "SemanticSegmentation": {"mask": 2},
     "ImageClassification": {"label": 284},
 }
@@ -109,3 +113,25 @@ def test_shrunk_ship_points_config_trains(tmp_path: Path):
     assert main(["train", *argv]) == 0
     assert main(["eval", str(run), "--split", "test"]) == 0
     assert "test/loc_fscore" in json.loads((run / "test.json").read_text())
+
+
+def test_shrunk_ndvi_config_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pixels = np.random.default_rng(0).integers(1, 255, (4, 150, 250), np.uint8)
+    pixels[3] = pixels[0] // 2 + 90
+    grid = {"crs": "EPSG:32614", "transform": rasterio.Affine(5, 0, 0, 0, -5, 0)}
+    with rasterio.open(
+        tmp_path / "naip.tif", "w", driver="GTiff", count=4, height=150, width=250, dtype="uint8", **grid
+    ) as out:
+        out.write(pixels)
+    subprocess.run(
+        [sys.executable, ROOT / "scripts/ndvi_pairs.py", tmp_path / "naip.tif", tmp_path / "data"], check=True
+    )
+    run = tmp_path / "run"
+    argv = [str(ROOT / "configs/regression_ndvi.yaml"), "--data.root", str(tmp_path / "data"), "--run_dir", str(run)]
+    argv += ["--data.image_size", "64", "--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
+    argv += ["--model.model.region_encoder.init_args.region_size", "32"]
+    assert main(["train", *argv]) == 0
+    assert main(["eval", str(run), "--split", "test"]) == 0
+    assert list(json.loads((run / "test.json").read_text())) == [
+        f"test/{name}" for name in ("r2", "rmse", "mae", "bias")
+    ]

@@ -3,8 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xt.errors import ConfigError
 from xt.losses.base import TileLoss
 from xt.losses.detection import DetectionLoss, PaperDetectionLoss
+from xt.losses.regression import RegressionLoss
 from xt.losses.segmentation import SegmentationLoss
 
 
@@ -30,10 +32,20 @@ def segmentation_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return maps, {"mask": mask, "valid": valid}
 
 
+def regression_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    g = torch.Generator().manual_seed(0)
+    maps = {"value": torch.randn(2, 3, 24, 30, generator=g).requires_grad_()}
+    values = 3 * torch.randn(2, 3, 24, 30, generator=g)
+    values[torch.rand(values.shape, generator=g) > 0.7] = torch.nan
+    values[:, 1] = torch.nan  # a target of which nothing is known
+    return maps, {"value": values, "valid": torch.rand(2, 1, 24, 30, generator=g) > 0.2}
+
+
 CASES = [
     (DetectionLoss(), detection_case),
     (PaperDetectionLoss(), detection_case),
     (SegmentationLoss(), segmentation_case),
+    (RegressionLoss(), regression_case),
 ]
 
 
@@ -121,6 +133,23 @@ def test_the_center_s_loss_falls_towards_the_object():
         loss.total(loss.statistics(maps, targets), 2)["center"], maps["center"]
     )[0].flatten()  # fmt: skip
     assert at < 0 < near < far / 100
+
+
+@pytest.mark.parametrize("delta", [1.0, 0.3])
+def test_regression_equals_torch(delta: float):
+    maps, targets = regression_case()
+    loss = RegressionLoss(delta)
+    got = loss.total(loss.statistics(maps, targets), 2)["loss"]
+    known = targets["valid"].expand(-1, 3, -1, -1) & targets["value"].isfinite()
+    parts = [
+        F.huber_loss(maps["value"][:, i][known[:, i]], targets["value"][:, i][known[:, i]], delta=delta) for i in (0, 2)
+    ]
+    torch.testing.assert_close(got, torch.stack(parts).mean())
+    (grad,) = torch.autograd.grad(got, maps["value"])
+    assert grad.isfinite().all()
+    assert torch.equal(grad != 0, known)
+    with pytest.raises(ConfigError, match=r"loss\.init_args\.delta is 0; it must be above 0"):
+        RegressionLoss(0)
 
 
 def test_segmentation_equals_torch():

@@ -185,6 +185,50 @@ def test_segmentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert 0.02 < want["iou_ship"] < 1
 
 
+@pytest.mark.parametrize("limits", [None, [-1.0, 100.0]])
+def test_regression(limits: list[float] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pairs(tmp_path)
+    (tmp_path / "values").mkdir()
+    for name in ("a", "b", "v"):
+        with (
+            rasterio.open(tmp_path / f"masks/{name}.png") as mask,
+            rasterio.open(tmp_path / f"images/{name}.png") as image,
+        ):
+            values = np.stack([200.0 * mask.read(1) - 3, image.read().mean(0) / 1000]).astype(np.float32)
+        values[1, 100:120] = np.nan
+        profile = {"driver": "GTiff", "count": 2, "height": 2 * SIZE, "width": SIZE, "dtype": "float32"}
+        with rasterio.open(tmp_path / f"values/{name}.tif", "w", **profile) as out:
+            out.write(values)
+    options = {name: value for name, value in PAIRS.items() if name != "classes"}
+    options |= {"root": str(tmp_path), "nodata": 0, "targets": ["height", "light"]}
+    task = {"class_path": "PixelRegression", "init_args": {} if limits is None else {"limits": limits}}
+    run = train(tmp_path, task, {"class_path": "RasterValuesData", "init_args": options})
+    want = measured(run, capsys)
+    found, (_, valid) = predicted(run, tmp_path / "images/v.png", tmp_path / "o.tif"), truth(tmp_path)
+    assert np.isnan(found[:, ~valid]).all()
+    with rasterio.open(tmp_path / "values/v.tif") as dataset:
+        real = dataset.read()
+    known = valid & np.isfinite(real)
+    for name, said, true in (
+        ("height", found[0][known[0]], real[0][known[0]]),
+        ("light", found[1][known[1]], real[1][known[1]]),
+    ):
+        error = said.astype(np.float64) - true
+        assert want[f"rmse_{name}"] == pytest.approx(np.sqrt(np.square(error).mean()), rel=1e-4)
+        assert want[f"mae_{name}"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
+        assert want[f"bias_{name}"] == pytest.approx(error.mean(), rel=1e-3, abs=1e-4 * float(true.std()))
+        assert want[f"r2_{name}"] == pytest.approx(1 - np.square(error).mean() / true.var(), abs=1e-4)
+        assert want[f"r2_{name}"] > 0.05
+    assert want["r2"] == pytest.approx((want["r2_height"] + want["r2_light"]) / 2)
+    if limits:
+        assert np.nanmin(found[0]) == -1.0
+        assert np.nanmax(found[0]) <= 100.0
+    assert list(samples(run, 2 * SIZE)) == ["0_v.png"]
+    _, metadata = load_model(run)
+    assert metadata.settings["targets"] == ["height", "light"]
+    assert metadata.settings["limits"] == (limits or [None, None])
+
+
 def test_classification(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rng = np.random.default_rng(0)
     for split, num in (("train", 6), ("val", 8)):

@@ -13,6 +13,7 @@ The file takes image (B, C, H, W), float32 values as they are read from the rast
 the model's nodata value are pixels without data. It gives what xt predict writes:
   point detection        center, vessel, fishing (0 to 255) and length (m), each (B, H, W), NaN where there is no data
   semantic segmentation  probabilities (B, classes, H, W), and class (B, H, W), with the raster's nodata value
+  regression             values (B, targets, H, W), in the unit of the targets, NaN where there is no data
   classification         scores (B, classes) and class (B,)
 It is run once before it gets its name, and not written if it gives other values than the model."""
 

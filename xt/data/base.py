@@ -37,8 +37,11 @@ class DataModule(LightningDataModule):
         std: Per band, in the raster's unit.
         nodata: Nodata value of the rasters, or None.
         coarse: Bands that may be coarser or missing (:class:`~xt.data.source.InputSpec`).
-        gives: What is known of its images: ``points``, ``mask``, ``label``, or ``tokens`` instead of images.
+        gives: What is known of its images (``points``, ``mask``, ``values``, ``label``), or ``tokens`` instead of them.
         classes: Class names, or empty.
+        targets: Names of the values of a pixel, or empty.
+        target_mean: Of each of them.
+        target_std: Likewise.
         ignore_index: Mask value that is no class and is not scored.
         untold: Maps of :func:`~xt.data.targets.detection_targets` that no training object teaches.
         described: Of tokens, the metadata of the model that made them.
@@ -61,6 +64,9 @@ class DataModule(LightningDataModule):
     nodata: float | None = None
     coarse: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
     ignore_index: int = -1
     untold: tuple[str, ...] = ()
     described: dict[str, Any] | None = None

@@ -39,11 +39,18 @@ class MaskReader:
         num_classes: Classes.
         ignore_index: Value that is not scored; also of nodata and of what lies outside.
         colors: Colour of every class but the first; None if values are class indexes.
+        key: Of a sample, under which its classes stand.
     """
 
     num_classes: int
     ignore_index: int
     colors: Sequence[tuple[int, int, int]] | None = None
+    key: str = "mask"
+
+    @property
+    def missing(self) -> int:
+        """Class of what is not known."""
+        return self.ignore_index
 
     def read(self, path: Path, window: Window | None = None) -> Classes:
         """Read a window, which may reach over the border, or all.

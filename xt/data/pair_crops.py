@@ -1,27 +1,28 @@
-"""Samples of semantic segmentation: crops or tiles of images, and the classes of their pixels."""
+"""Samples of dense tasks: crops or tiles of images, and what is known of their pixels."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from xt.data.geotiff import Mask, Pixels
 from xt.data.loading import Key, sample_rng
-from xt.data.masks import Classes, ForegroundIndex, windows
+from xt.data.masks import ForegroundIndex, windows
 from xt.data.source import Source
 from xt.geometry.grid import Window
 
 if TYPE_CHECKING:
-    from xt.data.raster_pairs import RasterPairsData
+    from xt.data.paired_rasters import PairedRasters
 
 
 class RasterPairs(Dataset[dict[str, Any]]):
     """Random crops or, with ``crops_per_image`` None, whole images, large ones in tiles."""
 
-    def __init__(self, data: "RasterPairsData", pairs: list[tuple[Source, Path]], crops_per_image: int | None) -> None:
-        self.pairs, self.crops_per_image, self.masks = pairs, crops_per_image, data.masks
-        self.size, self.seed, self.ignore_index = data.image_size, data.seed, data.ignore_index
+    def __init__(self, data: "PairedRasters", pairs: list[tuple[Source, Path]], crops_per_image: int | None) -> None:
+        self.pairs, self.crops_per_image, self.labels = pairs, crops_per_image, data.labels
+        self.size, self.seed = data.image_size, data.seed
         self.centred, self.gain = data.centred, data.gain
         self.foreground = ForegroundIndex()
         tile = data.validation_tile
@@ -35,22 +36,26 @@ class RasterPairs(Dataset[dict[str, Any]]):
         if self.crops_per_image is None:
             pair, window = self.tiles[key[1]]
             source, _ = self.pairs[pair]
-            image, valid, mask = self._read(pair, window)
+            image, valid, known = self._read(pair, window)
             whole = _size(source) == (window.height, window.width)
             place = "" if whole else f" rows {window.row}– columns {window.col}–"
-            return {"image": image, "valid": valid[None], "mask": mask, "name": source.path.name + place}
+            return self._sample(image, valid, known, source.path.name + place)
         rng, pair = sample_rng(self.seed, key), key[1] % len(self.pairs)
         row, col = self._corner(rng, pair)
         turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
         gain = float(np.exp(rng.normal(0, self.gain))) if self.gain else 1.0
         parts = self._read(pair, Window(row, col, self.size, self.size), gain)
-        image, valid, mask = (_turned(each, turns, flip) for each in parts)
-        return {"image": image, "valid": valid[None], "mask": mask, "name": self.pairs[pair][0].path.name}
+        image, valid, known = (_turned(each, turns, flip) for each in parts)
+        return self._sample(image, valid, known, self.pairs[pair][0].path.name)
 
-    def _read(self, pair: int, window: Window, gain: float = 1.0) -> tuple[Pixels, Mask, Classes]:
-        source, mask = self.pairs[pair]
+    def _sample(self, image: Pixels, valid: Mask, known: npt.NDArray[Any], name: str) -> dict[str, Any]:
+        return {"image": image, "valid": valid[None], self.labels.key: known, "name": name}
+
+    def _read(self, pair: int, window: Window, gain: float = 1.0) -> tuple[Pixels, Mask, npt.NDArray[Any]]:
+        source, path = self.pairs[pair]
         image, valid = source.read(window, gain)
-        return image, valid, np.where(valid, self.masks.read(mask, window), self.ignore_index)
+        known = self.labels.read(path, window)
+        return image, valid, np.where(valid, known, np.asarray(self.labels.missing, known.dtype))
 
     def _corner(self, rng: np.random.Generator, pair: int) -> tuple[int, int]:
         height, width = _size(self.pairs[pair][0])
@@ -59,7 +64,7 @@ class RasterPairs(Dataset[dict[str, Any]]):
 
             def read(window: Window) -> Mask:
                 _, _, mask = self._read(pair, window)
-                return np.asarray((mask != 0) & (mask != self.ignore_index))
+                return np.asarray((mask != 0) & (mask != self.labels.missing))
 
             wanted = self.foreground.get(pair, height, width, read)
             if number := len(wanted):

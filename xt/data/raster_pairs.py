@@ -6,20 +6,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from xt.data.base import DataModule
-from xt.data.geotiff import PLAIN, open_raster
 from xt.data.masks import MaskReader
-from xt.data.pair_crops import RasterPairs
-from xt.data.source import Source
-from xt.data.splits import Splits, rasters
-from xt.data.statistics import measure
-from xt.errors import ConfigError, InputError, at_least
+from xt.data.paired_rasters import PairedRasters
+from xt.errors import ConfigError
 from xt.geometry.grid import Window
 
 IGNORE = 255
 
 
-class RasterPairsData(DataModule):
+class RasterPairsData(PairedRasters):
     """Images and masks with equal names in two folders.
 
     Args:
@@ -49,6 +44,7 @@ class RasterPairsData(DataModule):
     """
 
     gives = "mask"
+    what = "mask"
 
     def __init__(
         self,
@@ -75,40 +71,26 @@ class RasterPairsData(DataModule):
         resolution: float | None = None,
         validation_tile: int = 2048,
     ) -> None:
-        super().__init__(root, image_size, batch_size, num_workers, seed)
+        super().__init__(
+            root, bands, band_indexes, images, masks, validation, test, image_size, mean, std, nodata, batch_size,
+            num_workers, seed, crops_per_image, gain, resolution, validation_tile,
+        )  # fmt: skip
         if colors is not None and len(colors) != len(classes) - 1:
             raise ConfigError(f"data: {len(classes)} classes need {len(classes) - 1} colors, got {len(colors)}")
-        if (mean is None) != (std is None):
-            raise ConfigError("data: give both mean and std, or neither to have them measured")
-        self.classes, self.bands = tuple(classes), tuple(bands)
-        self.band_indexes = tuple(band_indexes) if band_indexes else None
-        self.image_folder, self.mask_folder = self.root / images, self.root / masks
         if 0 <= ignore_index < len(classes):
             raise ConfigError(
                 f"data.init_args.ignore_index {ignore_index} is the number of class {classes[ignore_index]!r}; take "
                 "one that no class has, such as -1"
             )
-        self.colors, self.ignore_index, self.nodata = colors, ignore_index, nodata
-        self.crops_per_image, self.validation_tile, self.resolution = crops_per_image, validation_tile, resolution
-        self.centred, self.gain = centred, gain
-        self.mean, self.std = tuple(mean or ()), tuple(std or ())
-        at_least(1, "data.init_args", crops_per_image=crops_per_image, validation_tile=validation_tile)
-        at_least(0, "data.init_args", gain=gain)
         if not 0 <= centred <= 1:
             raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
-        self.splits = Splits(validation, test)
+        self.classes, self.ignore_index, self.centred = tuple(classes), ignore_index, centred
         self.masks = MaskReader(len(self.classes), ignore_index, colors)
-        self.pairs: dict[str, list[tuple[Path, Path]]] = {}
-        self.sources: dict[Path, Source] = {}
 
-    def dataset(self, split: str) -> RasterPairs:
-        """Match images with masks, compare their sizes, and measure mean and std if they are not given."""
-        if not self.pairs:
-            self.pairs = self._match()
-        if not self.mean:
-            self.mean, self.std = measure(self.sources[image] for image, _ in self.pairs["train"])
-        pairs = [(self.sources[image].with_statistics(self.mean, self.std), mask) for image, mask in self.pairs[split]]
-        return RasterPairs(self, pairs, self.crops_per_image if split == "train" else None)
+    @property
+    def labels(self) -> MaskReader:
+        """Reads masks."""
+        return self.masks
 
     def read_image(
         self, path: Path, window: Window | None = None
@@ -121,23 +103,3 @@ class RasterPairsData(DataModule):
     def read_mask(self, path: Path, window: Window | None = None) -> npt.NDArray[np.int64]:
         """Read class indexes ``(h, w)``; nodata is ``ignore_index``."""
         return self.masks.read(path, window)
-
-    def _match(self) -> dict[str, list[tuple[Path, Path]]]:
-        for folder in (self.image_folder, self.mask_folder):
-            if not folder.is_dir():
-                raise InputError(f"data: no folder {folder}; set data.init_args.root to where images and masks are")
-        masks = {path.stem: path for path in rasters(self.mask_folder)}
-        found: list[tuple[Path, Path]] = []
-        for image in rasters(self.image_folder):
-            if image.stem not in masks:
-                raise InputError(f"{image}: no mask of this name in {self.mask_folder}")
-            mask = masks[image.stem]
-            source = self.sources[image] = Source(image, self.inputs, self.band_indexes)
-            with open_raster(mask, PLAIN, purpose="label") as b:
-                if (source.height, source.width) != (b.height, b.width):
-                    raise InputError(
-                        f"{image}: {source.height} × {source.width} px, its mask has {b.height} × {b.width}; they must "
-                        "be on one grid"
-                    )
-            found.append((image, mask))
-        return self.splits.share(found, lambda pair: pair[0].stem)

@@ -1,0 +1,134 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rasters import noise, write
+
+from xt.data.raster_values import RasterValuesData, ValueReader
+from xt.errors import ConfigError, InputError
+from xt.geometry.grid import Window
+
+OPTIONS: dict[str, Any] = {"targets": ["height", "slope"], "bands": ["a"], "validation": "^v", "image_size": 24}
+
+
+def known(height: int, width: int, seed: int) -> np.ndarray:
+    """A height of which a row is missing by the tag, and a slope of which a column is missing by NaN."""
+    values = noise(2, height, width, seed=seed)
+    values[0, 5], values[1, :, 7] = -9, np.nan
+    return values
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("a", "b", "v")):
+        image = noise(1, 40, 60, seed=10 + seed)
+        image[0, :, :3] = np.nan
+        write(tmp_path / f"images/{name}.tif", image)
+        write(tmp_path / f"values/{name}.tif", known(40, 60, seed), nodata=-9)
+    return tmp_path
+
+
+def make(root: Path, **options: Any) -> RasterValuesData:
+    data = RasterValuesData(str(root), **OPTIONS | options)
+    data.setup("fit")
+    return data
+
+
+def test_windows_are_read_with_what_is_missing_of_each_band(root: Path):
+    want = known(40, 60, 0)
+    want[want == -9] = np.nan
+    reader = ValueReader((2, 1))
+    np.testing.assert_array_equal(reader.read(root / "values/a.tif"), want[::-1])
+    got = reader.read(root / "values/a.tif", Window(30, -4, 20, 30))
+    around = np.full((2, 20, 30), np.nan, np.float32)
+    around[:, :10, 4:] = want[::-1, 30:, :26]
+    np.testing.assert_array_equal(got, around)
+    assert got.dtype == np.float32
+    also = ValueReader((1,), float(want[0, 0, 0]))
+    assert np.isnan(also.read(root / "values/a.tif")[0, 0, 0])
+
+
+def test_numbers_of_other_types_are_taken(tmp_path: Path):
+    for dtype in ("int16", "float64", "uint8"):
+        values = np.arange(12).reshape(1, 3, 4).astype(dtype)
+        path = write(tmp_path / f"{dtype}.tif", values, nodata=3)
+        want = np.where(values == 3, np.nan, values).astype(np.float32)
+        np.testing.assert_array_equal(ValueReader((1,)).read(path), want)
+
+
+def test_numbers_turn_with_their_image_and_are_missing_where_it_is(root: Path):
+    for name, seed in (("a", 0), ("b", 1)):
+        image = np.nan_to_num(known(40, 60, seed)[:1], nan=0.0)
+        image[0, :, :3] = np.nan
+        write(root / f"images/{name}.tif", image)  # the height itself
+    data = make(root, mean=[0.0], std=[1.0], crops_per_image=20)
+    dataset = data.train_dataloader().dataset
+    for index in range(len(dataset)):
+        sample = dataset[0, index]
+        image, valid, (height, slope) = sample["image"][0], sample["valid"][0], sample["values"]
+        there = np.isfinite(height)
+        np.testing.assert_array_equal(height[there], image[there])
+        assert there.sum() > 400
+        assert not np.isfinite(slope[~valid]).any()
+        assert not there[~valid].any()
+        assert not there[image == -9].any()
+
+
+def test_validation_has_whole_images(root: Path):
+    (sample,) = make(root, mean=[0.0], std=[1.0]).val_dataloader()
+    want = known(40, 60, 2)
+    want[want == -9] = np.nan
+    want[:, :, :3] = np.nan
+    np.testing.assert_array_equal(sample["values"][0].numpy(), want)
+    assert sample["name"] == ["v.tif"]
+
+
+def test_mean_and_deviation_are_those_of_known_training_numbers(root: Path):
+    data = make(root)
+    values = np.stack([known(40, 60, 0), known(40, 60, 1)], 1).astype(np.float64)
+    values[values == -9] = np.nan
+    np.testing.assert_allclose(data.target_mean, np.nanmean(values, (1, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(data.target_std, np.nanstd(values, (1, 2, 3)), rtol=1e-6)
+    swapped = make(root, target_indexes=[2, 1], targets=["slope", "height"])
+    assert swapped.target_mean == data.target_mean[::-1]
+    given = make(root, target_mean=[1.0, 2.0], target_std=[3.0, 4.0])
+    assert (given.target_mean, given.target_std) == ((1.0, 2.0), (3.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": []}, r"targets is \[\]; give each of them a name of its own"),
+        ({"targets": ["x", "x"]}, r"targets is \['x', 'x'\]"),
+        ({"target_mean": [0.0, 1.0]}, "give both target_mean and target_std"),
+        ({"target_indexes": [1]}, r"target_indexes has 1 numbers for 2 targets"),
+        ({"target_mean": [0.0], "target_std": [1.0]}, r"target_mean has 1 numbers for 2 targets"),
+        ({"target_mean": [0.0, 0.0], "target_std": [1.0, 0.0]}, r"target_std is \[1.0, 0.0\]; each must be above 0"),
+    ],
+)
+def test_wrong_options_name_their_key(root: Path, options: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        make(root, **options)
+
+
+def test_wrong_rasters_are_named(root: Path):
+    with pytest.raises(
+        InputError, match=r"a\.tif: 2 bands, the targets are bands 1, 2, 3; set data\.init_args\.targets"
+    ):
+        make(root, targets=["x", "y", "z"])
+    with pytest.raises(
+        InputError, match=r"no folder .*heights; set data.init_args.root to where images and raster of v"
+    ):
+        make(root, values="heights")
+    write(root / "values/a.tif", known(40, 59, 0))
+    with pytest.raises(
+        InputError, match=r"a\.tif: 40 × 60 px, its raster of values has 40 × 59; they must be on one g"
+    ):
+        make(root)
+    for name in ("a", "b"):
+        values = known(40, 60, 0)
+        values[1] = np.nan
+        write(root / f"values/{name}.tif", values)
+    with pytest.raises(InputError, match=r"target slope: .* holds no valid pixel"):
+        make(root)
