@@ -9,6 +9,9 @@ import pytest
 import rasterio
 
 from xt.cli.main import COMMANDS, main
+from xt.models.checkpoint import save_model
+from xt.models.factory import build_from_spec
+from xt.models.metadata import ModelMetadata
 
 SLOW_TO_IMPORT = ("torch", "lightning", "timm", "matplotlib", "pyogrio")
 
@@ -46,6 +49,40 @@ def test_info_says_size_nodata_and_notes(raster: Path, capsys: pytest.CaptureFix
     assert "no georeference" in out
     assert main(["info", "--json", str(raster)]) == 0
     assert json.loads(capsys.readouterr().out)["width"] == 7
+
+
+def test_info_tells_a_model(raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part = {
+        "name": "convnext_atto",
+        "in_chans": 2,
+        "region_size": 64,
+        "model_args": {"dims": [8] * 4, "depths": [1] * 4},
+    }
+    spec = {
+        "region_encoder": {"class_path": "TimmFeatures", "init_args": part},
+        "context": {"class_path": "Mamba"},
+        "context_dim": 16,
+        "decoder": {"class_path": "UNet", "init_args": {"filters": [8] * 4}},
+        "heads": {"value": 2},
+    }
+    settings = {"targets": ["height", "slope"], "limits": [0.5, None]}
+    metadata = ModelMetadata("regression", ("VV", "VH"), (1.25, 2.0), (3.0, 4.0), image_size=128, settings=settings)
+    save_model(tmp_path / "run/model", build_from_spec(spec), metadata)
+    assert main(["info", str(tmp_path / "run"), str(raster)]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "task       regression", "bands      VV, VH", "mean       1.25, 2", "regions    TimmFeatures convnext_atto, 64 px",
+        "context    Mamba of 16 channels", "trained on 128 × 128 px", "targets    height, slope", "limits     0.5, none",
+    ):  # fmt: skip
+        assert f"  {line}\n" in out
+    assert "5 rows × 7 columns" in out
+    assert "classes" not in out
+    assert main(["info", "--json", str(tmp_path / "run/model")]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert ModelMetadata.from_dict(facts["metadata"]) == metadata
+    assert facts["model"]["heads"] == {"value": 2}
+    assert main(["info", str(tmp_path)]) == 3
+    assert "has no model/ folder yet" in capsys.readouterr().err
 
 
 def test_one_bad_file_does_not_spoil_the_others(raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

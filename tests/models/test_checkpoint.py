@@ -149,6 +149,12 @@ def test_a_model_of_a_version_that_wrote_less_is_read(tmp_path: Path):
     assert (metadata.nodata, metadata.thresholds, metadata.name) == (None, {}, "xt")
 
 
+@pytest.mark.parametrize("name", ["values", "a.b", ""])
+def test_heads_that_torch_cannot_hold_are_named(name: str):
+    with pytest.raises(ModelError, match=f"a head cannot be called '{name}', which PyTorch keeps for itself"):
+        build_from_spec(build().spec() | {"heads": {name: 1}})
+
+
 def test_unknown_keys_and_missing_parts_are_refused(tmp_path: Path):
     change(tmp_path, region_bath=3)
     with pytest.raises(ModelError, match="unknown key 'region_bath'; did you mean 'region_batch'"):

@@ -1,43 +1,90 @@
-"""``xt info``: what a raster is, before a model runs on it."""
+"""``xt info``: what a raster or a model is, before one runs on the other."""
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from xt.data.address import image_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt info``."""
-    parser.add_argument("rasters", type=image_path, nargs="+", metavar="RASTER", help="GeoTIFF, or its address")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object for each raster")
+    what = "GeoTIFF, or its address; run folder of xt train, or model folder"
+    parser.add_argument("paths", type=image_path, nargs="+", metavar="RASTER|MODEL", help=what)
+    parser.add_argument("--json", action="store_true", help="print JSON, one object for each of them")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt info``; return the exit code."""
-    from xt.data.geotiff import PLAIN, inspect
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, CheckpointError, InputError
 
     code = EXIT_OK
-    for path in args.rasters:
+    for path in args.paths:
         try:
-            info = inspect(path, PLAIN)
-        except InputError as error:
+            facts, shown = _of_model(path) if path.is_dir() else _of_raster(path)
+        except (InputError, CheckpointError) as error:
             print(f"xt: error: {error}", file=sys.stderr)
             code = EXIT_SOME_FAILED
             continue
-        if args.json:
-            print(json.dumps({**asdict(info), "notes": info.notes}))
-            continue
-        print(info.path)
-        print(f"  size       {info.height} rows × {info.width} columns, {len(info.bands)} bands, {info.dtype}")
-        print(f"  colours    {', '.join(info.colours)}")
-        print(f"  stored     {info.driver}, blocks {info.block[0]} × {info.block[1]}, {info.compression or 'raw'}")
-        print(f"  nodata     {'none' if info.nodata is None else info.nodata}")
-        print(f"  CRS        {'none' if info.crs is None else info.crs.split(chr(34))[1]}")
-        if info.transform is not None:
-            print(f"  transform  {', '.join(f'{value:.10g}' for value in info.transform)}")
-        for note in info.notes:
-            print(f"  note       {note}")
+        print(
+            json.dumps(facts) if args.json else "\n".join([str(path), *(f"  {name:<11}{text}" for name, text in shown)])
+        )
     return code
+
+
+def _of_raster(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    from xt.data.geotiff import PLAIN, inspect
+
+    info = inspect(path, PLAIN)
+    shown = [
+        ("size", f"{info.height} rows × {info.width} columns, {len(info.bands)} bands, {info.dtype}"),
+        ("colours", ", ".join(info.colours)),
+        ("stored", f"{info.driver}, blocks {info.block[0]} × {info.block[1]}, {info.compression or 'raw'}"),
+        ("nodata", "none" if info.nodata is None else str(info.nodata)),
+        ("CRS", "none" if info.crs is None else info.crs.split(chr(34))[1]),
+    ]
+    if info.transform is not None:
+        shown.append(("transform", ", ".join(f"{value:.10g}" for value in info.transform)))
+    return {**asdict(info), "notes": info.notes}, shown + [("note", note) for note in info.notes]
+
+
+def _of_model(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    from xt.models.checkpoint import read_description
+
+    metadata, spec = read_description(path)
+    encoder, size = spec["region_encoder"], metadata.image_size
+    arguments = encoder.get("init_args", {})
+    shown = [
+        ("task", metadata.task + (f" ({metadata.task_class})" if metadata.task_class else "")),
+        ("bands", ", ".join(metadata.bands)),
+        ("mean", _numbers(metadata.mean)),
+        ("deviation", _numbers(metadata.std)),
+        ("nodata", "none" if metadata.nodata is None else str(metadata.nodata)),
+        ("regions", " ".join(filter(None, (encoder["class_path"], arguments.get("name")))) + _side(arguments)),
+        ("context", f"{spec['context']['class_path']} of {spec['context_dim']} channels"),
+        ("decoder", spec["decoder"]["class_path"]),
+        ("trained on", f"{size} × {size} px" + (f" of {metadata.resolution:g} m" if metadata.resolution else "")),
+    ]
+    more: Mapping[str, Any] = {"classes": metadata.classes} | metadata.settings | {"thresholds": metadata.thresholds}
+    shown += [(name, text) for name, value in more.items() if (text := _text(value))]
+    return {"path": str(path), "model": spec, "metadata": metadata.to_dict()}, shown
+
+
+def _side(arguments: Mapping[str, Any]) -> str:
+    return f", {arguments['region_size']} px" if "region_size" in arguments else ""
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.5g}" for value in values)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:.5g}" if isinstance(value, float) else "none" if value is None else str(value)

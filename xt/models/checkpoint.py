@@ -125,7 +125,17 @@ def read_metadata(path: Path | str) -> ModelMetadata:
     Raises:
         CheckpointError: As :func:`load_model`.
     """
-    return ModelMetadata.from_dict(_read_config(find_model(Path(path)))["metadata"])
+    return read_description(path)[0]
+
+
+def read_description(path: Path | str) -> tuple[ModelMetadata, dict[str, Any]]:
+    """Read what a model is for and what it is built of (:meth:`XT.spec`), without its weights.
+
+    Raises:
+        CheckpointError: As :func:`load_model`.
+    """
+    config = _read_config(find_model(Path(path)))
+    return ModelMetadata.from_dict(config["metadata"]), config["model"]
 
 
 def find_model(path: Path) -> Path:

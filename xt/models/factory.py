@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
+from torch.nn import ModuleDict
+
 from xt import plugins
 from xt.errors import ModelError, nearest
 from xt.models.context.base import ContextEncoder
@@ -44,7 +46,14 @@ class ModelConfig:
     positions: bool = True
 
     def build(self, in_chans: int, heads: dict[str, int]) -> XT:
-        """Build the model for images of ``in_chans`` bands, with the heads that a task needs (name → channels)."""
+        """Build the model for images of ``in_chans`` bands, with the heads that a task needs (name → channels).
+
+        Raises:
+            ModelError: If a head cannot have its name, or the parts do not fit together.
+        """
+        for name in heads:
+            if not name or "." in name or hasattr(ModuleDict, name):
+                raise ModelError(f"a head cannot be called {name!r}, which PyTorch keeps for itself; rename it")
         encoder = self.region_encoder(in_chans)
         inputs = DecoderInputs(encoder.in_chans, encoder.channels, encoder.strides, self.context_dim)
         context, decoder = self.context(self.context_dim), self.decoder(inputs)
