@@ -9,7 +9,12 @@ from xt.tasks.preview import NO_DATA
 from xt.tasks.registry import task_of
 from xt.tasks.regression import PixelRegression
 
-SETTINGS = {"targets": ["height", "slope"], "mean": [10.0, -1.0], "std": [4.0, 0.5], "limits": [0.0, None]}
+SETTINGS = {
+    "targets": ["height", "slope"],
+    "target_mean": [10.0, -1.0],
+    "target_std": [4.0, 0.5],
+    "limits": [0.0, None],
+}
 
 
 def task(**changes: object) -> PixelRegression:

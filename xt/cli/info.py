@@ -30,9 +30,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"xt: error: {error}", file=sys.stderr)
             code = EXIT_SOME_FAILED
             continue
-        print(
-            json.dumps(facts) if args.json else "\n".join([str(path), *(f"  {name:<11}{text}" for name, text in shown)])
-        )
+        lines = [str(path), *(f"  {name:<11}{text}" for name, text in shown)]
+        print(json.dumps(facts) if args.json else "\n".join(lines))
     return code
 
 

@@ -68,13 +68,18 @@ class PixelRegression(Task):
         """Take them from a saved model."""
         super().prepare(metadata)
         told = metadata.settings
-        self.targets, self.mean, self.std = (tuple(told.get(key, ())) for key in ("targets", "mean", "std"))
+        names = ("targets", "target_mean", "target_std")
+        self.targets, self.mean, self.std = (tuple(told.get(name, ())) for name in names)
         self.limits = tuple(told.get("limits", self.limits))
 
     def settings(self) -> dict[str, Any]:
         """Names of the targets, their mean and deviation, and the limits."""
-        found: dict[str, Sequence[Any]] = {"targets": self.targets, "mean": self.mean, "std": self.std}
-        return {key: list(value) for key, value in (found | {"limits": self.limits}).items()}
+        return {
+            "targets": list(self.targets),
+            "target_mean": list(self.mean),
+            "target_std": list(self.std),
+            "limits": list(self.limits),
+        }
 
     def check(self, model: XT, metadata: ModelMetadata, data: "DataModule") -> None:
         """Compare the numbers of targets.
