@@ -60,6 +60,24 @@ def test_errors_are_those_of_known_pixels_however_they_come():
             assert float(got[name][n]) == pytest.approx(value, rel=1e-6), name
 
 
+def test_errors_of_many_pixels_lose_none():
+    errors = Errors(1)
+    errors.sums += 2.0**24  # to which single precision can add no 1
+    errors.update(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    assert errors.sums[:4, 0].tolist() == [2.0**24 + 1] * 4
+
+
+def test_scores_are_of_what_was_measured_since_the_last():
+    regression = task()
+    regression.errors = Errors(2)
+    for said, want in ((1.0, 4.0), (0.5, 2.0)):
+        regression.errors.update(torch.full((1, 2, 3, 3), said), torch.zeros(1, 2, 3, 3))
+        scores = regression.scores(None, False)
+        assert scores["rmse_height"] == pytest.approx(want)
+        assert scores["bias_slope"] == pytest.approx(want / 8)
+        assert set(scores) == {f"{a}_{b}" for a in ("r2", "rmse", "mae", "bias") for b in ("height", "slope")} | {"r2"}
+
+
 def test_r2_of_nothing_or_of_one_value_has_no_meaning():
     errors = Errors(1)
     assert errors.compute()["r2"].isnan()
