@@ -65,16 +65,17 @@ def test_info_tells_a_model(raster: Path, tmp_path: Path, capsys: pytest.Capture
         "decoder": {"class_path": "UNet", "init_args": {"filters": [8] * 4}},
         "heads": {"value": 2},
     }
-    settings = {"targets": ["height", "slope"], "limits": [0.5, None]}
+    settings = {"targets": ["height", "slope"], "target_mean": [10.0, 0.125], "limits": [0.5, None]}
     metadata = ModelMetadata("regression", ("VV", "VH"), (1.25, 2.0), (3.0, 4.0), image_size=128, settings=settings)
     save_model(tmp_path / "run/model", build_from_spec(spec), metadata)
     assert main(["info", str(tmp_path / "run"), str(raster)]) == 0
     out = capsys.readouterr().out
-    for line in (
-        "task       regression", "bands      VV, VH", "mean       1.25, 2", "regions    TimmFeatures convnext_atto, 64 px",
-        "context    Mamba of 16 channels", "trained on 128 × 128 px", "targets    height, slope", "limits     0.5, none",
+    for name, text in (
+        ("task", "regression"), ("bands", "VV, VH"), ("mean", "1.25, 2"), ("regions", "TimmFeatures convnext_atto, 64 px"),
+        ("context", "Mamba of 16 channels"), ("trained on", "128 × 128 px"), ("targets", "height, slope"),
+        ("target_mean", "10, 0.125"), ("limits", "0.5, none"),
     ):  # fmt: skip
-        assert f"  {line}\n" in out
+        assert f"  {name:<12}{text}\n" in out
     assert "5 rows × 7 columns" in out
     assert "classes" not in out
     assert main(["info", "--json", str(tmp_path / "run/model")]) == 0

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"xt: error: {error}", file=sys.stderr)
             code = EXIT_SOME_FAILED
             continue
-        lines = [str(path), *(f"  {name:<11}{text}" for name, text in shown)]
+        width = max(11, *(len(name) + 1 for name, _ in shown))
+        lines = [str(path), *(f"  {name:<{width}}{text}" for name, text in shown)]
         print(json.dumps(facts) if args.json else "\n".join(lines))
     return code
 
