@@ -82,15 +82,16 @@ def test_only_gradients_that_are_needed():
     torch.testing.assert_close(x.grad, weight.sum(0).expand_as(x))
 
 
-@pytest.mark.parametrize("why", ["double", "small", "autocast", "machine", "off", "old", "compiled"])
+@pytest.mark.parametrize("why", ["double", "small", "autocast", "machine", "off", "other", "compiled"])
 def test_others_go_to_torch(why: str, monkeypatch: pytest.MonkeyPatch):
     x, weight, bias = draw(torch.float64 if why == "double" else torch.float32)
     if why == "small":
         x = x[:1, :50]
     if why == "machine":
         monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    if why == "old":
-        monkeypatch.setattr(torch.ops, "mkldnn", object())
+    if why == "other":
+        monkeypatch.setattr(module, "ARGUMENTS", ["Tensor", "Tensor"])
+        monkeypatch.setattr(module, "OPERATOR", module._operator())
     seen = calls(monkeypatch)
     function = torch.compile(linear, backend="eager", fullgraph=True) if why == "compiled" else linear
     with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"), torch.backends.mkldnn.flags(why != "off"):

@@ -4,6 +4,8 @@ The same parameters and, but for rounding, the same results. Gradients of weight
 """
 
 import platform
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch.autograd.function import FunctionCtx
 
 FEWEST = 2**18
 """Products of numbers in a call that is worth the way."""
+ARGUMENTS = ["Tensor", "Tensor", "Optional[Tensor]", "str", "List[Optional[number]]", "Optional[str]"]
 
 
 class Linear(nn.Linear):
@@ -58,13 +61,25 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _available() -> bool:
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and platform.machine() in ("x86_64", "AMD64")
-    return known and torch._C._has_mkldnn and bool(torch.backends.mkldnn.enabled)
+    fits = OPERATOR is not None and platform.machine() in ("x86_64", "AMD64")
+    return fits and torch._C._has_mkldnn and bool(torch.backends.mkldnn.enabled)
+
+
+def _operator() -> Callable[..., Tensor] | None:
+    """What Inductor calls; no public name, so it is taken only if its arguments are those that it has here."""
+    try:
+        found: Any = torch.ops.mkldnn._linear_pointwise.default
+    except AttributeError:
+        return None
+    return found if [str(each.type) for each in found._schema.arguments] == ARGUMENTS else None
+
+
+OPERATOR = _operator()
 
 
 def _call(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
-    return y
+    assert OPERATOR is not None
+    return OPERATOR(x, weight, bias, then, [], "none")
 
 
 class _Linear(torch.autograd.Function):
