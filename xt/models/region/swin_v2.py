@@ -28,6 +28,9 @@ def accelerate(model: nn.Module) -> None:
     if any(type(module) is SwinTransformerV2Block for module in model.modules()):
         for module in model.modules():
             module.__class__ = FASTER.get(type(module), type(module))
+            if isinstance(module, Attention):
+                # Before 1.0.31 timm divides 0 by 0 where a window is one token high or wide.
+                module.relative_coords_table.nan_to_num_()
 
 
 class Attention(WindowAttention):  # type: ignore[misc]
