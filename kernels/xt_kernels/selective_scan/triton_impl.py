@@ -28,11 +28,12 @@ def _row(pointer, place, inside):
 
 @triton.jit
 def _softplus(x):
-    # log(1 + e) loses the digits of a small e, which the second factor brings back.
+    # max(x, 0) + 2 atanh(e / (2 + e)): digits of a small e are kept, and a logarithm is more instructions.
     e = tl.exp2(-tl.abs(x) * 1.4426950408889634)
-    sum = 1.0 + e
-    log1p = tl.where(sum == 1.0, e, tl.log(sum) * (e / tl.where(sum == 1.0, 1.0, sum - 1.0)))
-    return tl.maximum(x, 0.0) + log1p
+    s = e / (2.0 + e)
+    t = s * s
+    series = ((((t * (1 / 13) + 1 / 11) * t + 1 / 9) * t + 1 / 7) * t + 1 / 5) * t + 1 / 3
+    return tl.maximum(x, 0.0) + 2.0 * (s + s * t * series)
 
 
 @triton.jit
