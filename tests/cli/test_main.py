@@ -84,6 +84,15 @@ def test_info_tells_a_model(raster: Path, tmp_path: Path, capsys: pytest.Capture
     assert facts["model"]["heads"] == {"value": 2}
     assert main(["info", str(tmp_path)]) == 3
     assert "has no model/ folder yet" in capsys.readouterr().err
+    config = tmp_path / "run/model/config.json"
+    for left_out, code in (("context_dim", 0), ("decoder", 3)):  # an older model, and a broken one
+        content = json.loads(config.read_text())
+        del content["model"][left_out]
+        config.write_text(json.dumps(content))
+        assert main(["info", str(tmp_path / "run"), str(raster)]) == code
+    told = capsys.readouterr()
+    assert "  context     Mamba\n" in told.out
+    assert told.err == "xt: error: model description has no decoder; export the model again\n"
 
 
 def test_one_bad_file_does_not_spoil_the_others(raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -20,18 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt info``; return the exit code."""
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, CheckpointError, InputError
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, CheckpointError, InputError, ModelError
 
     code = EXIT_OK
     for path in args.paths:
         try:
             facts, shown = _of_model(path) if path.is_dir() else _of_raster(path)
-        except (InputError, CheckpointError) as error:
+        except (InputError, CheckpointError, ModelError) as error:
             print(f"xt: error: {error}", file=sys.stderr)
             code = EXIT_SOME_FAILED
             continue
         width = max(11, *(len(name) + 1 for name, _ in shown))
-        lines = [str(path), *(f"  {name:<{width}}{text}" for name, text in shown)]
+        lines = [facts["path"], *(f"  {name:<{width}}{text}" for name, text in shown)]
         print(json.dumps(facts) if args.json else "\n".join(lines))
     return code
 
@@ -65,7 +65,10 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         ("deviation", _numbers(metadata.std)),
         ("nodata", "none" if metadata.nodata is None else str(metadata.nodata)),
         ("regions", " ".join(filter(None, (encoder["class_path"], arguments.get("name")))) + _side(arguments)),
-        ("context", f"{spec['context']['class_path']} of {spec['context_dim']} channels"),
+        (
+            "context",
+            spec["context"]["class_path"] + (f" of {dim} channels" if (dim := spec.get("context_dim")) else ""),
+        ),
         ("decoder", spec["decoder"]["class_path"]),
         ("trained on", f"{size} × {size} px" + (f" of {metadata.resolution:g} m" if metadata.resolution else "")),
     ]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from xt.errors import CheckpointError, OutputError
 from xt.files import previous, replacing_folder
 from xt.models import hub
-from xt.models.factory import ModelConfig, build_from_spec
+from xt.models.factory import ModelConfig, build_from_spec, check_spec
 from xt.models.metadata import ModelMetadata
 from xt.models.mlm import stac_block
 from xt.models.xt import XT
@@ -125,7 +125,7 @@ def read_metadata(path: Path | str) -> ModelMetadata:
     Raises:
         CheckpointError: As :func:`load_model`.
     """
-    return read_description(path)[0]
+    return ModelMetadata.from_dict(_read_config(find_model(Path(path)))["metadata"])
 
 
 def read_description(path: Path | str) -> tuple[ModelMetadata, dict[str, Any]]:
@@ -133,8 +133,10 @@ def read_description(path: Path | str) -> tuple[ModelMetadata, dict[str, Any]]:
 
     Raises:
         CheckpointError: As :func:`load_model`.
+        ModelError: If a part is missing or a key is unknown.
     """
     config = _read_config(find_model(Path(path)))
+    check_spec(config["model"])
     return ModelMetadata.from_dict(config["metadata"]), config["model"]
 
 

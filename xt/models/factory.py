@@ -68,13 +68,7 @@ def build_from_spec(spec: dict[str, Any]) -> XT:
             defaults.
         PluginError: If a name or argument is unknown.
     """
-    known = {*PARTS, *(field.name for field in fields(ModelConfig))}
-    for key in spec:
-        if key not in known:
-            raise ModelError(f"model description has an unknown key {key!r}{nearest(key, known)}; update xt")
-    missing = [key for key in PARTS if key not in spec]
-    if missing:
-        raise ModelError(f"model description has no {', '.join(missing)}; export the model again")
+    check_spec(spec)
     in_chans = spec["region_encoder"].get("init_args", {}).get("in_chans")
     if in_chans is None:
         raise ModelError("model description has no in_chans of its region encoder; export the model again")
@@ -85,6 +79,21 @@ def build_from_spec(spec: dict[str, Any]) -> XT:
         **{key: value for key, value in spec.items() if key not in PARTS},
     )
     return config.build(in_chans, dict(spec["heads"]))
+
+
+def check_spec(spec: dict[str, Any]) -> None:
+    """Refuse a model's description with a part missing or a key too many.
+
+    Raises:
+        ModelError: If it is refused.
+    """
+    known = {*PARTS, *(field.name for field in fields(ModelConfig))}
+    for key in spec:
+        if key not in known:
+            raise ModelError(f"model description has an unknown key {key!r}{nearest(key, known)}; update xt")
+    missing = [key for key in PARTS if key not in spec]
+    if missing:
+        raise ModelError(f"model description has no {', '.join(missing)}; export the model again")
 
 
 def _build(kind: str, spec: dict[str, Any], argument: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How kernels for CPUs are compiled, and whether they can be."""
+"""How kernels for CPUs are compiled and kept."""
 
 import hashlib
 from pathlib import Path

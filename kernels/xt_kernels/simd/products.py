@@ -14,9 +14,9 @@ LANES = (64, 48, 32, 16) if has("avx512f") else (16,)
 """Widths of a tile: as many registers as leave room for its rows, widest first."""
 
 
-def width(columns, most=LANES[0]):
+def width(columns):
     """Lanes of a tile for so many columns: those that waste least, and of these the most."""
-    return min((each for each in LANES if each <= most), key=lambda lanes: (-(-columns // lanes) * lanes, -lanes))
+    return min(LANES, key=lambda lanes: (-(-columns // lanes) * lanes, -lanes))
 
 
 def height(lanes):
