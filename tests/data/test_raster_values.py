@@ -102,6 +102,7 @@ def test_mean_and_deviation_are_those_of_known_training_numbers(root: Path):
         ({"targets": []}, r"targets is \[\]; give each of them a name of its own"),
         ({"targets": ["x", "x"]}, r"targets is \['x', 'x'\]"),
         ({"target_mean": [0.0, 1.0]}, "give both target_mean and target_std"),
+        ({"target_indexes": [0, 1]}, r"target_indexes is \[0, 1\]; the first band is 1"),
         ({"target_indexes": [1]}, r"target_indexes has 1 numbers for 2 targets"),
         ({"target_mean": [0.0], "target_std": [1.0]}, r"target_mean has 1 numbers for 2 targets"),
         ({"target_mean": [0.0, 0.0], "target_std": [1.0, 0.0]}, r"target_std is \[1.0, 0.0\]; each must be above 0"),

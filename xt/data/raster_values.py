@@ -131,6 +131,8 @@ class RasterValuesData(PairedRasters):
         for key, each in given.items():
             if each is not None and len(each) != len(self.targets):
                 raise ConfigError(f"data.init_args.{key} has {len(each)} numbers for {len(self.targets)} targets")
+        if any(each < 1 for each in target_indexes or ()):
+            raise ConfigError(f"data.init_args.target_indexes is {list(target_indexes or ())}; the first band is 1")
         if any(not each > 0 for each in target_std or ()):
             raise ConfigError(f"data.init_args.target_std is {list(target_std or ())}; each must be above 0")
         self.target_mean, self.target_std = tuple(target_mean or ()), tuple(target_std or ())
