@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 from xt.models.linear import Linear, linear
 from xt_kernels.window_attention import window_attention
 
-TOKENS = 1024
+TOKENS = 4096
 """Tokens of a block worked on at a time without gradients, about."""
 LARGEST_SCALE = math.log(1 / 0.01)
 
