@@ -37,7 +37,8 @@ def test_window_and_validity_equal_rasterio_on_real_files(shared_data: Path, nam
         window = window.clip(info.height, info.width)
         pixels, valid = read_window(dataset, window)
         want = plain.read(list(info.bands))[:, *window.slices].astype(np.float32)
-        mask = (plain.read_masks(list(info.bands))[:, *window.slices] > 0).all(0)
+        of_each = (plain.read_masks(list(info.bands))[:, *window.slices] > 0).all(0)
+        mask = plain.dataset_mask()[window.slices] > 0 if info.dtype == "uint8" else of_each
     mask &= np.isfinite(want).all(0)
     assert np.array_equal(valid, mask)
     assert np.array_equal(pixels[:, mask], want[:, mask])
@@ -169,6 +170,31 @@ def test_validity_from_nodata_option_nan_and_inf(tmp_path: Path):
         assert np.array_equal(np.argwhere(~valid), [[0, 0], [1, 1], [2, 2]])
         _, valid = read_window(dataset, Window(0, 0, 3, 3))
         assert valid[2, 2]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "float32"])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_in_8_bits_a_pixel_is_missing_only_where_all_bands_that_are_read_are(tmp_path: Path, dtype: str, tagged: bool):
+    array = np.array([[[7, 0, 0, 0]], [[7, 7, 0, 0]], [[7, 7, 7, 0]]], dtype)
+    path = write(tmp_path / "a.tif", array, **({"nodata": 0} if tagged else {}))
+    with open_raster(path) as dataset:
+        pixels, valid = read_window(dataset, Window(0, 0, 1, 4), nodata=None if tagged else 0)
+        _, of_two = read_window(dataset, Window(0, 0, 1, 4), (1, 2), nodata=None if tagged else 0)
+    if dtype in ("uint8", "int8"):
+        assert np.array_equal(pixels, array)
+        assert (valid.tolist(), of_two.tolist()) == ([[True, True, True, False]], [[True, True, False, False]])
+    else:
+        assert (valid.tolist(), of_two.tolist()) == ([[True, False, False, False]],) * 2
+        assert pixels.sum() == 21
+
+
+def test_alpha_hides_in_8_bits_what_bands_know(tmp_path: Path):
+    array = np.full((4, 1, 3), 9, np.uint8)
+    array[3, 0, 0], array[0, 0, 1], array[:3, 0, 2] = 0, 0, 0
+    path = write(tmp_path / "a.tif", array, photometric="RGB", alpha="YES")
+    with open_raster(path) as dataset:
+        _, valid = read_window(dataset, Window(0, 0, 1, 3), nodata=0)
+    assert valid.tolist() == [[False, True, False]]
 
 
 def test_wrong_bands_are_said_with_both_numbers(tmp_path: Path):

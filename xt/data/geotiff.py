@@ -142,8 +142,10 @@ def read_window(
 ) -> tuple[Pixels, Mask]:
     """Read a window and what of it is valid.
 
-    A pixel is valid where every band that is read says so: it is finite, no nodata value, and neither the band's mask
-    nor the file's mask or alpha band hides it. Bands that are not read have no say.
+    A band is known where it is finite, no nodata value, and neither its mask nor the file's mask or alpha band hides it.
+    A pixel is valid where every band that is read is known. In 8 bits one known band is enough, as in GDAL's mask of a
+    whole raster: among so few values that of nodata is an ordinary one too, such as the blue of a red roof.
+    Bands that are not read have no say.
 
     Args:
         dataset: From :func:`open_raster`.
@@ -186,19 +188,19 @@ def _read(
     try:
         with environment(dataset.name):
             pixels = dataset.read(bands, window=place)
-            valid = (dataset.read_masks(bands, window=place) > 0).all(axis=0)
-            if alpha is not None:
-                valid &= dataset.read(alpha, window=place) > 0
+            known = dataset.read_masks(bands, window=place) > 0
+            shown = None if alpha is None else dataset.read(alpha, window=place) > 0
     except (RasterioError, CPLE_BaseError) as error:
         where = f"rows {window.row}–{window.row_stop - 1}, columns {window.col}–{window.col_stop - 1}"
         name = address.shown(Path(dataset.name))
         raise InputError(f"{name}: cannot read {where}: {_reason(error, dataset.name)}") from error
-    valid &= np.isfinite(pixels).all(axis=0)
+    known &= np.isfinite(pixels)
     for index, band in enumerate(bands):
         # GDAL lets a mask beside the file hide the tag, so the tag is compared here too.
         for value in {each for each in (dataset.nodatavals[band - 1], *nodata) if each is not None}:
-            valid &= pixels[index] != value
-    return pixels, valid
+            known[index] &= pixels[index] != value
+    valid: Mask = known.any(axis=0) if pixels.itemsize == 1 else known.all(axis=0)
+    return pixels, valid if shown is None else valid & shown
 
 
 def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ class InputSpec:
         bands: Names, in the order of the channels.
         mean: Per band, in the raster's unit.
         std: Per band, in the raster's unit.
-        nodata: Value that is no data in any band, or None.
+        nodata: Value that is no data, or None.
         coarse: Bands of a scene folder that may be coarser or missing: they are brought to the grid of the first other
             band, do not decide what is valid, and are 0 where unknown. None, for models that do not tell: those whose
             raster has another size than the first band's.
@@ -51,8 +51,9 @@ class Source:
     It holds no handle, so it may go to other threads and processes; each keeps its own open between windows
     (:mod:`xt.data.handles`) until :meth:`close`.
 
-    A pixel is valid where every band that is read and lies on the grid is valid: finite, no nodata value of file,
-    model or user, not hidden by a mask or alpha.
+    A pixel is valid where every band that is read and lies on the grid is known: finite, no nodata value of file,
+    model or user, not hidden by a mask or alpha. Of a raster of 8 bits one known band is enough
+    (:func:`xt.data.geotiff.read_window`).
 
     Args:
         path: A raster, or a folder with ``BAND.tif`` for each band.
