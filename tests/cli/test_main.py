@@ -82,8 +82,9 @@ def test_info_tells_a_model(raster: Path, tmp_path: Path, capsys: pytest.Capture
     facts = json.loads(capsys.readouterr().out)
     assert ModelMetadata.from_dict(facts["metadata"]) == metadata
     assert facts["model"]["heads"] == {"value": 2}
-    assert main(["info", str(tmp_path)]) == 3
-    assert "has no model/ folder yet" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["info", str(tmp_path / "empty")]) == 3
+    assert "empty: no run or model (no model/ folder in it yet), and no scene (no BAND.tif)" in capsys.readouterr().err
     config = tmp_path / "run/model/config.json"
     for left_out, code in (("context_dim", 0), ("decoder", 3)):  # an older model, and a broken one
         content = json.loads(config.read_text())
@@ -93,6 +94,35 @@ def test_info_tells_a_model(raster: Path, tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr()
     assert "  context     Mamba\n" in told.out
     assert told.err == "xt: error: model description has no decoder; export the model again\n"
+
+
+def test_a_scene_folder_is_described_band_by_band(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    scene = tmp_path / "scene"
+    scene.mkdir()
+    profile = {"driver": "GTiff", "count": 1, "dtype": "float32"}
+    at = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+    for name, shape, more in (
+        ("VV", (30, 20), {"nodata": -9, **at}), ("depth", (3, 2), {**at, "transform": at["transform"] * rasterio.Affine.scale(10)}),
+        ("wind", (3, 2), {"crs": "EPSG:4326", "transform": rasterio.Affine(0.5, 0, 3, 0, -0.5, 4)}), ("raw", (1, 2), {}),
+    ):  # fmt: skip
+        with rasterio.open(scene / f"{name}.tif", "w", height=shape[0], width=shape[1], **profile, **more) as out:
+            out.write(np.ones((1, *shape), np.float32))
+    assert main(["info", str(scene)]) == 0
+    out = capsys.readouterr().out
+    for name, text in (
+        ("VV", "30 × 20, float32, pixels of 10 m, nodata -9"), ("depth", "3 × 2, float32, pixels of 100 m, no nodata value"),
+        ("wind", "3 × 2, float32, pixels of 0.5 degrees, no nodata value"), ("raw", "1 × 2, float32, no nodata value"),
+        ("CRS", "WGS 84 / UTM zone 32N"), ("CRS", "WGS 84"), ("note", "no georeference: results are in pixels"),
+    ):  # fmt: skip
+        assert f"  {name:<11}{text}\n" in out
+    assert main(["info", "--json", str(scene)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {name: (band["height"], band["nodata"]) for name, band in facts["bands"].items()} == {
+        "VV": (30, -9), "depth": (3, None), "raw": (1, None), "wind": (3, None),
+    }  # fmt: skip
+    (scene / "depth.tif").write_bytes(b"II*\0garbage")
+    assert main(["info", str(scene)]) == 3
+    assert "depth.tif" in capsys.readouterr().err
 
 
 def test_one_bad_file_does_not_spoil_the_others(raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,7 +1,8 @@
-"""``xt info``: what a raster or a model is, before one runs on the other."""
+"""``xt info``: what a raster, a scene or a model is, before one runs on the other."""
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,8 +14,8 @@ from xt.data.address import image_path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt info``."""
-    what = "GeoTIFF, or its address; run folder of xt train, or model folder"
-    parser.add_argument("paths", type=image_path, nargs="+", metavar="RASTER|MODEL", help=what)
+    what = "GeoTIFF, or its address; scene folder with BAND.tif; run folder of xt train, or model folder"
+    parser.add_argument("paths", type=image_path, nargs="+", metavar="RASTER|SCENE|MODEL", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each of them")
 
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     code = EXIT_OK
     for path in args.paths:
         try:
-            facts, shown = _of_model(path) if path.is_dir() else _of_raster(path)
+            facts, shown = (_of_folder if path.is_dir() else _of_raster)(path)
         except (InputError, CheckpointError, ModelError) as error:
             print(f"xt: error: {error}", file=sys.stderr)
             code = EXIT_SOME_FAILED
@@ -34,6 +35,48 @@ def run(args: argparse.Namespace) -> int:
         lines = [facts["path"], *(f"  {name:<{width}}{text}" for name, text in shown)]
         print(json.dumps(facts) if args.json else "\n".join(lines))
     return code
+
+
+def _of_folder(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    from xt.data.geotiff import PLAIN, inspect
+    from xt.errors import CheckpointError, InputError
+    from xt.models.checkpoint import find_model
+
+    rasters = sorted(path.glob("*.tif"))
+    try:
+        find_model(path)
+    except CheckpointError:
+        if not rasters:
+            raise InputError(
+                f"{path}: no run or model (no model/ folder in it yet), and no scene (no BAND.tif)"
+            ) from None
+    else:
+        return _of_model(path)
+    bands = {raster.stem: inspect(raster, PLAIN) for raster in rasters}
+    shown = []
+    for name, info in bands.items():
+        texts = [f"{info.height} × {info.width}", info.dtype]
+        if info.transform is not None:
+            texts.append(f"pixels of {math.hypot(info.transform[0], info.transform[3]):g} {_unit(info.crs)}".rstrip())
+        texts.append("no nodata value" if info.nodata is None else f"nodata {info.nodata:g}")
+        shown.append((name, ", ".join(texts)))
+    shown += [("CRS", _name(crs)) for crs in dict.fromkeys(info.crs for info in bands.values() if info.crs)]
+    notes = sorted({note for info in bands.values() for note in info.notes})
+    facts = {name: {**asdict(info), "notes": info.notes} for name, info in bands.items()}
+    return {"path": str(path), "bands": facts}, shown + [("note", note) for note in notes]
+
+
+def _name(crs: str) -> str:
+    return crs.split(chr(34))[1]
+
+
+def _unit(crs: str | None) -> str:
+    from rasterio.crs import CRS
+
+    if crs is None:
+        return ""
+    parsed = CRS.from_wkt(crs)
+    return "degrees" if parsed.is_geographic else {"metre": "m"}.get(parsed.linear_units, parsed.linear_units)
 
 
 def _of_raster(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -45,7 +88,7 @@ def _of_raster(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         ("colours", ", ".join(info.colours)),
         ("stored", f"{info.driver}, blocks {info.block[0]} × {info.block[1]}, {info.compression or 'raw'}"),
         ("nodata", "none" if info.nodata is None else str(info.nodata)),
-        ("CRS", "none" if info.crs is None else info.crs.split(chr(34))[1]),
+        ("CRS", "none" if info.crs is None else _name(info.crs)),
     ]
     if info.transform is not None:
         shown.append(("transform", ", ".join(f"{value:.10g}" for value in info.transform)))

@@ -142,7 +142,7 @@ def read_window(
 ) -> tuple[Pixels, Mask]:
     """Read a window and what of it is valid.
 
-    A band is known where it is finite, no nodata value, and neither its mask nor the file's mask or alpha band hides it.
+    A band is known where it is finite, no nodata value, and hidden neither by its mask nor by the file's mask or alpha.
     A pixel is valid where every band that is read is known. In 8 bits one known band is enough, as in GDAL's mask of a
     whole raster: among so few values that of nodata is an ordinary one too, such as the blue of a red roof.
     Bands that are not read have no say.
