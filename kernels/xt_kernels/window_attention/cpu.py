@@ -1,4 +1,7 @@
-"""Window attention on CPUs: hands arrays to :mod:`xt_kernels.window_attention.numba_impl`, and heads to threads."""
+"""Window attention on CPUs: hands arrays to :mod:`xt_kernels.window_attention.numba_impl`, and heads to threads.
+
+What comes in 16 bits is computed in fp32 and rounded at the end.
+"""
 
 import math
 from types import ModuleType
@@ -24,11 +27,12 @@ def forward(
     qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Mixed values ``(W, N, H, D)``, and for backward ``(2, W, H, N)``: of each row the largest logit and 1 / sum."""
-    windows, tokens, _, heads, dim = qkv.shape
+    (windows, tokens, _, heads, dim), dtype = qkv.shape, qkv.dtype
+    qkv = qkv.to(_computed(dtype))
     out, kept = qkv.new_empty(windows, tokens, heads, dim), qkv.new_empty(2, windows, heads, tokens)
     kernel, sizes = _compiled().forward(*_shapes(qkv)), _sizes(qkv)
     threads.run(kernel, *_tasks(sizes), (sizes, *_inputs(qkv, scale, bias, masks, kinds), _flat(out), _flat(kept)))
-    return out, kept
+    return out.to(dtype), kept
 
 
 def backward(
@@ -42,7 +46,8 @@ def backward(
     kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``qkv``, ``scale`` and ``bias``."""
-    _, tokens, _, heads, _ = qkv.shape
+    (_, tokens, _, heads, _), dtype = qkv.shape, qkv.dtype
+    qkv = qkv.to(_computed(dtype))
     kernel, sizes = _compiled().backward(*_shapes(qkv)), _sizes(qkv)
     *_, wide, parts = sizes
     dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
@@ -51,16 +56,18 @@ def backward(
     given = (*_inputs(qkv, scale, bias, masks, kinds), _flat(kept), _flat(grad.to(qkv.dtype)))
     threads.run(kernel, *_tasks(sizes), (sizes, *given, *map(_flat, (dqkv, dscale, dbias))))
     of_bias = dbias.sum(0)[..., :tokens] if parts > 1 else dbias[0, ..., :tokens]
-    return dqkv, dscale.sum(0).to(scale.dtype), of_bias.to(bias.dtype, memory_format=torch.contiguous_format)
+    return dqkv.to(dtype), dscale.sum(0).to(scale.dtype), of_bias.to(bias.dtype, memory_format=torch.contiguous_format)
 
 
 def refuses(qkv: Tensor, *_: Tensor | None) -> str | None:
     """Say why these cannot be taken, or return None if they can."""
-    if qkv.dtype not in (torch.float32, torch.float64):
-        return f"qkv is {qkv.dtype}"
     if qkv.shape[-1] > MOST_CHANNELS:
         return f"heads have {qkv.shape[-1]} channels, more than {MOST_CHANNELS}"
     return missing(f"{__package__}.numba_impl")
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def _compiled() -> ModuleType:

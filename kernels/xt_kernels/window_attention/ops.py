@@ -39,7 +39,7 @@ def _backward(
 def _(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None, backend: str) -> Any:
     windows, tokens, _, heads, dim = qkv.shape
     kept = {"triton": (windows, heads, tokens), "numba": (2, windows, heads, tokens)}.get(backend, (0,))
-    dtype = torch.float32 if backend == "triton" else qkv.dtype
+    dtype = qkv.dtype if backend == "blocked" or qkv.dtype is torch.float64 else torch.float32
     return qkv.new_empty(windows, tokens, heads, dim), qkv.new_empty(kept, dtype=dtype)
 
 
