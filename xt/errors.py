@@ -65,6 +65,16 @@ class TrainingError(XTError):
     exit_code = EXIT_SOME_FAILED
 
 
+def memory_is_full(error: BaseException) -> str | None:
+    """What to say of an error that means that memory is full, the GPU's or the machine's; None of any other."""
+    reason = (str(error).splitlines() or ["no more is to be had"])[0]
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for it
+        return f"the GPU's memory is full ({reason})"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in reason:
+        return f"memory is full ({reason})"
+    return None
+
+
 class XTWarning(UserWarning):
     """Something that the user should know, though the work goes on. The command line prints it in one line."""
 

@@ -172,3 +172,30 @@ def test_nothing_slow_is_imported_that_is_not_needed(modules: str, heavy: set[st
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())
+
+
+def test_full_memory_is_one_line_and_bugs_are_tracebacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for error, said in (
+        (MemoryError("Unable to allocate 8 GiB"), "xt: error: memory is full (Unable to allocate 8 GiB); take less"),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA\nmore"),
+            "xt: error: the GPU's memory is full (CUDA); take",
+        ),
+        (RuntimeError("a bug"), None),
+    ):
+
+        def run(args: object, error: Exception = error) -> int:
+            raise error
+
+        monkeypatch.setattr("xt.cli.doctor.run", run)
+        if said is None:
+            with pytest.raises(RuntimeError, match="a bug"):
+                main(["doctor"])
+            continue
+        assert main(["doctor"]) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(said)
+        with pytest.raises(type(error)):
+            main(["doctor", "-v"])

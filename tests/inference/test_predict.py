@@ -2,6 +2,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio
@@ -225,4 +226,63 @@ def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(model.region_encoder, "forward", limited)
         torch.testing.assert_close(views.encode(model, regions), want, atol=1e-5, rtol=1e-5)
-    assert model.region_batch == 1
+        assert model.region_batch == 1
+        monkeypatch.setattr(model.region_encoder, "forward", lambda regions: limited(regions.repeat(2, 1, 1, 1)))
+        with pytest.raises(torch.OutOfMemoryError):
+            views.encode(model, regions)
+
+
+def test_full_gpu_decodes_smaller_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, _ = load_model(save(tmp_path / "model", "semantic-segmentation", 1))
+    model.decode_size = 1024
+    with torch.no_grad():
+        pyramid = model.mix(model.encode(torch.randn(1, 1, 640, 640)))
+        want = views.decode(model, pyramid)
+        plain, most = model.decoder.forward, [500]
+
+        def limited(image: torch.Tensor, *more: Any) -> torch.Tensor:
+            if image.shape[-1] > most[0]:
+                raise torch.cuda.OutOfMemoryError("full")
+            return plain(image, *more)
+
+        monkeypatch.setattr(model.decoder, "forward", limited)
+        found = views.decode(model, pyramid)
+        assert model.decode_size == 256
+        for name, each in want.items():
+            torch.testing.assert_close(found[name], each, atol=1e-5, rtol=1e-5)
+        most[0] = 0
+        with pytest.raises(torch.OutOfMemoryError):
+            views.decode(model, pyramid)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nmore"), "the GPU's memory is full (CUDA out of memory. Tried 2 GiB.);"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate 8 bytes"), "memory is full ([enforce fail]"),
+        (MemoryError(), "memory is full (no more is to be had);"),
+    ],
+)  # fmt: skip
+def test_full_memory_is_said_in_one_line_and_the_other_images_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+):
+    images = [str(raster(tmp_path / f"{name}.tif", noise(1, 40, 50))) for name in "ab"]
+    command = ["predict", *images, "-m", str(save(tmp_path / "model", "semantic-segmentation", 1))]
+    plain, errors = views.encode, [error]
+
+    def fails_once(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return plain(*args)
+
+    monkeypatch.setattr(views, "encode", fails_once)
+    assert main([*command, "-o", str(tmp_path / "out")]) == 3
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith(f"xt: error: {images[0]}: {said}")
+    assert line.endswith("and the same command goes on")
+    assert (tmp_path / "out/b.tif").exists()
+    assert not (tmp_path / "out/a.tif").exists()
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    errors.append(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main([*command, "-o", str(tmp_path / "other")])

@@ -9,7 +9,18 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from xt.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, ConfigError, Stopped, XTError, XTWarning, nearest
+from xt.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    EXIT_TERMINATED,
+    EXIT_USAGE,
+    ConfigError,
+    Stopped,
+    XTError,
+    XTWarning,
+    memory_is_full,
+    nearest,
+)
 from xt.malloc import use_huge_pages
 
 COMMANDS = {
@@ -62,6 +73,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"xt: error: {error}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        full = memory_is_full(error)
+        if full is None or verbose:
+            raise
+        print(f"xt: error: {full}; take less at a time or smaller images", file=sys.stderr)
+        return EXIT_SOME_FAILED
     except KeyboardInterrupt:
         print("xt: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptions", args: argparse.Namespace) -> int:
     """Predict image after image; return the exit code."""
     from xt.cli.progress import progress
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError
+    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError, memory_is_full
     from xt.inference.outputs import folder_for_outputs
     from xt.inference.predict import done_before, foresee, predict_image
     from xt.inference.ray_engine import predict_on_ray
@@ -145,6 +145,14 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                 if len(args.images) == 1 and isinstance(error, OutputError):
                     raise
                 print(f"xt: error: {error}", file=sys.stderr)
+                code = EXIT_SOME_FAILED
+                continue
+            except (MemoryError, RuntimeError) as error:
+                full = memory_is_full(error)
+                if full is None:
+                    raise
+                advice = "--precision bf16 or a smaller --tile takes less, and the same command goes on"
+                print(f"xt: error: {image}: {full}; {advice}", file=sys.stderr)
                 code = EXIT_SOME_FAILED
                 continue
             if options.share != (1, 1):

@@ -7,6 +7,7 @@ region is that with its border of nothing.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from xt.models.xt import XT, Maps
 from xt.tasks.base import Values
 
 Flags = tuple[bool, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -162,17 +164,24 @@ def _joined(views: list[Tensor]) -> Tensor:
 
 def encode(model: XT, regions: Tensor) -> tuple[Tensor, ...]:
     """Encode regions ``(n, C, R, R)``; when the GPU's memory is full, halve the batch and go on."""
-    while True:
-        try:
-            # Each region is an image of its own: what is beside it does not change its maps.
-            return tuple(each.float() for each in model.encode(regions).maps)
-        except torch.cuda.OutOfMemoryError:
-            if model.region_batch == 1:
-                raise
-            model.work_on_less()
-            torch.cuda.empty_cache()
+    # Each region is an image of its own: what is beside it does not change its maps.
+    maps = _or_with_less(model, "region_batch", lambda: model.encode(regions).maps)
+    return tuple(each.float() for each in maps)
 
 
 def decode(model: XT, pyramid: FeaturePyramid, window: Window | None = None) -> Maps:
-    """What the model says of a pyramid, or of a window of it."""
-    return {name: each.float() for name, each in model.decode(pyramid, window).items()}
+    """What the model says of a pyramid, or of a window of it; where the GPU's memory is full in smaller tiles."""
+    maps = _or_with_less(model, "decode_size", lambda: model.decode(pyramid, window))
+    return {name: each.float() for name, each in maps.items()}
+
+
+def _or_with_less(model: XT, size: str, work: Callable[[], T]) -> T:
+    while True:
+        before = getattr(model, size)
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            model.work_on_less()
+            if getattr(model, size) == before:
+                raise
+        torch.cuda.empty_cache()
