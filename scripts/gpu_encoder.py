@@ -15,7 +15,7 @@ import timm
 import torch
 from triton.testing import do_bench
 
-from xt.models.region.swin_v2 import accelerate
+from xt.models.region.faster import accelerate
 
 BATCH, SIZE = 16, 512
 START = time.perf_counter()

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 import timm
 import torch
 
-from xt.models.region.swin_v2 import accelerate
+from xt.models.region.faster import accelerate
 
 FLOPS = 53e9
 """Of one image: products of matrices, forward."""

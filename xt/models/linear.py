@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import GELU, Mlp
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
@@ -23,6 +24,20 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to ``(..., D)``."""
         return linear(x, self.weight, self.bias)
+
+
+class FusedMlp(Mlp):  # type: ignore[misc]
+    """timm's layer, its first half in one step where no gradients are asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        if not isinstance(self.fc1, nn.Linear):  # convolutions of one pixel
+            other: Tensor = super().forward(x)
+            return other
+        gelu = isinstance(self.act, GELU) or (type(self.act) is nn.GELU and self.act.approximate == "none")
+        x = linear(x, self.fc1.weight, self.fc1.bias, gelu)
+        out: Tensor = self.drop2(self.fc2(self.norm(self.drop1(x if gelu else self.act(x)))))
+        return out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
@@ -50,7 +65,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if torch.compiler.is_compiling() or not _available():
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not _available():
         return False
     plain = all(
         type(each) in (Tensor, nn.Parameter) and each.dtype == torch.float32 and each.device.type == "cpu"

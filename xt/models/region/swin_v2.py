@@ -1,8 +1,7 @@
 """Swin Transformer V2 of timm, faster: the same parameters, the same results.
 
-Attention goes through :func:`xt_kernels.window_attention.window_attention`, matrix products through
-:mod:`xt.models.linear`, and on a CPU without gradients a block is worked on some windows at a time, so that what lies
-between its layers stays in the cache of a core.
+Attention goes through :func:`xt_kernels.window_attention.window_attention`, and on a CPU without gradients a block is
+worked on some windows at a time, so that what lies between its layers stays in the cache of a core.
 """
 
 import math
@@ -10,27 +9,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import GELU, Mlp
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block, WindowAttention, window_partition, window_reverse
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from xt.models.linear import Linear, linear
+from xt.models.linear import linear
 from xt_kernels.window_attention import window_attention
 
 TOKENS = 4096
 """Tokens of a block worked on at a time without gradients, about."""
 LARGEST_SCALE = math.log(1 / 0.01)
-
-
-def accelerate(model: nn.Module) -> None:
-    """Give the layers of a timm SwinV2 faster methods; other models are left alone."""
-    if any(type(module) is SwinTransformerV2Block for module in model.modules()):
-        for module in model.modules():
-            module.__class__ = FASTER.get(type(module), type(module))
-            if isinstance(module, Attention):
-                # Before 1.0.31 timm divides 0 by 0 where a window is one token high or wide.
-                module.relative_coords_table.nan_to_num_()
 
 
 class Attention(WindowAttention):  # type: ignore[misc]
@@ -65,17 +53,6 @@ class Attention(WindowAttention):  # type: ignore[misc]
             return table.mT.contiguous().index_select(1, places).view(-1, tokens, tokens)
         # On a GPU the gradient of an embedding is the one that repeats bit for bit.
         return F.embedding(places, table).view(tokens, tokens, -1).permute(2, 0, 1).contiguous()
-
-
-class FusedMlp(Mlp):  # type: ignore[misc]
-    """timm's layer, its first half in one step where no gradients are asked for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., C)`` to ``(..., C)``."""
-        gelu = type(self.act) is GELU
-        x = linear(x, self.fc1.weight, self.fc1.bias, gelu)
-        out: Tensor = self.drop2(self.fc2(self.norm(self.drop1(x if gelu else self.act(x)))))
-        return out
 
 
 class Block(SwinTransformerV2Block):  # type: ignore[misc]
@@ -180,11 +157,3 @@ class _Moved(torch.autograd.Function):
         there, back = ctx.saved_tensors  # type: ignore[attr-defined]
         moved: Tensor = _Moved.apply(grad, back, there)
         return moved, None, None
-
-
-FASTER: dict[type[nn.Module], type[nn.Module]] = {
-    WindowAttention: Attention,
-    SwinTransformerV2Block: Block,
-    Mlp: FusedMlp,
-    nn.Linear: Linear,
-}

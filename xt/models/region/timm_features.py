@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from xt.errors import ModelError, nearest
 from xt.models.region import hiera
 from xt.models.region.base import RegionEncoder
+from xt.models.region.faster import accelerate
 from xt.models.region.simple_pyramid import SimplePyramid
-from xt.models.region.swin_v2 import accelerate
 from xt.models.region.weights import for_timm
 from xt.models.state_files import first_line, read_state
 
