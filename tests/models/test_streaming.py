@@ -97,6 +97,18 @@ def test_random_state_is_replayed_in_backward():
     assert not torch.equal(before, torch.get_rng_state())
 
 
+def test_autocast_is_replayed_in_backward():
+    encoder = small_encoder()
+    seen: list[tuple[bool, torch.dtype]] = []
+    encoder.register_forward_pre_hook(
+        lambda m, i: seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+    )
+    with torch.autocast("cpu", torch.float16):
+        last = streaming.encode(encoder, image(), GRID, None, 12)[-1]
+    last.float().sum().backward()
+    assert seen == [(True, torch.float16)] * 4
+
+
 def test_frozen_encoder_needs_no_backward():
     encoder = small_encoder().requires_grad_(False)
     assert not any(each.requires_grad for each in streaming.encode(encoder, image(), GRID, None, 4))
