@@ -88,6 +88,14 @@ def length_loss(maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
     return ((100 * maps["length"] - targets["length"]).abs() / targets["length"])[known].mean()
 
 
+OTHERS = {"focal_weight": 2.0, "gamma": 1.5, "vessel_weight": 0.7, "fishing_weight": 0.4, "length_weight": 0.3}
+"""Options that are not the defaults."""
+
+
+def weights(options: dict[str, float], **defaults: float) -> dict[str, float]:
+    return {name: options.get(f"{name}_weight", value) for name, value in defaults.items()}
+
+
 def assert_parts(loss: TileLoss, want: dict[str, Tensor], weights: dict[str, float]):
     maps, targets = detection_case()
     got = loss.total(loss.statistics(maps, targets), 2)
@@ -96,22 +104,24 @@ def assert_parts(loss: TileLoss, want: dict[str, Tensor], weights: dict[str, flo
     torch.testing.assert_close(got["loss"], sum(weights[name] * got[name] for name in weights))
 
 
-@pytest.mark.parametrize(("gamma", "focal", "margin"), [(2.0, 3.0, 0.1), (1.5, 2.0, 90.0)])
-def test_the_paper_s_loss_equals_the_recipe_pixel_by_pixel(gamma: float, focal: float, margin: float):
+@pytest.mark.parametrize("options", [{}, OTHERS | {"center_margin": 90.0, "center_weight": 1e-6}])
+def test_the_paper_s_loss_equals_the_recipe_pixel_by_pixel(options: dict[str, float]):
+    given = {"focal_weight": 3.0, "gamma": 2.0, "center_margin": 0.1, "center_weight": 3e-7} | options
     maps, targets = detection_case()
     want = {
-        name: flag_loss(maps[name], targets[name], targets["valid"], gamma, focal) for name in ("vessel", "fishing")
+        name: flag_loss(maps[name], targets[name], targets["valid"], given["gamma"], given["focal_weight"])
+        for name in ("vessel", "fishing")
     }
     error = 255 * maps["center"] - targets["center"]
-    squared = torch.where((error.abs() > margin) & targets["valid"], error**2, 0)
-    want["center"] = 3e-7 * squared.sum((1, 2, 3)).mean()
+    squared = torch.where((error.abs() > given["center_margin"]) & targets["valid"], error**2, 0)
+    want["center"] = given["center_weight"] * squared.sum((1, 2, 3)).mean()
     want["length"] = length_loss(maps, targets)
-    loss = PaperDetectionLoss(focal_weight=focal, gamma=gamma, center_margin=margin)
-    assert_parts(loss, want, {"vessel": 1, "fishing": 2, "center": 1, "length": 2})
+    assert_parts(PaperDetectionLoss(**options), want, weights(options, vessel=1, fishing=2, length=2) | {"center": 1})
 
 
-@pytest.mark.parametrize(("gamma", "beta", "focal"), [(2.0, 4.0, 3.0), (1.5, 3.0, 2.0)])
-def test_the_default_loss_equals_its_definition_pixel_by_pixel(gamma: float, beta: float, focal: float):
+@pytest.mark.parametrize("options", [{}, OTHERS | {"beta": 3.0, "center_weight": 0.6}])
+def test_the_default_loss_equals_its_definition_pixel_by_pixel(options: dict[str, float]):
+    gamma, beta, focal = (options.get(name, value) for name, value in (("gamma", 2), ("beta", 4), ("focal_weight", 3)))
     maps, targets = detection_case()
     valid = targets["valid"]
     asked = valid & (targets["vessel"] == 1) & (targets["fishing"] != 255)
@@ -125,8 +135,7 @@ def test_the_default_loss_equals_its_definition_pixel_by_pixel(gamma: float, bet
         "center": pixels[valid].sum() / (valid & (c == 1)).sum(),
         "length": length_loss(maps, targets),
     }
-    loss = DetectionLoss(focal_weight=focal, gamma=gamma, beta=beta)
-    assert_parts(loss, want, {"vessel": 1, "fishing": 1, "center": 1, "length": 0.5})
+    assert_parts(DetectionLoss(**options), want, weights(options, vessel=1, fishing=1, center=1, length=0.5))
 
 
 def test_the_center_s_loss_falls_towards_the_object():
