@@ -19,7 +19,7 @@ def detection_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     flags = torch.tensor([0, 1, 255])
     targets = {n: flags[torch.randint(3, (2, 1, 24, 30), generator=g)].to(torch.uint8) for n in ("vessel", "fishing")}
     targets["center"] = torch.randint(150, 256, (2, 1, 24, 30), generator=g).to(torch.uint8)
-    targets["length"] = torch.tensor([-1.0, 0.0, 55.0])[torch.randint(3, (2, 1, 24, 30), generator=g)]
+    targets["length"] = torch.tensor([-1.0, 0.0, 6.5, 55.0])[torch.randint(4, (2, 1, 24, 30), generator=g)]
     targets["valid"] = torch.rand(2, 1, 24, 30, generator=g) > 0.2
     return maps, targets
 
