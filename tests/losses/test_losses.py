@@ -18,8 +18,8 @@ def detection_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     }
     flags = torch.tensor([0, 1, 255])
     targets = {n: flags[torch.randint(3, (2, 1, 24, 30), generator=g)].to(torch.uint8) for n in ("vessel", "fishing")}
-    targets["center"] = torch.randint(250, 256, (2, 1, 24, 30), generator=g).to(torch.uint8)
-    targets["length"] = torch.tensor([-1.0, 0.0, 55.0])[torch.randint(3, (2, 1, 24, 30), generator=g)]
+    targets["center"] = torch.randint(150, 256, (2, 1, 24, 30), generator=g).to(torch.uint8)
+    targets["length"] = torch.tensor([-1.0, 0.0, 6.5, 55.0])[torch.randint(4, (2, 1, 24, 30), generator=g)]
     targets["valid"] = torch.rand(2, 1, 24, 30, generator=g) > 0.2
     return maps, targets
 
@@ -74,18 +74,26 @@ def test_tiles_give_the_whole_images_loss_and_gradient(loss: TileLoss, case):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-8)
 
 
-def flag_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def flag_loss(logits: Tensor, target: Tensor, valid: Tensor, gamma: float, focal_weight: float) -> Tensor:
     keep = valid & (target != 255)
     p, y = logits[keep].sigmoid(), (target[keep] == 1).double()
     p_true = torch.where(y == 1, p, 1 - p)
-    focal = (1 - p_true) ** 2 * -p_true.log()
+    focal = (1 - p_true) ** gamma * -p_true.log()
     dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
-    return (-p_true.log() + 3 * focal).mean() + dice
+    return (-p_true.log() + focal_weight * focal).mean() + dice
 
 
 def length_loss(maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
     known = targets["valid"] & (targets["length"] > 0)
     return ((100 * maps["length"] - targets["length"]).abs() / targets["length"])[known].mean()
+
+
+OTHERS = {"focal_weight": 2.0, "gamma": 1.5, "vessel_weight": 0.7, "fishing_weight": 0.4, "length_weight": 0.3}
+"""Options that are not the defaults."""
+
+
+def weights(options: dict[str, float], **defaults: float) -> dict[str, float]:
+    return {name: options.get(f"{name}_weight", value) for name, value in defaults.items()}
 
 
 def assert_parts(loss: TileLoss, want: dict[str, Tensor], weights: dict[str, float]):
@@ -96,31 +104,38 @@ def assert_parts(loss: TileLoss, want: dict[str, Tensor], weights: dict[str, flo
     torch.testing.assert_close(got["loss"], sum(weights[name] * got[name] for name in weights))
 
 
-def test_the_paper_s_loss_equals_the_recipe_pixel_by_pixel():
+@pytest.mark.parametrize("options", [{}, OTHERS | {"center_margin": 90.0, "center_weight": 1e-6}])
+def test_the_paper_s_loss_equals_the_recipe_pixel_by_pixel(options: dict[str, float]):
+    given = {"focal_weight": 3.0, "gamma": 2.0, "center_margin": 0.1, "center_weight": 3e-7} | options
     maps, targets = detection_case()
-    want = {name: flag_loss(maps[name], targets[name], targets["valid"]) for name in ("vessel", "fishing")}
+    want = {
+        name: flag_loss(maps[name], targets[name], targets["valid"], given["gamma"], given["focal_weight"])
+        for name in ("vessel", "fishing")
+    }
     error = 255 * maps["center"] - targets["center"]
-    squared = torch.where((error.abs() > 0.1) & targets["valid"], error**2, 0)
-    want["center"] = 3e-7 * squared.sum((1, 2, 3)).mean()
+    squared = torch.where((error.abs() > given["center_margin"]) & targets["valid"], error**2, 0)
+    want["center"] = given["center_weight"] * squared.sum((1, 2, 3)).mean()
     want["length"] = length_loss(maps, targets)
-    assert_parts(PaperDetectionLoss(), want, {"vessel": 1, "fishing": 2, "center": 1, "length": 2})
+    assert_parts(PaperDetectionLoss(**options), want, weights(options, vessel=1, fishing=2, length=2) | {"center": 1})
 
 
-def test_the_default_loss_equals_its_definition_pixel_by_pixel():
+@pytest.mark.parametrize("options", [{}, OTHERS | {"beta": 3.0, "center_weight": 0.6}])
+def test_the_default_loss_equals_its_definition_pixel_by_pixel(options: dict[str, float]):
+    gamma, beta, focal = (options.get(name, value) for name, value in (("gamma", 2), ("beta", 4), ("focal_weight", 3)))
     maps, targets = detection_case()
     valid = targets["valid"]
     asked = valid & (targets["vessel"] == 1) & (targets["fishing"] != 255)
     p, c = maps["center"].sigmoid(), targets["center"].double() / 255
-    pixels = torch.where(c == 1, -((1 - p) ** 2) * p.log(), -((1 - c) ** 4) * p**2 * (1 - p).log())
+    pixels = torch.where(c == 1, -((1 - p) ** gamma) * p.log(), -((1 - c) ** beta) * p**gamma * (1 - p).log())
     want = {
-        "vessel": flag_loss(maps["vessel"], targets["vessel"], valid),
+        "vessel": flag_loss(maps["vessel"], targets["vessel"], valid, gamma, focal),
         "fishing": F.binary_cross_entropy_with_logits(
             maps["fishing"][asked], (targets["fishing"][asked] == 1).double()
         ),
         "center": pixels[valid].sum() / (valid & (c == 1)).sum(),
         "length": length_loss(maps, targets),
     }
-    assert_parts(DetectionLoss(), want, {"vessel": 1, "fishing": 1, "center": 1, "length": 0.5})
+    assert_parts(DetectionLoss(**options), want, weights(options, vessel=1, fishing=1, center=1, length=0.5))
 
 
 def test_the_center_s_loss_falls_towards_the_object():
@@ -154,7 +169,7 @@ def test_regression_equals_torch(delta: float):
 
 def test_segmentation_equals_torch():
     maps, targets = segmentation_case()
-    loss = SegmentationLoss(class_weights=[1.0, 2.0, 0.5])
+    loss = SegmentationLoss(0.3, class_weights=[1.0, 2.0, 0.5])
     got = loss.total(loss.statistics(maps, targets), 2)
     mask = targets["mask"].masked_fill(~targets["valid"][:, 0], 255)
     want = F.cross_entropy(maps["mask"], mask, weight=torch.tensor([1.0, 2.0, 0.5]), ignore_index=255)
@@ -164,6 +179,7 @@ def test_segmentation_equals_torch():
     y = F.one_hot(mask[keep], 3)
     dice = 1 - ((2 * (p * y).sum(0) + 1) / (p.sum(0) + y.sum(0) + 1)).mean()
     torch.testing.assert_close(got["dice"], dice)
+    torch.testing.assert_close(got["loss"], want + 0.3 * dice)
 
 
 @pytest.mark.parametrize(("loss", "case"), CASES)

@@ -16,6 +16,7 @@ def case() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         flags["fishing"][0, 0, row, col - 1 : col + 2] = fishing
     valid = torch.ones(1, 1, 10, 13, dtype=torch.bool)
     valid[..., 4:8, 0:4] = False
+    flags["center"][0, 0, 1, 12], flags["vessel"][0, 0, 1, 12], valid[..., 1, 12] = 255, 1, False  # not seen
     return torch.randn(1, 5, 3, 4, generator=torch.Generator().manual_seed(0)), flags | {"valid": valid}
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from parts import small_encoder, small_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -11,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from xt.errors import ModelError
 from xt.geometry.grid import RegionGrid
 from xt.models import streaming
+from xt.models.region.base import RegionEncoder
 from xt.models.tokenization import cut, stitch
 from xt.models.xt import XT
 
@@ -49,6 +51,25 @@ def test_streamed_encoder_equals_plain_one_in_outputs_and_gradients(region_batch
     assert relative(x.grad, want_x) <= 1e-5
 
 
+class Summed(RegionEncoder):
+    """Two learned maps are added to the features, so that one tensor is the gradient of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_chans, self.region_size, self.channels, self.strides = 2, 64, (2,), (32,)
+        self.maps = nn.ParameterList(torch.zeros(1, 2, 2, 2) for _ in range(2))
+
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return [F.avg_pool2d(regions, 32) + self.maps[0] + self.maps[1]]
+
+
+def test_parameters_with_one_gradient_get_the_sum_of_regions_each():
+    encoder = Summed()
+    streaming.encode(encoder, image(), GRID, None, 1)[0].sum().backward()
+    for each in encoder.maps:
+        assert (each.grad == 2 * GRID.num_regions).all()
+
+
 def test_regions_that_do_not_exist_are_not_encoded():
     encoder = small_encoder()
     seen: list[int] = []
@@ -74,6 +95,18 @@ def test_random_state_is_replayed_in_backward():
     assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
     assert not torch.equal(forward[0], forward[1])
     assert not torch.equal(before, torch.get_rng_state())
+
+
+def test_autocast_is_replayed_in_backward():
+    encoder = small_encoder()
+    seen: list[tuple[bool, torch.dtype]] = []
+    encoder.register_forward_pre_hook(
+        lambda m, i: seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+    )
+    with torch.autocast("cpu", torch.float16):
+        last = streaming.encode(encoder, image(), GRID, None, 12)[-1]
+    last.float().sum().backward()
+    assert seen == [(True, torch.float16)] * 4
 
 
 def test_frozen_encoder_needs_no_backward():

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from xt.geometry.grid import TokenLayout
 from xt.models.context.blocks import Attention
 from xt.models.context.jamba import Jamba, JambaMixer
 from xt.models.context.moe import MixtureOfExperts
+from xt_kernels.hyper_attention import hyper_attention
 
 DIM, HEAD = 8, 4
 LAYOUT = TokenLayout(1, 11, 1)
@@ -112,6 +114,17 @@ def test_one_layer_of_eight_is_attention_and_every_second_mlp_a_mixture():
     assert sum(isinstance(each.mixer, JambaMixer) for each in layers) == 14
     assert [i for i, each in enumerate(layers) if isinstance(each.mlp, MixtureOfExperts)] == list(range(1, 16, 2))
     assert len(layers[1].mlp.experts) == 16
+
+
+def test_attention_to_many_tokens_is_hashed_with_a_seed_of_its_own_and_taper():
+    layer, x = randomise(make(5, min_seq_len=590, seed=7)).layers[4], tokens_for(TokenLayout(1, 600, 1), DIM)
+    options = {"min_seq_len": 590, "seed": 4007, "taper": True}
+    want, *others = (
+        layer.mixer(x, None, partial(hyper_attention, **(options | other)))
+        for other in ({}, {"seed": 7}, {"taper": False}, {"min_seq_len": 600})
+    )
+    assert not any(torch.equal(want, other) for other in others)
+    assert torch.equal(layer._run(layer.mixer, x), want)
 
 
 def test_auxiliary_loss_is_that_of_the_last_forward_and_least_when_even():

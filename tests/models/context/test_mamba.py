@@ -59,6 +59,7 @@ def test_start_is_that_of_the_paper():
         assert 0.3 < (step < -2).float().mean() < 0.7
         assert mixer.dt_proj.weight.shape == (128, 4)
         assert 0.45 < mixer.dt_proj.weight.abs().max() <= 0.5
+    assert Mamba(20, 1).layers[0].mixer.dt_rank == 2
 
 
 def test_names_are_those_of_the_released_checkpoints():

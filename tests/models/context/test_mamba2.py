@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from xt.errors import ModelError
 from xt.geometry.grid import TokenLayout
 from xt.models.context import base
-from xt.models.context.mamba2 import Mamba2
+from xt.models.context.mamba2 import Mamba2, ssd
 
 DIM = 8
 
@@ -78,6 +78,15 @@ def test_strong_decays_give_no_nan():
     x = tokens_for(layout, DIM).detach().float()
     encoder(x, layout).sum().backward()
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_strong_decays_leave_the_others_their_digits():
+    g = torch.Generator().manual_seed(0)
+    x, b, c = (torch.randn(1, 64, 1, 4, generator=g) for _ in range(3))
+    delta, rate = torch.full((1, 64, 1), 0.05), torch.tensor([-1.0])
+    delta[:, :4] = 1e5
+    want, _ = ssd(*(each.double() for each in (x, delta, rate, b, c)), None, 1)
+    torch.testing.assert_close(ssd(x, delta, rate, b, c, None, 64)[0].double(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_cut_anywhere_passes_equal_forward():

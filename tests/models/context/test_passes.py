@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import hypothesis.strategies as st
 import pytest
@@ -14,9 +15,12 @@ from xt.models.context import base
 from xt.models.context.base import COSTS, ContextEncoder, Pass, SequentialContextEncoder
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
+from xt.models.context.mamba2 import Mamba2
 from xt.models.context.msa import MSA
 from xt.models.context.rsmamba import RSMamba
+from xt.models.context.rwkv import RWKV
 from xt.models.context.ss2d import SS2D
+from xt.models.context.vim import Vim
 from xt.testing.checks.cuts import cut_up
 from xt.testing.counting import counting, exponent
 
@@ -69,6 +73,16 @@ def test_what_both_ways_hear_is_added_before_the_projection():
 
 def test_mamba_starts_backward_and_alternates():
     assert [one.reverse for one in Mamba(DIM, 4).passes()] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "make", [Mamba, Vim, partial(Mamba2, head_dim=4), partial(RWKV, version=4), partial(RWKV, version=6, head_dim=4)]
+)
+def test_states_stay_in_fp32(make: Callable[[int], SequentialContextEncoder]):
+    x = tokens(5).bfloat16()
+    for one in make(DIM).bfloat16().passes():
+        x, memory = one.step(x, None)
+        assert memory[-1].dtype == torch.float32
 
 
 def test_gradients_go_through_passes_as_through_layers():

@@ -151,16 +151,28 @@ def test_cost_is_linear(version: int):
     assert growth(make(version, 1)) <= 1.02
 
 
-def test_start_is_that_of_the_papers():
-    first, last = (layer.time_mix for layer in RWKV(64, 2, 4).layers)
-    assert first.decay[0] == -5
-    assert first.decay[-1] == 3
-    torch.testing.assert_close(first.bonus[:3], math.log(0.3) + torch.tensor([0.0, 0.5, -0.5]))
-    assert first.mix_k[32] == 0.5
-    assert (last.mix_k == 1).all()
-    first = RWKV(64, 2, 6).layers[0].time_mix
-    assert first.decay[0] == -6
-    assert first.decay[-1] == -1
+@pytest.mark.parametrize("version", [4, 6])
+def test_start_is_that_of_the_papers(version: int):
+    dim, depth = 64, 3
+    for n, layer in enumerate(RWKV(dim, depth, version).layers):
+        mix, place, want = layer.time_mix, n / (depth - 1), {}
+        # The exponent of the blends never gets to 0: the last layer, too, hears the token before.
+        early = torch.tensor([(i / dim) ** (1 - n / depth) for i in range(dim)])
+        slow = torch.tensor([(i / dim) ** (0.5 - 0.5 * n / depth) for i in range(dim)])
+        fraction = torch.arange(dim) / (dim - 1)
+        zigzag = torch.tensor([(i + 1) % 3 - 1 for i in range(dim)])
+        if version == 4:
+            want = {"mix_k": early, "mix_v": early + 0.3 * place, "mix_r": slow}
+            want |= {"decay": -5 + 8 * fraction ** (0.7 + 1.3 * place), "bonus": math.log(0.3) + 0.5 * zigzag}
+        else:
+            rows = (early, early, early + 0.3 * place, slow, slow)
+            want = {"mix_x": 1 - early, "mix": torch.stack([1 - each for each in rows])}
+            want["decay"] = -6 + 5 * fraction ** (0.7 + 1.3 * place)
+            want["bonus"] = place * (1 - fraction) + 0.1 * zigzag
+        for name, value in want.items():
+            torch.testing.assert_close(mix.get_parameter(name), value, msg=name)
+        for name in ("mix_k", "mix_r"):
+            torch.testing.assert_close(layer.channel_mix.get_parameter(name), early)
 
 
 def test_recurrence_takes_no_weight_decay():

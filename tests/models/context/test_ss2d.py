@@ -78,3 +78,8 @@ def test_only_extra_tokens():
 
 def test_cost_is_linear():
     assert growth(SS2D(16, 1)) <= 1.02
+
+
+def test_rank_of_the_step_is_rounded_up():
+    layer = SS2D(20, 1).layers[0]
+    assert [each.dt_rank for each in layer.mixer.scans] == [2] * 4

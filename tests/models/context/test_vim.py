@@ -82,3 +82,8 @@ def test_contract(layout: TokenLayout):
 
 def test_cost_is_linear():
     assert growth(Vim(16, 1)) <= 1.02
+
+
+def test_rank_of_the_step_is_rounded_up():
+    layer = Vim(20, 1).layers[0]
+    assert [each.dt_rank for each in (layer.backward_direction, layer.forward_direction)] == [2] * 2

@@ -43,7 +43,8 @@ def ssd(
     fill, each = -length % chunk, (batch, -1, chunk, groups, heads // groups)
     inputs = F.pad(x.to(dtype) * delta[..., None], (0, 0, 0, 0, 0, fill)).view(*each, width)
     B, C = (F.pad(m.to(dtype), (0, 0, 0, 0, 0, fill)).view(batch, -1, chunk, groups, states) for m in (B, C))
-    decay = F.pad(delta * A, (0, 0, 0, fill)).view(each).cumsum(2)
+    # What decays below e^-100 is gone; a larger sum would cost the others their digits.
+    decay = F.pad((delta * A).clamp(min=-100), (0, 0, 0, fill)).view(each).cumsum(2)
 
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
     between = decay.permute(0, 1, 3, 4, 2)

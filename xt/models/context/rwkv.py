@@ -32,15 +32,16 @@ class TimeMix4(nn.Module):
 
     Args:
         dim: Channels of a token.
-        place: Where the layer stands, from 0 (first) to 1 (last).
+        index: Number of the layer, from 0.
+        depth: Layers in all.
     """
 
-    def __init__(self, dim: int, place: float) -> None:
+    def __init__(self, dim: int, index: int, depth: int) -> None:
         super().__init__()
-        channel = torch.arange(dim) / dim
-        self.mix_k = nn.Parameter(channel ** (1 - place))
-        self.mix_v = nn.Parameter(channel ** (1 - place) + 0.3 * place)
-        self.mix_r = nn.Parameter(channel ** (0.5 * (1 - place)))
+        place, early = _place(index, depth), _early(dim, index, depth)
+        self.mix_k = nn.Parameter(early.clone())
+        self.mix_v = nn.Parameter(early + 0.3 * place)
+        self.mix_r = nn.Parameter(early.sqrt())
         self.decay = nn.Parameter(-5 + 8 * (torch.arange(dim) / max(dim - 1, 1)) ** (0.7 + 1.3 * place))
         self.bonus = nn.Parameter(torch.full((dim,), 0.3).log() + 0.5 * ((torch.arange(dim) + 1) % 3 - 1))
         self.key, self.value, self.receptance, self.output = (nn.Linear(dim, dim, bias=False) for _ in range(4))
@@ -62,15 +63,16 @@ class TimeMix6(nn.Module):
 
     Args:
         dim: Channels of a token; a multiple of ``head_dim``.
-        place: Where the layer stands, from 0 (first) to 1 (last).
+        index: Number of the layer, from 0.
+        depth: Layers in all.
         head_dim: Channels of a head.
     """
 
-    def __init__(self, dim: int, place: float, head_dim: int) -> None:
+    def __init__(self, dim: int, index: int, depth: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        channel, fraction = torch.arange(dim) / dim, torch.arange(dim) / max(dim - 1, 1)
-        early, slow = channel ** (1 - place), channel ** (0.5 * (1 - place))
+        place, early = _place(index, depth), _early(dim, index, depth)
+        fraction, slow = torch.arange(dim) / max(dim - 1, 1), early.sqrt()
         self.mix_x = nn.Parameter(1 - early)
         # Decay, key, value, receptance, gate.
         self.mix = nn.Parameter(torch.stack([1 - early, 1 - early, 1 - early - 0.3 * place, 1 - slow, 1 - slow]))
@@ -109,14 +111,15 @@ class ChannelMix(nn.Module):
 
     Args:
         dim: Channels of a token.
-        place: Where the layer stands, from 0 (first) to 1 (last).
+        index: Number of the layer, from 0.
+        depth: Layers in all.
         ratio: Inner width over ``dim``.
     """
 
-    def __init__(self, dim: int, place: float, ratio: float) -> None:
+    def __init__(self, dim: int, index: int, depth: int, ratio: float) -> None:
         super().__init__()
-        self.mix_k = nn.Parameter((torch.arange(dim) / dim) ** (1 - place))
-        self.mix_r = nn.Parameter((torch.arange(dim) / dim) ** (1 - place))
+        self.mix_k = nn.Parameter(_early(dim, index, depth))
+        self.mix_r = nn.Parameter(_early(dim, index, depth))
         self.key = nn.Linear(dim, int(dim * ratio), bias=False)
         self.value = nn.Linear(int(dim * ratio), dim, bias=False)
         self.receptance = nn.Linear(dim, dim, bias=False)
@@ -176,9 +179,9 @@ class RWKV(LayeredContextEncoder):
         self.working_values = max(26.0 if version == 4 else 26.0 + 2 * head_dim / 16, 2 * mlp_ratio + 6.0)
         self.layers = nn.ModuleList()
         for index in range(depth):
-            place = index / max(depth - 1, 1)
-            time_mix = TimeMix4(dim, place) if version == 4 else TimeMix6(dim, place, head_dim)
-            self.layers.append(RWKVLayer(dim, index % 2 == 0, time_mix, ChannelMix(dim, place, mlp_ratio)))
+            where = (dim, index, depth)
+            time_mix = TimeMix4(*where) if version == 4 else TimeMix6(*where, head_dim)
+            self.layers.append(RWKVLayer(dim, index % 2 == 0, time_mix, ChannelMix(*where, mlp_ratio)))
 
     @property
     def last_sees(self) -> bool:
@@ -194,6 +197,16 @@ class RWKV(LayeredContextEncoder):
         """Names of the blends and low-rank maps of version 6; others with a start of their own have one axis."""
         kept = ("mix", "mix_up", "mix_down", "decay_up", "decay_down")
         return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in kept}
+
+
+def _place(index: int, depth: int) -> float:
+    """Where a layer stands, from 0 (first) to 1 (last)."""
+    return index / max(depth - 1, 1)
+
+
+def _early(dim: int, index: int, depth: int) -> Tensor:
+    """Share of the token itself in a blend, by channel; the last layer, too, hears the one before."""
+    return (torch.arange(dim) / dim) ** (1 - index / depth)
 
 
 def _wide(x: Tensor) -> Tensor:
