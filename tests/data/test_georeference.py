@@ -84,6 +84,8 @@ def test_a_transform_goes_before_control_points_and_they_before_polynomials(tmp_
 def test_polynomials_alone_give_degrees():
     profile = {"rpcs": polynomials(), "crs": None}
     assert map_crs(profile).to_epsg() == 4326
+    assert map_crs(profile | {"transform": AFFINE, "crs": "of the transform"}) == "of the transform"
+    assert map_crs(profile | {"gcps": bent_points(100), "crs": "of the points"}) == "of the points"
     rows, cols = np.array([100.0, 60.0]), np.array([150.0, 200.0])
     x, y = to_map(rows, cols, profile)
     np.testing.assert_allclose([x, y], [[10, 10.05], [45, 45.04]], atol=1e-4)

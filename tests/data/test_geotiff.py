@@ -52,7 +52,10 @@ def test_facts_of_real_files(shared_data: Path):
     assert "210 ground control points" in grd.notes[0]
     alpha = inspect(rasters / "alpha_rgba_jpeg.tif")
     assert (alpha.bands, alpha.alpha) == ((1, 2, 3), 4)
-    assert inspect(rasters / "rgb_internal_mask.tif").has_mask
+    masked = inspect(rasters / "rgb_internal_mask.tif")
+    assert masked.has_mask
+    assert not any("missing pixels" in note for note in (*masked.notes, *alpha.notes))
+    assert any("nothing marks missing pixels" in note for note in grd.notes)
     rotated = inspect(rasters / "odd/rotated_no_crs.tif")
     assert rotated.crs is None
     assert rotated.transform is not None

@@ -81,6 +81,18 @@ def test_a_changed_file_is_opened_anew(tmp_path: Path):
     Source(path, SPEC).read(ALL)
     write(path, noise(30, 40) + 5)
     assert np.array_equal(Source(path, SPEC).read(ALL)[0][0], noise(30, 40) + 5)
+    before = path.stat()
+    path.write_bytes(write(tmp_path / "b.tif", noise(30, 40) + 7).read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+    assert np.array_equal(Source(path, SPEC).read(ALL)[0][0], noise(30, 40) + 7)
+
+
+def test_ways_to_open_a_file_are_kept_apart(tmp_path: Path):
+    path = write(tmp_path / "a.tif", noise(30, 40))
+    found = [handles.borrow(path, kind, lambda stack, kind=kind: kind) for kind in ("image", "label", "image")]
+    assert found == ["image", "label", "image"]
+    assert handles.num_open() == 2
 
 
 def test_every_thread_has_its_own_and_they_end_with_it(tmp_path: Path, opened: list):

@@ -37,6 +37,21 @@ def test_batches_are_normalised_and_repeatable(root: Path, workers: int):
     assert batch["label"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("height", "width"), [(40, 64), (64, 40)])
+def test_the_middle_of_an_image_is_validated_upright(root: Path, height: int, width: int):
+    rows, cols = np.indices((height, width), np.uint8)
+    for path in (root / "val").glob("*/*.jpg"):
+        path.unlink()
+    Image.fromarray(np.stack([rows, cols, 0 * rows], axis=2)).save(root / "val" / "dark" / "a.png")
+    data = ImageFolderData(str(root), image_size=40, mean=(1, 2, 3), std=(2, 4, 8))
+    data.setup("fit")
+    (batch,) = data.val_dataloader()
+    top, left = (height - 40) // 2, (width - 40) // 2
+    want = np.stack([rows, cols, 0 * rows])[:, top : top + 40, left : left + 40].astype(np.float32)
+    want = (want - np.float32([[[1]], [[2]], [[3]]])) / np.float32([[[2]], [[4]], [[8]]])
+    np.testing.assert_array_equal(batch["image"][0].numpy(), want)
+
+
 def test_epochs_differ(root: Path):
     data = ImageFolderData(str(root), image_size=16, batch_size=1)
     data.setup("fit")

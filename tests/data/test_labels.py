@@ -40,6 +40,12 @@ def test_points_of_ones_own_are_labels(tmp_path: Path):
         read_labels(labels(tmp_path, "a,-1,2", header="scene_id,row,column"))
 
 
+def test_what_a_spreadsheet_puts_before_the_first_column_is_no_part_of_its_name(tmp_path: Path):
+    path = labels(tmp_path, "1,2,a,True,,12.5,9999.99,HIGH")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_labels(path).row.tolist() == [1]
+
+
 def test_no_rows_is_legal(tmp_path: Path):
     assert len(read_labels(labels(tmp_path))) == 0
 

@@ -161,13 +161,19 @@ def test_what_does_not_fit_is_said(tmp_path: Path):
             LimitedSource(source, crop=window)
 
 
-def test_a_changed_mask_is_noticed(tmp_path: Path):
-    source = Source(image(tmp_path / "a.tif"), INPUTS)
+@pytest.mark.parametrize("name", ["a.tif", "m.tif", "p.geojson"])
+def test_a_changed_image_mask_or_polygon_is_noticed(tmp_path: Path, name: str):
+    source = Source(image(tmp_path / "a.tif", **UTM), INPUTS)
+    area = polygons(tmp_path / "p.geojson", on_earth(source, [(5, 5), (5, 60), (50, 70)]))
     with rasterio.open(tmp_path / "m.tif", "w", driver="GTiff", count=1, height=60, width=80, dtype="uint8") as out:
         out.write(np.ones((1, 60, 80), np.uint8))
-    limited = LimitedSource(source, mask=tmp_path / "m.tif")
+    limited = LimitedSource(source, area, tmp_path / "m.tif")
     limited.check_unchanged()
-    assert [path.name for path, _ in limited.fingerprint] == ["a.tif", "m.tif"]
-    (tmp_path / "m.tif").write_bytes((tmp_path / "m.tif").read_bytes() + b"x")
+    before = dict(limited.fingerprint)
+    assert [path.name for path in before] == ["a.tif", "m.tif", "p.geojson"]
+    with (tmp_path / name).open("ab") as file:
+        file.write(b" ")
     with pytest.raises(InputError, match="has changed"):
         limited.check_unchanged()
+    after = dict(LimitedSource(Source(tmp_path / "a.tif", INPUTS), area, tmp_path / "m.tif").fingerprint)
+    assert [path.name for path in before if before[path] != after[path]] == [name]

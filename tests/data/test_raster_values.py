@@ -90,6 +90,10 @@ def test_mean_and_deviation_are_those_of_known_training_numbers(root: Path):
     values[values == -9] = np.nan
     np.testing.assert_allclose(data.target_mean, np.nanmean(values, (1, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(data.target_std, np.nanstd(values, (1, 2, 3)), rtol=1e-6)
+    values[values == (rare := values[1, 0, 0, 0])] = np.nan
+    lacking = make(root, target_nodata=float(rare))
+    np.testing.assert_allclose(lacking.target_mean, np.nanmean(values, (1, 2, 3)), rtol=1e-6)
+    assert lacking.target_mean != data.target_mean
     swapped = make(root, target_indexes=[2, 1], targets=["slope", "height"])
     assert swapped.target_mean == data.target_mean[::-1]
     given = make(root, target_mean=[1.0, 2.0], target_std=[3.0, 4.0])

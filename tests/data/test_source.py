@@ -10,6 +10,7 @@ from rasters import COARSE, GRID, UTM, noise, write
 
 from xt.data.raster_pairs import RasterPairsData
 from xt.data.source import InputSpec, Source
+from xt.data.statistics import measure
 from xt.data.xview3 import XView3Data
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -253,6 +254,19 @@ def test_it_travels_to_other_processes_and_says_names(tmp_path: Path):
         GRID,
         32632,
     )
+
+
+def test_statistics_are_of_pixels_that_a_model_sees(tmp_path: Path):
+    source = Source(
+        scene(tmp_path / "s"), InputSpec(("VV_dB", "bathymetry", "VH_dB"), MEAN, STD, -32768.0, ("bathymetry",))
+    )
+    pixels, known, valid = source.read_raw(Window(0, 0, HEIGHT, WIDTH))
+    assert valid.sum() == 50 * (WIDTH - 6)
+    assert 0 < (known[1] & valid).sum() < valid.sum() < known[0].sum()
+    want = [pixels[band][known[band] & valid].astype(np.float64) for band in range(3)]
+    mean, std = measure([source])
+    np.testing.assert_allclose(mean, [each.mean() for each in want], rtol=1e-9)
+    np.testing.assert_allclose(std, [each.std() for each in want], rtol=1e-7)
 
 
 def test_what_does_not_fit_is_said_at_once(tmp_path: Path):

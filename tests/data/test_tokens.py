@@ -1,5 +1,8 @@
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from xt.data.labels import LabelTable
 from xt.data.scene_tokens import SceneTokens, TokenFacts, open_tokens, read_facts
 from xt.data.targets import cell_targets, detection_targets
+from xt.data.tokens import TokenData
 from xt.errors import InputError
 from xt.losses.tokens import TokenLoss
 
@@ -39,6 +43,16 @@ def test_cells_from_labels_are_those_from_pixels():
     torch.testing.assert_close(loss.statistics(mixed, pixels), loss.of_cells(mixed, given))
 
 
+class _Code:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.path,)
+
+
 def test_facts_and_values_are_read_strictly(tmp_path: Path):
     facts = TokenFacts("a", 70, 40, 32, 16, 3, (True, False) * 3, "0" * 64, {})
     assert facts.shape == (3, 6, 4)
@@ -50,6 +64,10 @@ def test_facts_and_values_are_read_strictly(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(InputError, match="cannot be read"):
         open_tokens(tmp_path / "a.npy", facts)
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(_Code(str(tmp_path / "ran"))))
+    with pytest.raises(InputError, match="cannot be read"):
+        open_tokens(tmp_path / "a.npy", facts)
+    assert not (tmp_path / "ran").exists()
     (tmp_path / "a.json").write_text('{"scene": "a"}')
     with pytest.raises(InputError, match="not of xt features"):
         read_facts(tmp_path / "a.json")
@@ -77,3 +95,21 @@ def test_flips_move_tokens_cells_and_regions_together(tmp_path: Path):
         regions = np.kron(sample["exists"], np.ones((2, 2)))
         assert (regions.ravel() == plain["cells"]["seen"].ravel()[place]).all()
     assert len(orders) == 4
+
+
+def test_scenes_are_looked_at_before_training_and_only_its_own_are_flipped(tmp_path: Path):
+    model = {"mlm:input": [{"bands": [{"name": "a"}]}]}
+    facts = TokenFacts("s", 128, 128, 64, 32, 1, (True,) * 4, "0" * 64, model)
+    for split in ("train", "validation"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "s.json").write_text(facts.to_json())
+        (tmp_path / f"{split}.csv").write_text("scene_id,row,column\ns,5,6\n")
+    np.save(tmp_path / "train/s.npy", np.arange(16, dtype=np.float16).reshape(1, 4, 4))
+    with pytest.raises(InputError, match=r"validation/s\.npy: no such file"):
+        TokenData(str(tmp_path), str(tmp_path)).setup("fit")
+    np.save(tmp_path / "validation/s.npy", np.arange(16, dtype=np.float16).reshape(1, 4, 4))
+    data = TokenData(str(tmp_path), str(tmp_path))
+    data.setup("fit")
+    assert data.bands == ("a",)
+    seen = {split: {each[epoch, 0]["tokens"].tobytes() for epoch in range(12)} for split, each in data.datasets.items()}
+    assert {split: len(each) for split, each in seen.items()} == {"train": 4, "validation": 1}

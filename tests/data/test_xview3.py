@@ -74,3 +74,19 @@ def test_a_radar_band_gives_the_grid(objects: Path):
     with pytest.raises(ConfigError, match="no band 'VV_db'; did you mean 'VV_dB'"):
         XView3Data(str(objects), bands=("VV_db",))
     assert XView3Data(str(objects), bands=("owiMask", "VH_dB")).coarse == ("owiMask",)
+
+
+def test_scenes_of_one_folder_are_shared_out_by_the_labels(tmp_path: Path):
+    for name in "abcd":
+        write(tmp_path / name / "VH_dB.tif", np.full((20, 30), -20, np.float32), crs=UTM, transform=GRID)
+    for split, names in (("train", "cab"), ("validation", "d")):
+        rows = "".join(f"3,4,{name},True,True,40,5,HIGH\n" for name in names)
+        (tmp_path / f"{split}.csv").write_text(HEADER + rows)
+
+    def scenes(split: str, **options: int) -> list[str]:
+        data = XView3Data(str(tmp_path), image_size=16, bands=("VH_dB",), **options)
+        data.setup("fit")
+        return [reader.name for reader in data.datasets[split].readers]
+
+    assert (scenes("train"), scenes("validation")) == (["a", "b", "c"], ["d"])
+    assert scenes("train", limit_scenes=2) == ["a", "b"]
