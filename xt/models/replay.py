@@ -46,9 +46,9 @@ def trained(modules: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def accumulate(sums: list[Tensor | None], found: Sequence[Tensor | None]) -> None:
-    """Add the gradients of a chunk to those of earlier ones; None adds nothing."""
+    """Add the gradients of a chunk to those of earlier ones, in place; None adds nothing."""
     for index, grad in enumerate(found):
         if grad is not None:
             total = sums[index]
-            # Not in place: parameters that are added up get one and the same tensor as their gradient.
-            sums[index] = grad if total is None else total + grad
+            # A copy of its own: parameters that are added up get one and the same tensor as their gradient.
+            sums[index] = grad.clone() if total is None else total.add_(grad)
