@@ -181,3 +181,6 @@ def test_a_job_is_removed_when_it_is_done_or_cannot_be(tmp_path: Path):
     with pytest.raises(InputError), job(out, {}) as journal:
         fail(journal)
     assert not journal.folder.exists()
+    with pytest.raises(KeyboardInterrupt), job(out, {}):
+        raise KeyboardInterrupt  # before anything was done
+    assert not journal.folder.exists()
