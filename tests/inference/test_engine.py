@@ -1,6 +1,7 @@
 """A scene that is worked through in windows: what comes out, and how often each region is looked at."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from small_inputs import noise, raster, save
 from xt.data.source import Source
 from xt.geometry.blend import axis_weights, tile_starts
 from xt.geometry.grid import RegionGrid, Window
+from xt.geometry.plan import ScenePlan
 from xt.inference import engine, predict, reader, views
+from xt.inference.first_pass import disk_bytes
+from xt.inference.full_context import scratch_bytes
+from xt.inference.journal import Journal
 from xt.inference.options import PredictOptions
 from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
@@ -273,6 +278,97 @@ def test_full_context_is_cut_off_and_goes_on(tmp_path: Path, encoded: list[int],
     total = sum(encoded[:num])
     assert min(least) == total  # where the stop hit no window that had begun
     assert max(least) < total + 8
+
+
+def test_full_context_goes_on_in_the_view_where_it_was_cut_off(
+    tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
+    path = raster(tmp_path / "a.tif", noise(2, 130, 100))
+    model = save(tmp_path / "m", "semantic-segmentation", 2, 128, "Mamba")
+    want = run(path, model, tmp_path / "o.tif", context="full", tta="flips")
+    plain, calls = views.encode, []
+
+    def encode(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:  # the last batch of the second view; each has one for each of three rows
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    num = len(encoded)
+    monkeypatch.setattr(views, "encode", encode)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, model, tmp_path / "p.tif", context="full", tta="flips")
+    assert np.array_equal(run(path, model, tmp_path / "p.tif", context="full", tta="flips"), want)
+    assert len(calls) == num + 1
+
+
+def test_what_a_commit_tells_of_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
+    path = raster(tmp_path / "a.tif", noise(2, 200, 260))
+    model = save(tmp_path / "m", "semantic-segmentation", 2, 128, "Mamba")
+    done: list[str] = []
+    stored: list[int] = []
+    fsync, commit = os.fsync, Journal.commit
+
+    def synced(handle: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    def committed(journal: Journal, entry: dict[str, Any]) -> None:
+        done.append(f"commit {entry['stage']}")
+        if entry["stage"] == "mixed":
+            stored.append(sum((journal.folder / name).stat().st_size - 4096 for name in ("features", "mixed_0")))
+        commit(journal, entry)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Journal, "commit", committed)
+    run(path, model, tmp_path / "o.tif", context="full")
+    around = {(done[i - 1], each, done[i + 1]) for i, each in enumerate(done) if each.startswith("commit")}
+    assert ("features", "commit features", "journal.jsonl") in around
+    assert ("mixed_0", "commit mixed", "journal.jsonl") in around
+    assert {before for before, each, _ in around if each != "commit decode"} == {"features", "mixed_0"}
+    assert {after for _, _, after in around} == {"journal.jsonl"}
+    network, grid = load_model(model)[0], RegionGrid(200, 260, R)
+    scratch = scratch_bytes(network, grid.layout(network.region_encoder.strides[-1]))
+    assert stored == [disk_bytes(network, ScenePlan(grid, 1, 0, 0, 4)) - scratch]
+
+
+def test_a_pooled_model_is_cut_off_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
+    path, model = raster(tmp_path / "a.tif", noise(2, 300, 200)), save(tmp_path / "m", "classification", 2)
+    want = run(path, model, tmp_path / "o.tif", tile=2 * R, overlap=R)
+    plain, calls = views.encode, []
+
+    def encode(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    monkeypatch.setattr(views, "encode", encode)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, model, tmp_path / "p.tif", tile=2 * R, overlap=R)
+    assert np.array_equal(run(path, model, tmp_path / "p.tif", tile=2 * R, overlap=R), want)
+    assert len(calls) < 9  # of five rows each
+    assert (tmp_path / "p.json").read_bytes() == (tmp_path / "o.json").read_bytes()
+    reports = [json.loads((tmp_path / f"{name}.report.json").read_text())["result"] for name in "op"]
+    assert reports[0] | {"output": ""} == reports[1] | {"output": ""}
+
+
+def test_files_of_regions_go_when_nobody_needs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
+    path, model = raster(tmp_path / "a.tif", noise(2, 640, 130)), save(tmp_path / "m", "semantic-segmentation", 2)
+    kept: list[int] = []
+    commit = Journal.commit
+
+    def committed(journal: Journal, entry: dict[str, Any]) -> None:
+        commit(journal, entry)
+        kept.append(len(list((journal.folder / "regions").iterdir())))
+
+    monkeypatch.setattr(Journal, "commit", committed)
+    run(path, model, tmp_path / "o.tif")
+    assert max(kept) <= 2 * 3 * 3  # rows of a window and the next, of three regions, new and old
 
 
 def test_a_part_of_an_image_is_predicted_alone(tmp_path: Path, encoded: list[int]):

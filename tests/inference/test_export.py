@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from xt import plugins
 from xt.cli.main import main
 from xt.geometry.grid import TokenLayout
+from xt.inference.exported import ExportedModel
 from xt.models.checkpoint import load_model, save_model
 from xt.models.context.base import ContextEncoder
 from xt.models.factory import build_from_spec
@@ -136,6 +138,19 @@ def test_onnx_without_context_and_with_windows_of_swin(tmp_path: Path):
     assert "xyz"[int(found["class"][0])] == answer["class"]
 
 
+def test_a_coarse_band_without_data_hides_no_pixel(tmp_path: Path):
+    model, metadata = load_model(save(tmp_path / "model", "semantic-segmentation", 2))
+    pixels = torch.from_numpy(noise(2, *SIZE))[None]
+    pixels[0, 0, :10, :20], pixels[0, 1, 5:40] = torch.nan, torch.nan
+    known = pixels.isfinite()
+    valid = known[:, :1]
+    with torch.no_grad():
+        found = ExportedModel(model, replace(metadata, coarse=("b1",)), SIZE)(pixels)
+        raw = model(torch.where(known & valid, pixels / 100, 0), valid)["mask"]
+    assert (found["class"] == 255).equal(~valid[:, 0])
+    torch.testing.assert_close(found["probabilities"], raw.softmax(1))
+
+
 @pytest.mark.slow
 def test_pt2_runs_without_our_operators(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -147,6 +162,7 @@ def test_pt2_runs_without_our_operators(
     assert json.loads(extra["bands"]) == ["b0", "b1"]
     assert json.loads(extra["config"])["metadata"]["mlm:tasks"] == ["point-detection"]
     assert not [node for node in program.graph.nodes if str(node.target).startswith("xt.")]
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
     both = program.module()(torch.from_numpy(np.stack([noise(2, *SIZE), image()])))
     found = program.module()(torch.from_numpy(image()[None]))
     torch.testing.assert_close(

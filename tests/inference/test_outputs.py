@@ -12,10 +12,11 @@ from small_inputs import noise, raster, refused, save
 
 from xt import files
 from xt.cli.main import main
-from xt.errors import OutputError
+from xt.errors import ConfigError, OutputError
 from xt.inference import parts, publish, views
 from xt.inference import predict as predict_module
 from xt.inference.options import PredictOptions
+from xt.inference.outputs import may_be_done
 from xt.models import checkpoint
 from xt.tasks.classification import ImageClassification
 
@@ -242,3 +243,24 @@ def test_image_without_data_has_no_class_and_no_stale_one(tmp_path: Path):
     (tmp_path / "o.json").write_text("stale")
     assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif"), "--overwrite"]) == 0
     assert (tmp_path / "o.json").read_text() == '{\n  "class": null,\n  "scores": {}\n}\n'
+
+
+@pytest.mark.parametrize("fault", ["a file is gone", "the input has changed"])
+def test_a_result_counts_as_done_only_whole_and_of_the_same_input(place: Path, fault: str):
+    assert main(["predict", "a.tif", "-m", "detect", "-o", "o.tif"]) == 0
+    out, image = place / "o.tif", Path("a.tif")
+    assert may_be_done(out, image)
+    assert not may_be_done(out, Path("b/c.tif"))
+    if fault == "a file is gone":
+        (place / "o.gpkg").unlink()
+    else:
+        os.utime("a.tif", (1, 1))
+    assert not may_be_done(out, image)
+
+
+@pytest.mark.parametrize("name", ["context", "blend", "tta", "precision"])
+def test_an_option_that_is_no_known_word_is_named(name: str):
+    with pytest.raises(ConfigError, match=f"{name} is 'nine'"):
+        PredictOptions(**{name: "nine"})
+    with pytest.raises(ConfigError, match="tile is 0 px; it must be at least 1"):
+        PredictOptions(tile=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from small_inputs import noise, raster, save
 
 from xt.cli.main import main
 from xt.inference import engine, views
-from xt.inference.journal import Journal, job
+from xt.inference.journal import Journal, is_publishing, job, remove_job
 
 HERE = Path(__file__).parent
 
@@ -181,3 +182,17 @@ def test_a_job_is_removed_when_it_is_done_or_cannot_be(tmp_path: Path):
     with pytest.raises(InputError), job(out, {}) as journal:
         fail(journal)
     assert not journal.folder.exists()
+    with pytest.raises(KeyboardInterrupt), job(out, {}):
+        raise KeyboardInterrupt  # before anything was done
+    assert not journal.folder.exists()
+
+
+def test_what_is_left_of_a_killed_removal_is_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / ".o.tif.job"
+    Journal(folder, {"a": 1}).commit({"unit": 0, "publishing": True})
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
+        remove_job(folder)
+    assert folder.exists()
+    assert not is_publishing(tmp_path / "o.tif")
+    assert Journal(folder, {"a": 2}).last is None

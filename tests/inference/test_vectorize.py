@@ -154,6 +154,15 @@ def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path):
     assert all(each.bounds[2] - each.bounds[0] < 2 for each in found.geoms)
 
 
+def test_a_grid_that_lies_nowhere_on_earth_keeps_its_coordinates(tmp_path: Path):
+    local = 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    path = named(tmp_path / "a.tif", classes(8, 8), crs=local, transform=Affine(2.0, 0, 500.0, 0, -2.0, 7000.0))
+    xt.vectorize(path, tmp_path / "a.geojson")
+    content = json.loads((tmp_path / "a.geojson").read_text())
+    bounds = [shapely.geometry.shape(each["geometry"]).bounds for each in content["features"]]
+    assert (min(x for x, *_ in bounds), max(y for *_, y in bounds)) == (500, 7000)
+
+
 def test_classes_are_chosen_by_name_or_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = named(tmp_path / "a.tif", classes(), **UTM)
     argv = ["vectorize", str(path), "-o", str(tmp_path / "o.gpkg"), "--overwrite", "--json", "--classes"]

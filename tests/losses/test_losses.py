@@ -190,3 +190,10 @@ def test_nothing_to_score_gives_a_finite_loss_and_no_gradient(loss: TileLoss, ca
     assert result.isfinite()
     for grad in torch.autograd.grad(result, list(maps.values())):
         assert grad.abs().max() == 0
+
+
+def test_heads_begin_with_what_is_believed_of_a_pixel():
+    biases = {name: torch.tensor(value) for name, value in DetectionLoss().biases().items()}
+    said = {name: float(100 * value if name == "length" else value.sigmoid()) for name, value in biases.items()}
+    assert said == pytest.approx({"center": 0.01, "vessel": 0.01, "fishing": 0.25, "length": 60}, rel=1e-5)
+    assert set(PaperDetectionLoss().biases()) == {"vessel", "fishing"}

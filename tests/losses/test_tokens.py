@@ -46,3 +46,14 @@ def test_without_a_valid_pixel_there_is_no_loss_and_no_gradient():
     value = loss.total(loss.statistics(mixed, targets | {"valid": torch.zeros_like(targets["valid"])}))
     assert value == 0
     assert torch.autograd.grad(value, mixed)[0].abs().max() == 0
+
+
+def test_cells_that_are_not_seen_teach_nothing():
+    loss, (mixed, _) = TokenLoss(5, STRIDE), case()
+    ones = torch.ones(1, 1, 3, 4)
+    cells = dict.fromkeys(("holds", "asked", "fishing", "seen"), ones)
+    assert (loss.of_cells(mixed, cells | {"seen": 0 * ones}) == 0).all()
+    half = loss.of_cells(mixed, cells | {"seen": torch.cat([ones[:, :, :1], 0 * ones[:, :, 1:]], 2)})
+    torch.testing.assert_close(
+        half, loss.of_cells(mixed[:, :, :1], {name: each[:, :, :1] for name, each in cells.items()})
+    )

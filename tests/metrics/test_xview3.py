@@ -65,6 +65,13 @@ def test_unknown_truth_does_not_count():
     assert result.length_acc == pytest.approx(0.75)
 
 
+def test_what_is_no_vessel_is_not_asked_whether_it_fishes():
+    labels = table([(0, 0), (50, 50)], is_vessel=np.array([0, 1]), is_fishing=np.array([1, 1]))
+    assert score(table([(0, 0), (50, 50)], is_fishing=np.array([0, 1])), labels).fishing_fscore == 1
+    labels = table([(0, 0), (50, 50)], is_vessel=np.array([np.nan, 1]), is_fishing=np.array([0, 1]))
+    assert score(table([(0, 0), (50, 50)], is_fishing=np.array([1, 1])), labels).fishing_fscore == 1
+
+
 def test_empty_tables():
     nothing = LabelTable.build(0)
     assert score(nothing, nothing).aggregate == 0

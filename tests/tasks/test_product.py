@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from xt.data.base import DataModule
+from xt.data.labels import LabelTable
 from xt.errors import ModelError
 from xt.losses.detection import DetectionLoss, PaperDetectionLoss, PointLoss
 from xt.models.metadata import ModelMetadata
 from xt.tasks.base import Product
+from xt.tasks.classification import ImageClassification
 from xt.tasks.detection import PointDetection
 from xt.tasks.preview import COLOURS, class_colours
 from xt.tasks.registry import task_of
@@ -68,3 +72,42 @@ def test_maps_of_points_are_on_the_scale_of_their_targets(loss: PointLoss):
     for name, values in task.published(raw, valid).items():
         assert torch.equal(values.isnan(), ~valid)
         np.testing.assert_allclose(values[valid], want[name][:, 0][valid.numpy()], rtol=1e-5, atol=1e-4)
+
+
+def test_a_saved_model_tells_how_its_maps_are_read():
+    settings = PointDetection(PaperDetectionLoss()).settings() | {"maps": ["center", "length"]}
+    saved = ModelMetadata("point-detection", ("b",), (0.0,), (1.0,), thresholds={"center": 40.0}, settings=settings)
+    task = task_of(saved)
+    assert isinstance(task, PointDetection)
+    assert task.product.names == ("center", "length")
+    assert task.thresholds()["center"] == 40
+    values = task.activate({name: torch.full((1, 2, 3), 0.5) for name in task.heads})
+    assert values[:, 0, 0].tolist() == [127.5, 50]
+
+
+def test_where_an_image_has_no_data_nothing_is_found():
+    task = PointDetection()
+    raw = {name: torch.full((1, 1, 40, 40), -9.0) for name in task.heads}
+    for row in (10, 30):
+        raw["center"][..., row - 1 : row + 2, 9:12] = 9
+    valid = torch.ones(1, 1, 40, 40, dtype=torch.bool)
+    valid[..., 20:, :] = False
+    real = LabelTable.build(1, row=[10], column=[10], scene_id=["s"], confidence=["HIGH"])
+    batch = {
+        "image": raw["center"],
+        "valid": valid,
+        "name": ["s"],
+        "scene_id": ["s"],
+        "origin": [(0, 0)],
+        "points": [real],
+    }
+    task.measure(lambda image, valid: raw, batch)  # type: ignore[arg-type]
+    assert task.scores(DataModule, tune=False)["loc_fscore"] == 1  # type: ignore[arg-type]
+
+
+def test_labels_are_smoothed_as_asked():
+    logits, label = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1])
+    batch = {"image": torch.zeros(4, 1, 2, 2), "valid": torch.ones(4, 1, 2, 2, dtype=torch.bool), "label": label}
+    for smoothing in (0.0, 0.3):
+        loss = ImageClassification(smoothing).losses(lambda image, valid: {"label": logits}, batch)  # type: ignore[arg-type]
+        torch.testing.assert_close(loss["loss"], F.cross_entropy(logits, label, label_smoothing=smoothing))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,16 @@ def test_only_a_few_regions_are_read_at_a_time(tmp_path: Path, model: Path, monk
     assert max(sizes) == (64, 64)
     assert sum(batches) == 8
     assert max(batches) <= 3
+
+
+def test_an_image_that_changes_meanwhile_gives_no_tokens(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    image, encode = scene(tmp_path / "a.tif"), features._last_maps
+    monkeypatch.setattr(features, "_last_maps", lambda *given: os.utime(image, (1, 1)) or encode(*given))
+    assert main(["features", str(image), "-m", str(model), "-o", str(tmp_path / "out")]) != 0
+    assert "a.tif: has changed while it was read" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_done_images_are_kept_and_another_model_is_refused(

@@ -7,6 +7,8 @@ from small_inputs import noise, raster, save
 
 import xt
 from xt.errors import ConfigError, ModelError
+from xt.geometry.grid import RegionGrid
+from xt.geometry.plan import ScenePlan
 from xt.inference import first_pass
 
 
@@ -19,5 +21,8 @@ def test_full_context_of_what_needs_all_at_once_says_so(tmp_path: Path, monkeypa
         patch.setattr(first_pass.os, "sysconf", lambda name: 10)
         with pytest.raises(ConfigError, match=r"Hyper sees all tokens at once, which takes about \d+ MiB; 0 are free"):
             xt.predict(hyper, path, context="full")
+    grid = RegionGrid(330, 400, hyper.network.region_size)
+    with pytest.raises(ConfigError, match="1 are free; take --context windows, or a context that reads in parts"):
+        first_pass.check_full_context(hyper.network, ScenePlan(grid, 2, 0, 0, 4), limit=1 << 20)
     with xt.predict(hyper, path, context="full") as got:
         assert got.shape == (330, 400)
