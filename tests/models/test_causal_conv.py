@@ -93,3 +93,18 @@ def test_the_library_is_left_where_taps_would_not_be_exact(monkeypatch: pytest.M
         y, _ = convolve_piece(a_conv(torch.float32), torch.randn(1, 5, DIM), False, None)
     assert y.dtype == torch.bfloat16
     assert len(asked) == 2
+
+
+class _Convolving(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = a_conv(torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve_piece(self.conv, x, False, None)[0]
+
+
+def test_any_number_of_sequences_is_exported():
+    traced = torch.export.export(_Convolving(), (torch.randn(2, 9, DIM),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    x = torch.randn(3, 9, DIM)
+    torch.testing.assert_close(traced.module()(x), _Convolving()(x))

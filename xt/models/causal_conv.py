@@ -34,7 +34,7 @@ def convolve_piece(conv: nn.Conv1d, x: Tensor, reverse: bool, seen: Tensor | Non
         The convolved segment and what the next one still sees of it, ``(B, D, taps - 1)``.
     """
     before = conv.kernel_size[0] - 1
-    joined = x.new_zeros(len(x), before, x.shape[2]) if seen is None else seen.transpose(1, 2)
+    joined = x.new_zeros(x.shape[0], before, x.shape[2]) if seen is None else seen.transpose(1, 2)
     joined = torch.cat([x, joined] if reverse else [joined, x], dim=1)
     near = joined[:, :before] if reverse else joined[:, joined.shape[1] - before :]
     taps = conv.weight.flip(-1) if reverse else conv.weight
