@@ -99,3 +99,11 @@ def test_predictions_round_trip(tmp_path: Path):
         np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
     assert back.scene_id.tolist() == ["s", "t"]
     assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
+
+
+def test_json_is_no_csv(tmp_path: Path):
+    path = tmp_path / "points.geojson"
+    path.write_text('{"type": "FeatureCollection", "features": []}')
+    for read in (read_labels, read_predictions):
+        with pytest.raises(LabelError, match=r"points.geojson: cannot be read as CSV \(it is JSON\)"):
+            read(path)
