@@ -21,6 +21,7 @@ from xt.inference.first_pass import disk_bytes
 from xt.inference.full_context import scratch_bytes
 from xt.inference.journal import Journal
 from xt.inference.options import PredictOptions
+from xt.inference.pooled import painted_answers
 from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
 from xt.tasks.registry import task_of
@@ -301,6 +302,17 @@ def test_full_context_goes_on_in_the_view_where_it_was_cut_off(
         run(path, model, tmp_path / "p.tif", context="full", tta="flips")
     assert np.array_equal(run(path, model, tmp_path / "p.tif", context="full", tta="flips"), want)
     assert len(calls) == num + 1
+
+
+def test_where_windows_have_no_data_the_others_say_all(tmp_path: Path):
+    plan = ScenePlan(RegionGrid(2 * R, 3 * R, R), 2, 1, 0, 4)
+    block = Window(0, 0, 2 * R, 3 * R)
+    one, other = painted_answers(plan, {0: [3.0, 5.0], 1: None}, 2, block, "cosine")
+    for found, said in ((one, 3), (other, 5)):
+        np.testing.assert_allclose(found[:, : 2 * R], said, rtol=1e-6)
+        assert not found[:, 2 * R :].any()
+    both = painted_answers(plan, {0: [3.0], 1: [4.0]}, 1, block, "none")[0]
+    assert np.array_equal(both, np.where(np.arange(3 * R) < 1.5 * R, 3, 4) + np.zeros((2 * R, 1)))
 
 
 def test_what_a_commit_tells_of_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

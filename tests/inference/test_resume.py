@@ -151,6 +151,33 @@ def test_a_signal_stops_after_the_window_and_the_work_is_kept(
     assert (place / "o.tif").read_bytes() == want
 
 
+def test_a_run_killed_while_or_after_its_files_got_their_names_is_completed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    out, folder = place / "o.tif", place / ".o.tif.job"
+
+    def killed_at_the_end() -> bytes:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "clear", lambda journal: None)
+            assert main(predict()) == 0
+        assert folder.is_dir()
+        return out.read_bytes()
+
+    got = killed_at_the_end()
+    assert main(predict()) == 0
+    assert not folder.exists()
+    capsys.readouterr()
+    assert main(predict("--co", "COMPRESS=LZW")) == 2  # what is there is not what is asked for
+    assert "exists; --overwrite replaces it" in capsys.readouterr().err
+    out.unlink()
+    (place / "o.report.json").unlink()
+    assert killed_at_the_end() == got
+    out.unlink()  # the one that gets its name last
+    assert main(predict()) == 0
+    assert out.read_bytes() == got
+    assert not folder.exists()
+
+
 def test_a_journal_forgets_a_torn_line_and_keeps_the_others(tmp_path: Path):
     folder = tmp_path / ".o.tif.job"
     journal = Journal(folder, {"a": 1})
