@@ -67,7 +67,7 @@ def test_bad_rows_are_named_and_can_be_dropped(tmp_path: Path, row: str, message
 
 def test_at_most_twenty_lines_are_listed(tmp_path: Path):
     path = labels(tmp_path, *["x,2,a,True,,1,1,HIGH"] * 30)
-    with pytest.raises(LabelError, match="30 bad rows") as error:
+    with pytest.raises(LabelError, match=r"30 bad rows .* drop them \(--drop-bad-labels; data.drop_bad") as error:
         read_labels(path)
     assert str(error.value).count("line ") == 20
 
@@ -93,3 +93,11 @@ def test_predictions_round_trip(tmp_path: Path):
         np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
     assert back.scene_id.tolist() == ["s", "t"]
     assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
+
+
+def test_json_is_no_csv(tmp_path: Path):
+    path = tmp_path / "points.geojson"
+    path.write_text('{"type": "FeatureCollection", "features": []}')
+    for read in (read_labels, read_predictions):
+        with pytest.raises(LabelError, match=r"points.geojson: cannot be read as CSV \(it is JSON\)"):
+            read(path)

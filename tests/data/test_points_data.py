@@ -198,7 +198,16 @@ def test_statistics_are_measured_and_scene_folders_are_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        ("lat,lon", [(1, 2)], "does not say where objects lie; give columns row and column, or x and y"),
+        ("lat,lon", [(1, 2)], "give columns row and column, or x and y.*its columns: 'lat', 'lon'"),
+        ("scene_id;row;column", [("a;1;2",)], r"separated by commas \(its columns: 'scene_id;row;column'\)"),
+        (
+            "row,column,scene_id",
+            [(1, 2, "a.tif"), (1, 2, "b.tif")],
+            r"none of its 2 .* 'a.tif' is the name of none, 'a'",
+        ),
+        ("x,y", [(9.5, 54.1)], r"none of its 1 .* check x and y: the first is 9.5, 54.1, a is in EPSG:32632"),
+        ("row,column,scene_id", [], "no training image has an object"),
+        ("row,column,scene_id", [(1, 2, "v")], "no training image has an object"),
         ("row,column", [(1, 2)], "pixels of which scene"),
         (
             "row,column,scene_id",

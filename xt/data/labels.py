@@ -87,8 +87,7 @@ class LabelTable:
         """Join tables row by row."""
         if not tables:
             return cls.build(0)
-        columns: dict[str, Any] = {f.name: np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(cls)}
-        return cls(**columns)
+        return cls(**{field.name: np.concatenate([getattr(t, field.name) for t in tables]) for field in fields(cls)})
 
 
 Columns = dict[str, tuple[str, Callable[[str], Any]]]
@@ -204,8 +203,7 @@ def _boolean(value: float) -> str:
 
 
 def _read(path: Path, columns: Columns, drop_bad: bool, optional: Columns | None = None) -> LabelTable:
-    num, parsed = parse_rows(path, *read_csv(path), columns, optional or {}, drop_bad)
-    return as_table(num, parsed)
+    return as_table(*parse_rows(path, *read_csv(path), columns, optional or {}, drop_bad))
 
 
 def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]]]:
@@ -260,7 +258,7 @@ def parse_rows(
     if problems and not drop_bad:
         listed = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
         raise LabelError(
-            f"{path}: {len(problems)} bad rows ({listed}); mend them or leave them out (--drop-bad-labels)"
+            f"{path}: {len(problems)} bad rows ({listed}); mend or drop them (--drop-bad-labels; data.drop_bad_labels)"
         )
     return num, parsed
 
@@ -277,7 +275,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            yield "header", dict.fromkeys(reader.fieldnames or [])
+            names = reader.fieldnames or []
+            if "".join(names[:1]).lstrip().startswith("{"):
+                raise csv.Error("it is JSON")
+            yield "header", dict.fromkeys(names)
             for record in reader:
                 yield f"line {reader.line_num}", record
     except FileNotFoundError:

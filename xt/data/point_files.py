@@ -38,7 +38,8 @@ def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False
         drop_bad: Leave bad rows out instead of failing.
 
     Raises:
-        LabelError: If a file cannot be read, does not say where objects lie, or has bad rows.
+        LabelError: If a file cannot be read, does not say where objects lie, has bad rows, or has objects of which
+            none lies in any scene.
     """
     if not path.is_dir():
         return _read(path, scenes, None, drop_bad)
@@ -57,7 +58,11 @@ def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad:
     header, rows, crs = _vector_rows(path) if vector else (*read_csv(path), None)
     pair = next((each for each in (_MAP, *_PIXELS) if set(each) <= set(header)), None)
     if pair is None:
-        raise LabelError(f"{path}: does not say where objects lie; give columns row and column, or x and y")
+        named = ", ".join(map(repr, header[:12])) or "none"
+        raise LabelError(
+            f"{path}: does not say where objects lie; give columns row and column, or x and y, separated by commas "
+            f"(its columns: {named})"
+        )
     low = -math.inf if pair is _MAP else -0.5
     columns: Columns = {pair[0]: ("row", number(low, True)), pair[1]: ("column", number(low, True))}
     alone = len(scenes) == 1 or scene is not None
@@ -67,7 +72,20 @@ def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad:
     table = sure(as_table(num, parsed))
     if scene is not None or (alone and "scene_id" not in header):
         table = replace(table, scene_id=np.full(num, scene or next(iter(scenes))))
-    return _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)
+    placed = _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)
+    if len(table) and not len(placed):
+        raise LabelError(f"{path}: none of its {len(table)} objects lies in an image; {_why(table, scenes, crs)}")
+    return placed
+
+
+def _why(table: LabelTable, scenes: Mapping[str, Source], crs: Any) -> str:
+    """What to look at where no object lies in any scene."""
+    name = next(iter(scenes))
+    if table.scene_id[0]:
+        return f"its scene_id {str(table.scene_id[0])!r} is the name of none, {name!r} is one"
+    there = f"{table.row[0]:.10g}, {table.column[0]:.10g}" + (f" in {crs.to_string()}" if crs is not None else "")
+    own = map_crs(scenes[name].profile())
+    return f"check x and y: the first is {there}, {name} is in {own.to_string() if own else 'no CRS'}"
 
 
 def _place(path: Path, table: LabelTable, scenes: Mapping[str, Source], crs: Any) -> LabelTable:

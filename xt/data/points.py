@@ -11,7 +11,7 @@ from xt.data.source import Source
 from xt.data.splits import Splits, rasters
 from xt.data.statistics import measure
 from xt.data.targets import CENTER_SIGMA, untold
-from xt.errors import ConfigError, InputError, at_least
+from xt.errors import ConfigError, InputError, LabelError, at_least
 
 
 class PointsData(DataModule):
@@ -110,7 +110,12 @@ class PointsData(DataModule):
         sources = [source.with_statistics(self.mean, self.std) for source in self.sources[split]]
         tables = [self.objects.scene(source.name) for source in sources]
         if split == "train":
-            self.untold = untold(LabelTable.concatenate(tables))
+            known = LabelTable.concatenate(tables)
+            if not len(known):
+                raise LabelError(
+                    f"{self.points}: no training image has an object; check it and data.init_args.validation"
+                )
+            self.untold = untold(known)
         size, crops = (self.image_size, self.crops_per_scene) if split == "train" else (self.validation_tile, None)
         options = (self.gain, self.center_sigma, self.flips)
         return SceneCrops(sources, tables, size, self.seed, self.centred, crops, *options)
