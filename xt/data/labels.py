@@ -258,8 +258,7 @@ def parse_rows(
     if problems and not drop_bad:
         listed = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
         raise LabelError(
-            f"{path}: {len(problems)} bad rows ({listed}); mend them, or leave them out "
-            "(--drop-bad-labels; in a config drop_bad_labels: true)"
+            f"{path}: {len(problems)} bad rows ({listed}); mend or drop them (--drop-bad-labels; data.drop_bad_labels)"
         )
     return num, parsed
 
@@ -276,7 +275,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            if "".join((names := reader.fieldnames or [])[:1]).lstrip().startswith("{"):
+            names = reader.fieldnames or []
+            if "".join(names[:1]).lstrip().startswith("{"):
                 raise csv.Error("it is JSON")
             yield "header", dict.fromkeys(names)
             for record in reader:
