@@ -172,3 +172,23 @@ def test_nothing_slow_is_imported_that_is_not_needed(modules: str, heavy: set[st
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["predict", "a.tif", "-m", "run"], "required: -o/--output; xt predict --help"),
+        (
+            ["vectorize", "a.tif", "-o", "b.gpkg", "--min-area", "20m2"],
+            "invalid float value: '20m2'; xt vectorize --help",
+        ),
+        (["doctor", "--jason"], "unrecognized arguments: --jason; xt doctor --help"),
+    ],
+)
+def test_wrong_usage_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(argv) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("xt: error: ")
+    assert said in told.err
+    assert told.err.count("\n") == 1
