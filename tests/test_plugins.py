@@ -43,7 +43,7 @@ def test_builtin_names_resolve():
 
 
 def test_unknown_names_and_arguments_give_the_nearest():
-    with pytest.raises(PluginError, match="did you mean 'Mamba'"):
+    with pytest.raises(PluginError, match=r"named 'Mambaa'.*--plugins MODULE; did you mean 'Mamba'"):
         plugins.resolve(KIND, "Mambaa")
     with pytest.raises(PluginError, match="'deph'; did you mean 'depth'"):
         plugins.build(KIND, {"class_path": "Mamba", "init_args": {"deph": 1}}, dim=16)

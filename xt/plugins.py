@@ -80,7 +80,8 @@ def resolve(kind: str, name: str) -> type:
     if len(found) > 1:
         raise PluginError(f"name {name!r} in {kind} is that of {' and '.join(found.values())}; rename or remove one")
     if not found:
-        raise PluginError(f"no {kind[:-1].replace('_', ' ')} is named {name!r}{nearest(name, names(kind))}")
+        what = f"no {kind[:-1].replace('_', ' ')} is named {name!r}"
+        raise PluginError(f"{what}; a plug-in's module is imported by --plugins MODULE{nearest(name, names(kind))}")
     return next(iter(found))
 
 

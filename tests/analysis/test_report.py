@@ -71,6 +71,10 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
     assert sorted(drawn) == sorted([(30, 20), (100, 60), (10, 80), (30, 21), (5, 5)])
     there_and_fishing = axis.collections[0]
     assert np.asarray(there_and_fishing.get_offsets()).tolist() == [[30, 20]]
+    figures[0].canvas.draw()
+    (legend,) = figures[0].legends
+    assert len(legend.get_texts()) == 6
+    assert 0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figures[0].bbox.width
 
 
 def test_fishing_had_for_nothing(scene: dict[str, Path]):

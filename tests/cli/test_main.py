@@ -199,3 +199,23 @@ def test_full_memory_is_one_line_and_bugs_are_tracebacks(
         assert line.startswith(said)
         with pytest.raises(type(error)):
             main(["doctor", "-v"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["predict", "a.tif", "-m", "run"], "required: -o/--output; xt predict --help"),
+        (
+            ["vectorize", "a.tif", "-o", "b.gpkg", "--min-area", "20m2"],
+            "invalid float value: '20m2'; xt vectorize --help",
+        ),
+        (["doctor", "--jason"], "unrecognized arguments: --jason; xt doctor --help"),
+    ],
+)
+def test_wrong_usage_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(argv) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("xt: error: ")
+    assert said in told.err
+    assert told.err.count("\n") == 1

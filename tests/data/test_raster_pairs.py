@@ -299,3 +299,36 @@ def test_a_class_with_the_number_that_is_ignored_is_refused():
     with pytest.raises(ConfigError, match=r"ignore_index 255 is the number of class 'c255'"):
         RasterPairsData("x", names, ["b"], "v")
     RasterPairsData("x", names, ["b"], "v", ignore_index=256)
+
+
+def test_a_mask_in_colours_is_no_mask_of_indexes(root: Path):
+    for name in ("a", "b", "v"):
+        mask = np.asarray(Image.open(root / f"masks/{name}.png"))
+        Image.fromarray(np.stack([255 * mask, 0 * mask, 0 * mask], -1)).save(root / f"masks/{name}.png")
+    with pytest.raises(InputError, match=r"a\.png: 3 bands, a mask of class indexes has one; give .*colors"):
+        samples(root)
+    assert {int(value) for each in samples(root, colors=[(255, 0, 0)]) for value in np.unique(each["mask"])} == {0, 1}
+
+
+def test_masks_of_floats_hold_whole_numbers(tmp_path: Path):
+    values = np.ones((1, 5, 6), np.float32)
+    values[0, 0, 0] = np.nan
+    values[0, 0, 1] = -0.5
+    read = MaskReader(2, 255).read(write(tmp_path / "whole.tif", values, nodata=-0.5))
+    assert read.ravel().tolist() == [255, 255, *[1] * 28]
+    for wrong in (0.6, np.inf):
+        values[0, 2, 3] = wrong
+        with pytest.raises(InputError, match=f"value {wrong} is no whole number"):
+            MaskReader(2, 255).read(write(tmp_path / f"{wrong}.tif", values, nodata=-0.5))
+
+
+def test_names_and_numbers_that_do_not_fit_name_their_key(root: Path):
+    for options, message in (
+        ({"bands": []}, r"bands is \[\]; name each band"),
+        ({"band_indexes": [1, 2]}, "band_indexes has 2 numbers for 1 bands"),
+        ({"classes": ["sea", "sea"]}, r"classes is \['sea', 'sea'\]; give each of them a name of its own"),
+        ({"classes": ["sea", "ship", "buoy"], "colors": [(1, 1, 1), (1, 1, 1)]}, "colors holds one twice"),
+    ):
+        given: dict[str, Any] = {"classes": ["sea", "ship"], "bands": ["amplitude"], "validation": "^v"}
+        with pytest.raises(ConfigError, match=message):
+            RasterPairsData(str(root), **given | options)

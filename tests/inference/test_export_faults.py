@@ -78,6 +78,9 @@ def test_options_that_are_wrong_are_one_line(
     there = tmp_path / "a.pt2"
     there.touch()
     assert "a.pt2 exists" in refused("-o", str(there))
+    assert f"there is no folder {tmp_path / 'none'}; make it first" in refused("-o", str(tmp_path / "none/b.pt2"))
+    with pytest.raises(OutputError, match="there is no folder"):
+        export_model(*load_model(small), tmp_path / "none/b.pt2")
     assert "name it .pt2 or .onnx" in refused("-o", str(tmp_path / "a.pth"))
     assert "name it .onnx" in refused("-o", str(tmp_path / "b.pt2"), "--format", "onnx")
     assert "'12' is not a height and a width" in refused("-o", str(there), "--size", "12")

@@ -68,3 +68,10 @@ def test_marks_stand_where_they_should():
     assert not red[TITLE + 40, left + 10]  # the middle of a ring
     assert red[TITLE + 40, left + 1 : left + 4].any()
     assert not red[:, :left].any()
+
+
+def test_titles_hold_letters_that_are_not_ascii():
+    def drawn(title: str) -> bytes:
+        return draw([Panel(title, np.zeros((4, 60, 3), np.uint8))]).tobytes()
+
+    assert len({drawn(title) for title in ("ü", "é", "ж", "–", "…", "°")}) == 6

@@ -124,10 +124,10 @@ def plot_scenes(rasters: Mapping[str, Path], found: LabelTable, truth: LabelTabl
         _draw_scene(axis, path, found.scene(name), truth.scene(name))
     handles = [
         plt.Line2D([], [], color=colour, marker=marker, linestyle="", fillstyle="none", label=f"{what}: {kind}")
-        for marker, what in (("o", "there"), ("+", "found"))
         for kind, colour in COLOURS.items()
+        for marker, what in (("o", "there"), ("+", "found"))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(rasters) == 1 else 6)
     _save(figure, out)
 
 

@@ -40,9 +40,11 @@ def run(args: argparse.Namespace) -> int:
     from xt import plugins
     from xt.errors import EXIT_OK
     from xt.inference.export import export_model
+    from xt.inference.outputs import check_outputs
     from xt.models.checkpoint import load_model
 
     plugins.load_modules(args.plugins)
+    check_outputs([args.output], args.overwrite)
     model, metadata = load_model(args.model)
     done = export_model(model, metadata, args.output, args.format, args.size, args.batch, args.overwrite)
     if args.json:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from xt.errors import (
     EXIT_INTERRUPTED,
@@ -90,6 +90,12 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_TERMINATED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage of the whole command before it."""
+        raise ConfigError(f"{message}; {self.prog} --help shows the options")
+
+
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
@@ -106,7 +112,7 @@ def _dispatch(argv: list[str]) -> int:
     path, summary = COMMANDS[name]
     module = importlib.import_module(path)
     overrides = hasattr(module, "USAGE")  # keys of a config, which argparse does not know
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"xt {name}",
         usage=getattr(module, "USAGE", None),
         description=getattr(module, "DESCRIPTION", summary[0].upper() + summary[1:] + "."),

@@ -12,10 +12,26 @@ from torch.utils.data import DataLoader, Dataset
 from xt.data.loading import make_loader
 from xt.data.shoreline import Contour
 from xt.data.source import InputSpec
-from xt.errors import at_least
+from xt.errors import ConfigError, at_least
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 """Stage → splits that it needs."""
+
+
+def check_bands(bands: Sequence[str], indexes: Sequence[int] | None) -> None:
+    """Check that there are bands, and as many numbers of bands as names.
+
+    Args:
+        bands: Their names.
+        indexes: 1-based bands of the files; None for all.
+
+    Raises:
+        ConfigError: If not; names the key.
+    """
+    if not bands:
+        raise ConfigError("data.init_args.bands is []; name each band that is read")
+    if indexes and len(indexes) != len(bands):
+        raise ConfigError(f"data.init_args.band_indexes has {len(indexes)} numbers for {len(bands)} bands")
 
 
 class DataModule(LightningDataModule):

@@ -84,7 +84,7 @@ class MaskReader:
                 f"{path}: cannot read the mask from row {window.row}, column {window.col}; mend it"
             ) from error
         if self.colors is None:
-            mask: Classes = values[0].astype(np.int64)
+            mask = self._whole(path, values[0], unknown)
         else:
             mask = np.zeros(values.shape[1:], np.int64)
             for index, color in enumerate(self.colors, start=1):
@@ -98,6 +98,16 @@ class MaskReader:
                 f"{self.ignore_index}; mend the mask or set ignore_index"
             )
         return mask
+
+    def _whole(self, path: Path, values: npt.NDArray[Any], unknown: Mask | None) -> Classes:
+        """Take floats for class indexes, where they are whole; NaN is not known."""
+        if values.dtype.kind == "f":
+            missing = np.isnan(values) if unknown is None else np.isnan(values) | unknown
+            values = np.where(missing, self.ignore_index, values)
+            parts = values[np.isinf(values) | (values != np.trunc(values))]
+            if parts.size:
+                raise InputError(f"{path}: value {parts[0]:g} is no whole number, so no class; mend the mask")
+        return values.astype(np.int64)
 
 
 class Foreground:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy.typing as npt
 
-from xt.data.base import DataModule
+from xt.data.base import DataModule, check_bands
 from xt.data.geotiff import PLAIN, Purpose, open_raster
 from xt.data.pair_crops import RasterPairs
 from xt.data.source import Source
@@ -83,6 +83,7 @@ class PairedRasters(DataModule):
         validation_tile: int,
     ) -> None:
         super().__init__(root, image_size, batch_size, num_workers, seed)
+        check_bands(bands, band_indexes)
         if (mean is None) != (std is None):
             raise ConfigError("data: give both mean and std, or neither to have them measured")
         at_least(1, "data.init_args", crops_per_image=crops_per_image, validation_tile=validation_tile)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from xt.data.base import DataModule
+from xt.data.base import DataModule, check_bands
 from xt.data.labels import LabelTable
 from xt.data.point_files import read_points
 from xt.data.scene_crops import SceneCrops
@@ -80,6 +80,7 @@ class PointsData(DataModule):
         validation_tile: int | None = None,
     ) -> None:
         super().__init__(root, image_size, batch_size, num_workers, seed)
+        check_bands(bands, band_indexes)
         at_least(1, "data.init_args", crops_per_scene=crops_per_scene, validation_tile=validation_tile)
         at_least(0, "data.init_args", gain=gain)
         if not 1 <= center_sigma <= 10:

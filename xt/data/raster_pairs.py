@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.enums import ColorInterp
 
 from xt.data.masks import MaskReader
 from xt.data.paired_rasters import PairedRasters
-from xt.errors import ConfigError
+from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 
 IGNORE = 255
@@ -75,6 +77,10 @@ class RasterPairsData(PairedRasters):
             root, bands, band_indexes, images, masks, validation, test, image_size, mean, std, nodata, batch_size,
             num_workers, seed, crops_per_image, gain, resolution, validation_tile,
         )  # fmt: skip
+        if not classes or len(set(classes)) < len(classes):
+            raise ConfigError(f"data.init_args.classes is {list(classes)}; give each of them a name of its own")
+        if colors is not None and len(set(map(tuple, colors))) < len(colors):
+            raise ConfigError("data.init_args.colors holds one twice; give each class a colour of its own")
         if colors is not None and len(colors) != len(classes) - 1:
             raise ConfigError(f"data: {len(classes)} classes need {len(classes) - 1} colors, got {len(colors)}")
         if 0 <= ignore_index < len(classes):
@@ -91,6 +97,18 @@ class RasterPairsData(PairedRasters):
     def labels(self) -> MaskReader:
         """Reads masks."""
         return self.masks
+
+    def check_pair(self, known: Path, dataset: Any) -> None:
+        """Refuse a picture in colours as a mask of class indexes.
+
+        Raises:
+            InputError: If it is one.
+        """
+        bands = sum(each != ColorInterp.alpha for each in dataset.colorinterp)
+        if self.masks.colors is None and bands > 1:
+            raise InputError(
+                f"{known}: {bands} bands, a mask of class indexes has one; give data.init_args.colors, or save one band"
+            )
 
     def read_image(
         self, path: Path, window: Window | None = None

@@ -88,8 +88,9 @@ def export_model(
     exported = ExportedModel(model, metadata, size)
     # Any number of images is traced with another one than it is checked with.
     first, image = (exported.example(count) for count in ((2, 3) if batch is None else (batch, batch)))
+    check_outputs([path], overwrite, weights)
     with locked(path):
-        check_outputs([path], overwrite, weights)
+        check_outputs([path], overwrite, weights)  # somebody may have put one there meanwhile
         with torch.no_grad():
             want = exported(image)
         with torch.no_grad(), _quiet():

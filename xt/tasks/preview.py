@@ -100,8 +100,10 @@ def of_classes(classes: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> 
 
 def draw(panels: Sequence[Panel]) -> Image.Image:
     """Panels side by side, each under its title."""
-    font = ImageFont.load_default(size=13)
-    titles = [panel.title.replace("…", "...").split("\n") for panel in panels]  # the font has no such sign
+    from matplotlib import get_data_path  # a second's import, for pictures alone
+
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size=12)  # Pillow's own has ASCII alone
+    titles = [panel.title.split("\n") for panel in panels]
     top = LINE * max(len(lines) for lines in titles) + 4
     widths = [
         max(panel.picture.shape[1], *(int(font.getlength(line)) + 3 for line in lines))
