@@ -219,3 +219,16 @@ def test_wrong_usage_is_one_line(argv: list[str], said: str, capsys: pytest.Capt
     assert told.err.startswith("xt: error: ")
     assert said in told.err
     assert told.err.count("\n") == 1
+
+
+def test_scores_that_the_labels_do_not_tell_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "found.csv").write_text(
+        "detect_scene_row,detect_scene_column,scene_id,is_vessel,is_fishing,vessel_length_m\n1,2,a,,,\n"
+    )
+    (tmp_path / "there.csv").write_text("scene_id,row,column,is_vessel\na,1,2,True\n")
+    assert main(["score", str(tmp_path / "found.csv"), str(tmp_path / "there.csv")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "loc_fscore_shore is 0 without --shoreline DIR",
+        "fishing_fscore is 0: the labels do not tell it",
+        "length_acc is 0: the labels do not tell it",
+    ]

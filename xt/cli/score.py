@@ -5,6 +5,9 @@ import json
 import sys
 from pathlib import Path
 
+SCORES = {"vessel": "vessel_fscore", "fishing": "fishing_fscore", "length": "length_acc"}
+"""What may be known of an object → score of it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
@@ -27,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
     from xt.data.labels import read_labels, read_predictions
     from xt.data.shoreline import read_shorelines
+    from xt.data.targets import untold
     from xt.errors import InputError, nearest
     from xt.metrics.xview3 import score
 
@@ -46,4 +50,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
     if shoreline is None:
         print("loc_fscore_shore is 0 without --shoreline DIR", file=sys.stderr)
+    for name in untold(labels):
+        print(f"{SCORES[name]} is 0: the labels do not tell it", file=sys.stderr)
     return 0
