@@ -1,5 +1,6 @@
 """What ``import xt`` gives."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import yaml
 import xt
 from xt.cli.main import main
 from xt.errors import ConfigError, GeometryError, OutputError, PluginError
+from xt.inference import session
+from xt.inference.options import PredictOptions
 
 ROOT = Path(__file__).parents[1]
 
@@ -127,6 +130,29 @@ def test_wrong_words_are_told_of(options: dict[str, Any], said: str, place: Path
     with pytest.raises(ConfigError, match="it must be what"):
         xt.predict(str(place / "run"), scene, scratch=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_reaches_the_prediction(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found: list[PredictOptions] = []
+
+    def stop(
+        model: object, metadata: object, image: object, out: object, options: PredictOptions, progress: object
+    ) -> None:
+        found.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "predict_image", stop)
+    given: dict[str, Any] = {
+        "context": "full", "tile": 96, "overlap": 8, "blend": "linear", "tta": "d4", "precision": "bf16", "bands": [2, 1],
+        "nodata": -3.0, "aoi": "p.geojson", "mask": "k.tif", "window": (1, 2, 3, 4), "complex_abs": True,
+        "fill_bad_tiles": True, "creation": {"COMPRESS": "LZW"},
+    }  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        xt.predict(xt.load(place / "run"), "a.tif", scratch=tmp_path, **given)
+    want = given | {"bands": (2, 1), "aoi": Path("p.geojson"), "mask": Path("k.tif"), "crop": xt.Window(1, 2, 3, 4)}
+    del want["window"]
+    assert found == [PredictOptions(**want)]
+    assert set(inspect.signature(xt.predict).parameters) == {*given, "model", "image", "scratch", "progress"}
 
 
 def test_a_window_may_be_four_numbers(place: Path, tmp_path: Path):

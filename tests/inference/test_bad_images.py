@@ -11,7 +11,7 @@ from small_inputs import HEADS, decoding, noise, raster, save
 
 from xt.cli.main import main
 from xt.errors import InputError
-from xt.inference import engine, views
+from xt.inference import engine, reader, views
 from xt.models.metadata import ModelMetadata
 from xt.tasks.registry import task_of
 
@@ -42,6 +42,30 @@ def test_a_tile_that_cannot_be_read_does_not_fade_its_neighbours(
     assert known[:, 64:].all()
     assert not known[:64, :64].any()
     np.testing.assert_allclose(center[known], 0.3 * 255, rtol=1e-5)
+
+
+def test_of_strips_a_row_of_regions_is_bad_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader, "CACHED", 0)
+    monkeypatch.setattr(reader, "SLICE", 20 * 256 * 4)  # 20 rows at a time
+    plain = engine.Source.read
+
+    def read(self: object, window: object, *more: object) -> object:
+        if window.row <= 110 < window.row_stop:
+            raise InputError("a bad strip")
+        return plain(self, window, *more)
+
+    monkeypatch.setattr(engine.Source, "read", read)
+    image = raster(tmp_path / "a.tif", noise(1, 256, 256), blockysize=1)
+    model = save(tmp_path / "model", "point-detection", 1, 128)
+    argv = ["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]
+    assert main(argv) == 3
+    assert main([*argv, "--on-bad-tile", "nodata"]) == 0
+    with rasterio.open(tmp_path / "o.tif") as out:
+        known = np.isfinite(out.read(1))
+    assert not known[64:128].any()
+    assert known[:64].all()
+    assert known[128:].all()
+    assert json.loads((tmp_path / "o.report.json").read_text())["result"]["bad_regions"] == 4
 
 
 def test_an_image_without_a_readable_tile_fails(

@@ -12,7 +12,7 @@ from small_inputs import noise, raster, refused, save
 
 from xt import files
 from xt.cli.main import main
-from xt.errors import ConfigError, OutputError
+from xt.errors import OutputError
 from xt.inference import parts, publish, views
 from xt.inference import predict as predict_module
 from xt.inference.options import PredictOptions
@@ -256,11 +256,3 @@ def test_a_result_counts_as_done_only_whole_and_of_the_same_input(place: Path, f
     else:
         os.utime("a.tif", (1, 1))
     assert not may_be_done(out, image)
-
-
-@pytest.mark.parametrize("name", ["context", "blend", "tta", "precision"])
-def test_an_option_that_is_no_known_word_is_named(name: str):
-    with pytest.raises(ConfigError, match=f"{name} is 'nine'"):
-        PredictOptions(**{name: "nine"})
-    with pytest.raises(ConfigError, match="tile is 0 px; it must be at least 1"):
-        PredictOptions(tile=0)

@@ -10,12 +10,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
+from xt.geometry.grid import Window
 from xt.inference import engine, views
 from xt.inference.journal import Journal, is_publishing, job, remove_job
+from xt.inference.options import PredictOptions
+from xt.inference.predict import open_source, plan_of
+from xt.inference.report import facts_of
+from xt.models.checkpoint import load_model
 
 HERE = Path(__file__).parent
 
@@ -107,6 +113,33 @@ def test_what_was_begun_otherwise_is_refused_by_name(place: Path, change: str, c
     assert (place / ".o.tif.job").is_dir()
     assert main(predict(*more, "--restart")) == 0
     assert not (place / ".o.tif.job").exists()
+
+
+def test_all_that_decides_about_a_result_is_among_its_facts(tmp_path: Path):
+    path = raster(tmp_path / "a.tif", noise(1, 200, 200))
+    mask = raster(tmp_path / "k.tif", np.ones((1, 200, 200), np.uint8))
+    model, metadata = load_model(save(tmp_path / "m", "semantic-segmentation", 1))
+
+    def facts(**options: Any) -> dict[str, Any]:
+        given = PredictOptions(**options)
+        source = open_source(path, metadata, given)
+        return facts_of(model, metadata, source, plan_of(model, metadata, source, given), given)
+
+    plain = facts()
+    for key, options in {
+        "nodata": {"nodata": 7.0}, "complex_abs": {"complex_abs": True}, "on_bad_tile": {"fill_bad_tiles": True},
+        "blend": {"blend": "none"}, "tta": {"tta": "d4"}, "context": {"context": "full"}, "precision": {"precision": "bf16"},
+        "bands": {"bands": (1,)}, "window": {"crop": Window(0, 0, 200, 200)}, "window_regions": {"tile": 192},
+        "input": {"mask": mask},
+    }.items():  # fmt: skip
+        changed = {name for name, value in facts(**options).items() if value != plain[name]}
+        assert changed - {"window_regions"} == {key} - {"window_regions"}, key
+        assert key in changed
+    for options in ({"overwrite": True}, {"restart": True}, {"max_memory": 1 << 40}, {"creation": {"COMPRESS": "LZW"}}):
+        assert facts(**options) == plain, options
+    model.decode_size += 64
+    assert facts()["decode_size"] == plain["decode_size"] + 64
+    assert plain["device"] == "cpu"
 
 
 @pytest.mark.parametrize("what", ["parts", "regions"])

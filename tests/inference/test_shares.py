@@ -134,6 +134,50 @@ def test_a_share_goes_on_and_is_not_done_twice(place: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(pixels("q.tif"), pixels("whole.tif"))
 
 
+def test_shares_of_a_part_of_an_image_are_joined_in_another_folder(place: Path, monkeypatch: pytest.MonkeyPatch):
+    given = {"driver": "GTiff", "crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 6e6)}
+    raster(place / "a.tif", noise(1, 500, 330), **given)
+    mask = np.zeros((1, 500, 330), np.uint8)
+    mask[:, 40:460, 30:300] = 1
+    raster(place / "k.tif", mask)
+    ring = [[x, y] for x, y in ((5.001e5, 5.9999e6), (5.03e5, 5.9985e6), (5.005e5, 5.9951e6), (5.001e5, 5.9999e6))]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32632"}}
+    area = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (place / "p.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [area]}))
+    part = ["--aoi", "p.geojson", "--mask", "k.tif", "--window", "20,10,460,310"]
+    assert main(predict(TASKS[1], "whole.tif", *part)) == 0
+    for number in (1, 2):
+        assert main(predict(TASKS[1], "o.tif", *part, "--shard", f"{number}/2")) == 0
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    assert main(["merge", "../o.tif"]) == 0
+    np.testing.assert_array_equal(pixels("../o.tif"), pixels("../whole.tif"))
+    assert 0 < np.isfinite(pixels("../o.tif")).mean() < 0.5
+    assert (place / "o.geojson").read_bytes() == (place / "whole.geojson").read_bytes()
+
+
+def test_a_share_that_was_cut_off_is_not_joined(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert main(predict(TASKS[0], "o.tif", "--shard", "1/2")) == 0
+    plain, calls = views.encode, []
+
+    def stopped(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "encode", stopped)
+        patch.setattr(engine, "COMMIT_SECONDS", 0.0)
+        assert main(predict(TASKS[0], "o.tif", "--shard", "2/2")) == 130
+    assert (place / ".o.tif.2-of-2.job").is_dir()
+    assert main(["merge", "o.tif"]) == 2
+    assert "share 2/2 is not complete; run --shard 2/2 again" in capsys.readouterr().err
+    assert not (place / "o.tif").exists()
+
+
 def test_a_share_of_the_full_context_is_refused(place: Path, capsys: pytest.CaptureFixture[str]):
     assert main(predict(TASKS[0], "o.tif", "--shard", "1/2", "--context", "full")) == 2
     assert "--context full mixes a scene in one process" in capsys.readouterr().err

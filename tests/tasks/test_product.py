@@ -15,6 +15,7 @@ from xt.tasks.classification import ImageClassification
 from xt.tasks.detection import PointDetection
 from xt.tasks.preview import COLOURS, class_colours
 from xt.tasks.registry import task_of
+from xt.tasks.segmentation import SemanticSegmentation
 
 
 @pytest.mark.parametrize("kind", ["semantic-segmentation", "classification"])
@@ -111,3 +112,34 @@ def test_labels_are_smoothed_as_asked():
     for smoothing in (0.0, 0.3):
         loss = ImageClassification(smoothing).losses(lambda image, valid: {"label": logits}, batch)  # type: ignore[arg-type]
         torch.testing.assert_close(loss["loss"], F.cross_entropy(logits, label, label_smoothing=smoothing))
+
+
+def test_masks_are_learnt_and_scored_without_what_is_ignored_and_the_background_is_no_score():
+    class Data:
+        classes, ignore_index, gives = ("sea", "ice", "ship"), 9, "mask"
+
+    task = SemanticSegmentation()
+    task.adopt(Data)  # type: ignore[arg-type]
+    mask = torch.tensor([[[0, 0, 1, 1], [2, 2, 9, 9]]])
+    said = torch.tensor([[[0, 1, 1, 1], [2, 0, 2, 1]]])
+    batch = {"image": torch.zeros(1, 1, 2, 4), "valid": torch.ones(1, 1, 2, 4, dtype=torch.bool), "mask": mask}
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Model:
+        def statistics(
+            self, image: object, targets: dict[str, torch.Tensor], of: object, valid: object
+        ) -> torch.Tensor:
+            seen.append(targets)
+            return torch.zeros(11)
+
+        def __call__(self, image: object, valid: object) -> dict[str, torch.Tensor]:
+            return {"mask": F.one_hot(said, 3).movedim(-1, 1).float()}
+
+    task.losses(Model(), batch)  # type: ignore[arg-type]
+    assert seen[0]["valid"].equal((mask != 9)[:, None])
+    task.measure(Model(), batch)  # type: ignore[arg-type]
+    scores = task.scores(Data, tune=False)  # type: ignore[arg-type]
+    of_classes = [1 / 3, 2 / 3, 1 / 2]
+    assert [scores[f"iou_{name}"] for name in Data.classes] == pytest.approx(of_classes)
+    assert scores["iou"] == pytest.approx(np.mean(of_classes[1:]))
+    assert scores["f1"] == pytest.approx(np.mean([4 / 5, 2 / 3]))

@@ -3,14 +3,17 @@
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_runs import config, losses, run_train
 
 from xt.cli.main import main
-from xt.errors import CheckpointError
+from xt.data.base import DataModule
+from xt.errors import CheckpointError, ConfigError
 from xt.models.checkpoint import load_model
+from xt.training.binding import BOUND_TRAINER, check_same, is_complete
 from xt.training.checkpoints import find_checkpoint
 
 
@@ -108,8 +111,11 @@ def test_finished_run_goes_on_when_its_end_is_moved(
     assert main([*argv, "--trainer.max_epochs", "1"]) == 0
     assert "raise --trainer.max_epochs" in capsys.readouterr().out
     assert losses(run) == losses(unbroken)
+    for name in ("last.ckpt.0123456789abcdef.partial.ckpt", "last.ckpt.sha256.0123456789abcdef.partial.sha256"):
+        (run / "checkpoints" / f".{name}").write_text("of a kill")
     assert main([*argv, "--trainer.max_epochs", "3"]) == 0
     assert "going on from" in capsys.readouterr().out
+    assert not list((run / "checkpoints").glob(".*"))
     end = max(int(row[0]) for row in losses(unbroken)[1:])
     before = [[row for row in losses(each)[1:] if int(row[0]) < end] for each in (run, unbroken)]
     assert before[0] == before[1]
@@ -148,6 +154,27 @@ def test_where_data_lie_and_how_work_is_cut_do_not_bind(
     for bound in (["--data.image_size", "64"], ["--trainer.gradient_clip_val", "1"], ["--seed_everything", "5"]):
         assert main([*argv, *bound]) == 2
         assert f"was trained with another {bound[0][2:6]}" in capsys.readouterr().err
+
+
+def test_keys_of_the_trainer_that_change_a_step_bind(tmp_path: Path):
+    keys = {
+        "accumulate_grad_batches", "devices", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches", "num_nodes",
+    }  # fmt: skip
+    assert set(BOUND_TRAINER) == keys
+    for key in keys:
+        with pytest.raises(ConfigError, match=rf"was trained with another trainer\.{key} \(1, now 2\)"):
+            check_same(tmp_path, {"trainer": {key: 1}}, {"trainer": {key: 2}}, DataModule)
+    check_same(tmp_path, {"trainer": {"max_epochs": 1}}, {"trainer": None}, DataModule)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "complete"),
+    [(3, -1, True), (3, 90, True), (4, -1, False), (2, -1, True), (-1, -1, False), (None, -1, False)],
+)
+def test_a_run_is_complete_until_its_end_is_moved(tmp_path: Path, epochs: int | None, steps: int, complete: bool):
+    (tmp_path / "done").write_text('{"steps": 30, "max_epochs": 3, "max_steps": -1}')
+    now = SimpleNamespace(max_epochs=epochs, max_steps=steps)
+    assert is_complete(tmp_path, now) == complete  # type: ignore[arg-type]
 
 
 def test_damaged_checkpoints_are_never_trained_over(

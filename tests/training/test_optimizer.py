@@ -16,7 +16,7 @@ from xt.models.region.timm_features import TimmFeatures
 from xt.tasks.base import Task
 from xt.tasks.classification import ImageClassification
 from xt.tasks.segmentation import SemanticSegmentation
-from xt.training.module import TrainingModule
+from xt.training.module import TrainingModule, describe
 from xt.training.optimizer import optimization, parameter_groups
 
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2]}
@@ -81,6 +81,7 @@ def test_decay_shrinks_the_first_group_alone():
 def test_the_rate_rises_then_falls_along_a_cosine():
     task = swin_mamba()
     made = optimization(parameter_groups(task, task.model, 0.0), 1.0, 4, 12)
+    assert made["lr_scheduler"]["interval"] == "step"
     rates = []
     for _ in range(13):
         rates.append(made["optimizer"].param_groups[0]["lr"])
@@ -89,6 +90,29 @@ def test_the_rate_rises_then_falls_along_a_cosine():
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[8] == pytest.approx(0.5)
     assert rates[12] == pytest.approx(0.0)
+
+
+def test_parts_that_do_not_learn_stay_in_evaluation_mode():
+    def encoder(in_chans: int) -> TimmFeatures:
+        return TimmFeatures(in_chans, "convnext_atto", 64, model_args={"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]})
+
+    parts = ModelConfig(encoder, lambda dim: Mamba(dim, depth=1), lambda inputs: UNet(inputs, [8, 8, 8], 4), 16)
+    made = TrainingModule(SemanticSegmentation(), parts, train_parts=["decoder", "heads"])
+    made.build(Images("mask"))
+    made.train()
+    model = made.model
+    learns = {"region_encoder": False, "context": False, "decoder": True, "heads": True}
+    assert {name: getattr(model, name).training for name in learns} == learns
+    assert {name: next(getattr(model, name).parameters()).requires_grad for name in learns} == learns
+
+
+def test_a_model_is_saved_with_what_its_data_are():
+    data = Images("mask")
+    data.nodata, data.coarse, data.resolution, data.image_size = -9.0, ("b",), 10.0, 96
+    found = describe(data, SemanticSegmentation())
+    assert (found.task, found.task_class, found.image_size) == ("semantic-segmentation", "SemanticSegmentation", 96)
+    assert (found.inputs, found.resolution, found.classes) == (data.inputs, 10.0, ("x", "y", "z"))
+    assert (found.nodata, found.coarse) == (-9.0, ("b",))
 
 
 class Balancing(Identity):

@@ -47,6 +47,25 @@ def test_a_run_is_cleared(run: Path):
     assert everything(run) == set()
 
 
+def test_what_is_left_of_a_killed_removal_is_still_a_run(run: Path, monkeypatch: pytest.MonkeyPatch):
+    plain, removed = Path.unlink, list[Path]()
+
+    def once(path: Path, missing_ok: bool = False) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        plain(path, missing_ok)
+
+    while len([path for path in everything(run) if path.is_file()]) > 1:
+        removed.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", once)
+            with pytest.raises(KeyboardInterrupt):
+                clear(run)
+        check_own(run, True, [])
+    assert (run / "config.yaml").exists()
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "checkpoints/mine.ckpt", "model/readme.md", "data/a.tif", "last.ckpt"])
 def test_a_foreign_file_is_named_and_nothing_is_removed(run: Path, name: str, capsys: pytest.CaptureFixture[str]):
     (run / name).parent.mkdir(exist_ok=True)
@@ -72,8 +91,9 @@ def test_links_are_refused(run: Path, tmp_path: Path):
 
 
 def test_home_current_folder_and_what_holds_data_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(OutputError, match=r"holds .*model"):
-        check_own(run, True, [run / "model"])
+    for keep in ([run / "model"], [CONFIG, run / "model"]):
+        with pytest.raises(OutputError, match=r"holds .*model"):
+            check_own(run, True, keep)
     monkeypatch.setenv("HOME", str(run))
     with pytest.raises(OutputError, match="--fresh would remove"):
         check_own(run, True, [])

@@ -56,14 +56,15 @@ def test_eval_shows_several_runs_side_by_side(
     assert "nowhere does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
 def test_loss_that_is_not_finite_stops_and_names_the_image(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, value: str
 ):
     from xt.losses.detection import DetectionLoss
 
     plain = DetectionLoss.total
     monkeypatch.setattr(
-        DetectionLoss, "total", lambda self, *given: {k: v * float("nan") for k, v in plain(self, *given).items()}
+        DetectionLoss, "total", lambda self, *given: {k: v * float(value) for k, v in plain(self, *given).items()}
     )
     assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]) == 3
     message = capsys.readouterr().err.splitlines()[-1]
