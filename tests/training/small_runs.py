@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,8 @@ def run_train(*argv: str, kill_at: int | None = None, by: int = 0, stage: str = 
         "from xt.cli.main import main\n"
         "if __name__ == '__main__': sys.exit(main(['train', *sys.argv[4:]]))"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())  # as here: another number changes the last digits of sums
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
     argv_all = [sys.executable, "-c", code, str(-1 if kill_at is None else kill_at), str(by), stage, *argv]
     child = subprocess.Popen(
         argv_all, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
