@@ -12,7 +12,11 @@ def test_names_share_images_out():
 
 
 def test_empty_splits_and_wrong_patterns_are_said():
-    with pytest.raises(InputError, match="no test image: validation 'v', test 'x'"):
-        Splits("v", "x").share(["a", "v"], str)
+    splits = Splits("v", "x")
+    shares = splits.share(["a", "v"], str)
+    splits.check(shares, "validation")
+    for split in ("train", "test"):
+        with pytest.raises(InputError, match="no test image: validation 'v', test 'x'"):
+            splits.check(shares, split)
     with pytest.raises(ConfigError, match=r"data\.init_args\.test '\[' is no regular expression"):
         Splits("v", "[")

@@ -140,6 +140,13 @@ def truth(folder: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         return mask.read(1), (image.read() != 0).all(0)
 
 
+def without_training_images(folder: Path, known: str) -> None:
+    """Remove them, so that mean and deviation can come from nowhere but the model."""
+    for path in [*(folder / "images").iterdir(), *(folder / known).iterdir()]:
+        if path.stem != "v":
+            path.unlink()
+
+
 def samples(run: Path, rows: int) -> dict[str, npt.NDArray[Any]]:
     """What a run drew: name → the last rows, which are those of the pictures."""
     return {path.name: np.asarray(Image.open(path))[-rows:] for path in sorted((run / "samples").iterdir())}
@@ -183,6 +190,8 @@ def test_segmentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert (drawn[:, -SIZE:] == of_classes(classes.astype(int), valid)).all()
     assert (drawn[:, -2 * SIZE - GAP : -SIZE - GAP] == of_classes(mask.astype(int), valid)).all()
     assert 0.02 < want["iou_ship"] < 1
+    without_training_images(tmp_path, "masks")
+    assert measured(run, capsys) == want
 
 
 @pytest.mark.parametrize("limits", [None, [-1.0, 100.0]])
@@ -227,6 +236,8 @@ def test_regression(limits: list[float] | None, tmp_path: Path, capsys: pytest.C
     _, metadata = load_model(run)
     assert metadata.settings["targets"] == ["height", "light"]
     assert metadata.settings["limits"] == (limits or [None, None])
+    without_training_images(tmp_path, "values")
+    assert measured(run, capsys) == want
 
 
 def test_classification(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -5,8 +5,10 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import config, losses, run_train
 
 from xt.cli.main import main
@@ -123,6 +125,29 @@ def test_finished_run_goes_on_when_its_end_is_moved(
     assert steps == list(range((end + 1) * 3 // 2))
     assert main([*argv, "--trainer.max_epochs", "3"]) == 0
     assert "is complete" in capsys.readouterr().out
+
+
+def test_statistics_are_those_the_run_began_with(tmp_path: Path):
+    def images(value: int) -> None:
+        for name in ("a", "v"):
+            for kind, scale in (("images", 1), ("masks", 0)):
+                (tmp_path / kind).mkdir(exist_ok=True)
+                pixels = np.random.default_rng(0).integers(value, 2 * value, (64, 64), dtype=np.uint8) * scale
+                Image.fromarray(pixels).save(tmp_path / kind / f"{name}.png")
+
+    images(20)
+    data = {"root": str(tmp_path), "validation": "v", "image_size": 64, "bands": ["grey"], "classes": ["no", "yes"]}
+    path = config(tmp_path, tmp_path, data={"class_path": "RasterPairsData", "init_args": data})
+    argv = ["train", str(path), "--run_dir", str(tmp_path / "run"), "--model.task", "SemanticSegmentation"]
+    assert main([*argv, "--trainer.max_epochs", "2"]) == 0
+    _, before = load_model(tmp_path / "run")
+    images(100)
+    assert main([*argv, "--trainer.max_epochs", "4"]) == 0
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] > 1
+    assert 25 < before.mean[0] < 35
+    assert saved["RasterPairsData"]["mean"] == list(before.mean)
+    assert saved["RasterPairsData"]["std"] == list(before.std)
 
 
 def test_a_run_without_a_step_binds_nothing_and_leaves_nothing(

@@ -16,6 +16,8 @@ from xt.errors import ConfigError, at_least
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 """Stage → splits that it needs."""
+STATISTICS = ("mean", "std", "target_mean", "target_std")
+"""Attributes that may be measured over the training data."""
 
 
 def check_bands(bands: Sequence[str], indexes: Sequence[int] | None) -> None:
@@ -119,6 +121,16 @@ class DataModule(LightningDataModule):
         for split in STAGES.get(stage, ()):
             if split not in self.datasets:
                 self.datasets[split] = self.dataset(split)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Mean and deviation of bands and targets, which a checkpoint keeps."""
+        return {name: list(getattr(self, name)) for name in STATISTICS}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take those of a run or a model, so that :meth:`setup` need not measure them; what the config says counts."""
+        for name in STATISTICS:
+            if not getattr(self, name):
+                setattr(self, name, tuple(state_dict.get(name, ())))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training samples in an order that changes from epoch to epoch."""

@@ -106,7 +106,9 @@ class PairedRasters(DataModule):
         """Match the rasters, compare their sizes, and measure mean and std if they are not given."""
         if not self.pairs:
             self.pairs = self._match()
+        self.splits.check(self.pairs, split)
         if not self.mean:
+            self.splits.check(self.pairs, "train")
             self.mean, self.std = measure(self.sources[image] for image, _ in self.pairs["train"])
         pairs = [
             (self.sources[image].with_statistics(self.mean, self.std), known) for image, known in self.pairs[split]

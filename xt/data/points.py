@@ -106,7 +106,9 @@ class PointsData(DataModule):
             images = self._images()
             self.objects = read_points(self.points, {image.name: image for image in images}, self.drop_bad_labels)
             self.sources = self.splits.share(images, lambda image: image.name)
+        self.splits.check(self.sources, split)
         if not self.mean:
+            self.splits.check(self.sources, "train")
             self.mean, self.std = measure(self.sources["train"])
         sources = [source.with_statistics(self.mean, self.std) for source in self.sources[split]]
         tables = [self.objects.scene(source.name) for source in sources]

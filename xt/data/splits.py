@@ -1,7 +1,7 @@
 """Which images of a folder train, validate and test, told by their names."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,20 +39,23 @@ class Splits:
                 ) from error
 
     def share(self, images: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:
-        """Return ``train``, ``validation`` and ``test`` with their images.
-
-        Raises:
-            InputError: If a split has none.
-        """
+        """Return ``train``, ``validation`` and ``test`` with their images."""
         found: dict[str, list[T]] = {"train": [], "validation": [], "test": []}
         for image in images:
             found[self._of(name(image))].append(image)
         if self.test is None:
             found["test"] = found["validation"]
-        for split, each in found.items():
-            if not each:
-                raise InputError(f"data: no {split} image: validation {self.validation!r}, test {self.test!r}")
         return found
+
+    def check(self, shares: Mapping[str, Sequence[object]], split: str) -> None:
+        """Look whether a split has images, and for training whether the others have, which come later.
+
+        Raises:
+            InputError: If one has none.
+        """
+        for each in shares if split == "train" else [split]:
+            if not shares[each]:
+                raise InputError(f"data: no {each} image: validation {self.validation!r}, test {self.test!r}")
 
     def _of(self, name: str) -> str:
         if self.test is not None and re.search(self.test, name):

@@ -120,6 +120,9 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
 
 
 def _begin(cli: CLI, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+        cli.datamodule.load_state_dict(saved.get(type(cli.datamodule).__qualname__, {}))
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)
@@ -139,6 +142,8 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
     cli = parse(config, overrides, modules)
     model, metadata = load_model(find_model(run))
     verb, stage = (cli.trainer.validate, "validate") if split == "validation" else (cli.trainer.test, "test")
+    settings = metadata.settings  # of values, their mean and deviation too
+    cli.datamodule.load_state_dict({**settings, "mean": metadata.mean, "std": metadata.std})
     cli.datamodule.prepare_data()
     cli.datamodule.setup(stage)
     cli.model.take(model, metadata, cli.datamodule)
