@@ -37,7 +37,9 @@ def mixer(m: nn.Module, tokens: Tensor, groups: int, states: int, head_dim: int)
             decay = torch.exp(-delta * torch.exp(p["A_log"][head]))
             hidden[head] = decay * hidden[head] + delta * torch.outer(own, b)
             y.append(hidden[head] @ c + p["D"][head] * own)
-        outputs.append(p["out_proj.weight"] @ rms_norm(m.norm, torch.cat(y) * silu(row[:inner])))
+        gated = (torch.cat(y) * silu(row[:inner])).chunk(groups)  # each group has a norm of its own
+        normed = torch.cat([each / torch.sqrt(each.square().mean() + 1e-5) for each in gated])
+        outputs.append(p["out_proj.weight"] @ (p["norm.weight"] * normed))
     return torch.stack(outputs)
 
 

@@ -68,6 +68,8 @@ def ssd(
 class Mamba2Mixer(nn.Module):
     """One projection for gate, input, B, C and step; causal convolution over all but gate and step; SSD; gated norm.
 
+    The norm is of the channels of each group, as in the release.
+
     Args:
         dim: Channels of a token.
         d_state: States of a channel.
@@ -121,7 +123,9 @@ class Mamba2Mixer(nn.Module):
         b, c = (rearrange(each, "b l (g n) -> b l g n", g=self.num_groups) for each in (b, c))
         y, state = ssd(x, delta, -self.A_log.to(dtype).exp(), b, c, state, self.chunk_size)
         y = (y + self.D.to(x.dtype)[:, None] * x).flatten(2)
-        return self.out_proj(self.norm(y * F.silu(z))), [seen, state]
+        gated = rearrange(y * F.silu(z), "b l (g c) -> b l g c", g=self.num_groups)
+        normed = F.rms_norm(gated, gated.shape[-1:], eps=1e-5).flatten(2)
+        return self.out_proj(normed * self.norm.weight.to(normed.dtype)), [seen, state]
 
 
 class Mamba2Layer(nn.Module):
