@@ -109,6 +109,21 @@ def test_autocast_is_replayed_in_backward():
     assert seen == [(True, torch.float16)] * 4
 
 
+def test_backward_within_autocast_reaches_every_parameter():
+    found = []
+    for inside in (False, True):
+        model = small_model(region_batch=1)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = sum(each.float().square().mean() for each in model(image()).values())
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert all(relative(found[1][name], grad) < 1e-3 for name, grad in found[0].items())
+
+
 def test_frozen_encoder_needs_no_backward():
     encoder = small_encoder().requires_grad_(False)
     assert not any(each.requires_grad for each in streaming.encode(encoder, image(), GRID, None, 4))

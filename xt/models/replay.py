@@ -27,11 +27,15 @@ class Replay:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Set the state, recording gradients, and take it back afterwards."""
+        """Set the state, recording gradients, and take it back afterwards.
+
+        Casts of weights are made anew: those that an autocast around all keeps may be of the first run, which has no
+        gradients (PyTorch 2.10).
+        """
         devices = [self.device] if self.cuda is not None else []
         with (
             torch.random.fork_rng(devices, device_type="cuda"),
-            torch.autocast(self.device.type, self.dtype, enabled=self.autocast),
+            torch.autocast(self.device.type, self.dtype, self.autocast, cache_enabled=False),
             torch.enable_grad(),
         ):
             torch.set_rng_state(self.cpu)
