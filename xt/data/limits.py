@@ -1,27 +1,22 @@
 """A part of an image: inside a window, inside polygons, or where a mask says so. The rest has no data."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import rasterio
 import shapely
 from rasterio.features import geometry_mask
 from rasterio.rpc import RPC
 
 from xt.data import handles
-from xt.data.georeference import map_crs, to_pixels
 from xt.data.geotiff import PLAIN, Mask, Pixels, open_dataset, read_window, state_of
+from xt.data.polygons import Shapes, read_polygons, touching
 from xt.data.source import Source
 from xt.errors import InputError
 from xt.geometry.grid import Window
-
-VERTEX_PIXELS = 256
-"""Polygons of another CRS get a vertex at least so often before they are brought to pixels; straight lines bend."""
 
 
 class LimitedSource(Source):
@@ -51,6 +46,7 @@ class LimitedSource(Source):
         self.whole, self.mask, self.aoi = source, mask, aoi
         self.height, self.width = self.crop.height, self.crop.width
         self.polygons = None if aoi is None else _polygons(aoi, source)
+        self.tree = shapely.STRtree([] if self.polygons is None else self.polygons)
         if mask is not None:
             dataset = self._mask_dataset(mask)
             if (dataset.height, dataset.width) != (source.height, source.width):
@@ -102,8 +98,7 @@ class LimitedSource(Source):
     def _counts(self, at: Window) -> Mask:
         counts = np.ones((at.height, at.width), bool)
         if self.polygons is not None:
-            box = shapely.box(at.col, at.row, at.col_stop, at.row_stop)
-            near = [each for each in self.polygons if each.intersects(box)]
+            near = self.polygons[touching(self.tree, at)].tolist()
             moved = rasterio.Affine.translation(at.col, at.row)
             counts &= geometry_mask(near, (at.height, at.width), moved, invert=True) if near else False
         if self.mask is not None and counts.any():
@@ -127,32 +122,8 @@ class LimitedSource(Source):
         return list(zip(files, self.before, strict=True))
 
 
-def _polygons(path: Path, source: Source) -> Sequence[Any]:
-    """Polygons of a file in pixels of an image: x is the column, y the row, from the corner of the first pixel."""
-    try:
-        meta, _, geometry, _ = pyogrio.raw.read(path, columns=[])
-        shapes = shapely.from_wkb(geometry)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.ShapelyError) as error:
-        raise InputError(f"{path}: no polygons can be read: {str(error).splitlines()[0]}") from error
-    shapes = np.array([each for each in shapes if each is not None and each.geom_type.endswith("Polygon")], object)
+def _polygons(path: Path, source: Source) -> Shapes:
+    shapes, _ = read_polygons(path, source)
     if not len(shapes):
         raise InputError(f"{path}: holds no polygon; give polygons of what counts")
-    profile = source.profile()
-    own, given = map_crs(profile), meta.get("crs")
-    if own is None or not any(key in profile for key in ("transform", "gcps", "rpcs")):
-        raise InputError(f"{source.path}: no CRS or georeference, so the polygons of {path} cannot be placed")
-    if given is None:
-        raise InputError(f"{path}: has no CRS; save it with one")
-    shapes = shapely.segmentize(shapely.force_2d(shapes), _length(shapes))
-    places = shapely.get_coordinates(shapes)
-    x, y = rasterio.warp.transform(rasterio.CRS.from_user_input(given), own, places[:, 0], places[:, 1])
-    rows, cols = to_pixels(np.asarray(x), np.asarray(y), profile)
-    moved = shapely.set_coordinates(shapes, np.stack([cols + 0.5, rows + 0.5], axis=1))
-    found: Sequence[Any] = shapely.make_valid(moved)
-    return found
-
-
-def _length(shapes: Any) -> float:
-    """Of a piece of an edge: a part of the polygons' extent."""
-    left, bottom, right, top = shapely.total_bounds(shapes)
-    return max(float(right - left), float(top - bottom)) / VERTEX_PIXELS or 1.0
+    return shapes

@@ -1,0 +1,108 @@
+"""Polygons of a file (GeoJSON, GeoPackage, shapefile …), brought to the pixels of an image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import rasterio
+import rasterio.warp
+import shapely
+
+from xt.data.georeference import map_crs, to_map, to_pixels
+from xt.data.source import Source
+from xt.errors import InputError
+from xt.geometry.grid import Window
+
+VERTEX_PIXELS = 256
+"""Polygons of another CRS get a vertex at least so often before they are brought to pixels; straight lines bend."""
+PLACES = 33
+"""Places along each side of an image by which its extent in another CRS is told."""
+MARGIN = 0.05
+"""Share of that extent by which it is widened on each side."""
+FAULTS = pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.ShapelyError
+Shapes = npt.NDArray[np.object_]
+
+
+def read_polygons(
+    path: Path, source: Source, column: str | None = None, near: bool = False
+) -> tuple[Shapes, npt.NDArray[Any]]:
+    """Read the polygons of a file in pixels of an image.
+
+    Args:
+        path: The file; it needs a CRS.
+        source: The image; it needs one too, and a georeference.
+        column: Column of the file that is read too.
+        near: Leave out those that lie far from the image, which a file with an index need not read.
+
+    Returns:
+        Valid polygons, whose x is the column and y the row, from the corner of the first pixel; and the values of
+        ``column`` for each, or None.
+
+    Raises:
+        InputError: If file or image do not say where they lie, or the file cannot be read.
+    """
+    given, own = crs_of(path), map_crs(source.profile())
+    if own is None or not any(key in source.profile() for key in ("transform", "gcps", "rpcs")):
+        raise InputError(f"{source.path}: no CRS or georeference, so the polygons of {path} cannot be placed")
+    box = _extent(source, own, given) if near else None
+    try:
+        _, _, geometry, values = pyogrio.raw.read(path, columns=[column] if column else [], bbox=box)
+        shapes = shapely.from_wkb(geometry)
+    except FAULTS as error:
+        raise _unreadable(path, error) from error
+    told = values[0] if column else np.full(len(shapes), None)
+    kept = np.array([each is not None and each.geom_type.endswith("Polygon") for each in shapes], bool)
+    shapes, told = shapely.force_2d(shapes[kept]), told[kept]
+    if not len(shapes):
+        return shapes, told
+    if given != own:
+        left, bottom, right, top = box or shapely.total_bounds(shapes)
+        shapes = shapely.segmentize(shapes, max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
+    places = shapely.get_coordinates(shapes)
+    x, y = _moved(given, own, *places.T)
+    rows, cols = to_pixels(x, y, source.profile())
+    moved = shapely.set_coordinates(shapes, np.stack([cols + 0.5, rows + 0.5], axis=1))
+    return np.asarray(shapely.make_valid(moved), object), told
+
+
+def crs_of(path: Path) -> Any:
+    """CRS of a file of polygons.
+
+    Raises:
+        InputError: If it has none, or cannot be read.
+    """
+    try:
+        told = pyogrio.read_info(path)["crs"]
+    except FAULTS as error:
+        raise _unreadable(path, error) from error
+    if told is None:
+        raise InputError(f"{path}: has no CRS; save it with one")
+    return rasterio.CRS.from_user_input(told)
+
+
+def touching(tree: shapely.STRtree, window: Window) -> npt.NDArray[np.int64]:
+    """Which polygons of a tree touch a window, in their order."""
+    box = shapely.box(window.col, window.row, window.col_stop, window.row_stop)
+    return np.sort(tree.query(box, "intersects"))
+
+
+def _extent(source: Source, own: Any, given: Any) -> tuple[float, ...] | None:
+    """Left, bottom, right and top of an image in another CRS; None where it cannot be told."""
+    rows, cols = np.meshgrid(*(np.linspace(-0.5, side - 0.5, PLACES) for side in (source.height, source.width)))
+    x, y = _moved(own, given, *to_map(rows.ravel(), cols.ravel(), source.profile()))
+    if not (np.isfinite(x) & np.isfinite(y)).all():
+        return None
+    wide, high = MARGIN * np.ptp(x), MARGIN * np.ptp(y)
+    return float(x.min() - wide), float(y.min() - high), float(x.max() + wide), float(y.max() + high)
+
+
+def _moved(start: Any, end: Any, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> list[npt.NDArray[np.float64]]:
+    if start == end:
+        return [x, y]
+    return [np.asarray(each) for each in rasterio.warp.transform(start, end, x, y)]
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: no polygons can be read: {str(error).splitlines()[0]}")
