@@ -61,10 +61,14 @@ def geojson(path: Path, names: list[str]) -> None:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
-def geopackage(path: Path) -> None:
-    points = shapely.to_wkb(shapely.points([on_map(*each) for each in ALL]))
+def layer(path: Path, driver: str, boxes: bool = False) -> None:
+    shapes = shapely.points([on_map(*each) for each in ALL])
+    if boxes:
+        shapes = [shapely.box(x - 30, y - 14, x + 30, y + 14) for x, y in (on_map(*each) for each in ALL)]
     lengths = np.array([np.nan, 40.0, 50.0, 60.0, 70.0, 80.0])
-    pyogrio.raw.write(str(path), points, [lengths], ["vessel_length_m"], geometry_type="Point", crs=UTM, driver="GPKG")
+    kind = "Polygon" if boxes else "Point"
+    geometry = shapely.to_wkb(shapes)
+    pyogrio.raw.write(str(path), geometry, [lengths], ["vessel_length_m"], geometry_type=kind, crs=UTM, driver=driver)
 
 
 def form(root: Path, kind: str) -> str:
@@ -87,9 +91,13 @@ def form(root: Path, kind: str) -> str:
         geojson(root / "p/v.geojson", ["v"])
     elif kind == "geojson":
         geojson(root / "p.geojson", list(PLACES))
+    elif kind == "shp":
+        layer(root / "p.shp", "ESRI Shapefile")
     else:
-        geopackage(root / "p.gpkg")
-    return {"folder": "p", "geojson": "p.geojson", "gpkg": "p.gpkg"}.get(kind, "p.csv")
+        layer(root / "p.gpkg", "GPKG", kind == "boxes")
+    return {"folder": "p", "geojson": "p.geojson", "gpkg": "p.gpkg", "boxes": "p.gpkg", "shp": "p.shp"}.get(
+        kind, "p.csv"
+    )
 
 
 def build(root: Path, points: str, **options: Any) -> PointsData:
@@ -98,7 +106,9 @@ def build(root: Path, points: str, **options: Any) -> PointsData:
     return data
 
 
-@pytest.mark.parametrize("kind", ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg"])
+@pytest.mark.parametrize(
+    "kind", ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg", "boxes", "shp"]
+)
 def test_objects_are_found_where_the_image_is_bright(root: Path, kind: str):
     data = build(root, form(root, kind), crops_per_scene=30, flips=kind == "pixels")
     assert {name: len(data.objects.scene(name)) for name in "abcv"} == {"a": 2, "b": 1, "c": 0, "v": 3}
@@ -163,8 +173,9 @@ def test_gain_scales_training_crops_before_normalisation(root: Path):
     np.testing.assert_array_equal(*same)
 
 
-def test_what_is_not_said_is_unknown(root: Path):
-    table = build(root, form(root, "gpkg")).objects
+@pytest.mark.parametrize("kind", ["gpkg", "shp"])
+def test_what_is_not_said_is_unknown(root: Path, kind: str):
+    table = build(root, form(root, kind)).objects
     assert np.isnan(table.is_vessel).all()
     assert np.isnan(table.is_fishing).all()
     assert sorted(table.vessel_length_m[~np.isnan(table.vessel_length_m)].tolist()) == [40, 50, 60, 70, 80]
@@ -238,8 +249,9 @@ def test_bad_rows_can_be_left_out(root: Path):
 def test_files_that_are_not_what_they_are_called(root: Path):
     (root / "p.gpkg").write_text("<OGRVRTDataSource/>")
     (root / "p.geojson").write_text("<OGRVRTDataSource/>")
-    for name in ("p.gpkg", "p.geojson"):
-        with pytest.raises(LabelError, match=rf"{name}: is no Geo"):
+    (root / "p.shp").write_text("<OGRVRTDataSource/>")
+    for name, kind in (("p.gpkg", "GeoPackage"), ("p.geojson", "GeoJSON"), ("p.shp", "shapefile")):
+        with pytest.raises(LabelError, match=rf"{name}: is no {kind}"):
             build(root, name)
     (root / "p.geojson").write_text('{"type": "Feature')
     with pytest.raises(LabelError, match="cannot be read as GeoJSON"):
@@ -252,7 +264,11 @@ def test_files_that_are_not_what_they_are_called(root: Path):
         build(root, "empty")
     line = {"type": "Feature", "properties": {}, "geometry": {"type": "LineString", "coordinates": [[0, 0], [1, 1]]}}
     (root / "p.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [line]}))
-    with pytest.raises(LabelError, match="feature 1 is no point"):
+    with pytest.raises(LabelError, match="feature 1 is no point or polygon"):
+        build(root, "p.geojson")
+    line["geometry"] = {"type": "Polygon", "coordinates": []}
+    (root / "p.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [line]}))
+    with pytest.raises(LabelError, match="feature 1 is no point or polygon"):
         build(root, "p.geojson")
 
 

@@ -1,4 +1,4 @@
-"""Objects from CSV, GeoJSON and GeoPackage, in pixels or on the map, brought to the pixels of their scenes."""
+"""Objects of CSV, GeoJSON, GeoPackage and shapefiles, in pixels or on the map, brought to the pixels of scenes."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,23 +17,28 @@ from xt.data.labels import ATTRIBUTES, SCENE, Columns, LabelTable, as_table, num
 from xt.data.source import Source
 from xt.errors import LabelError
 
-VECTOR = (".geojson", ".json", ".gpkg")
+VECTOR = (".geojson", ".json", ".gpkg", ".shp")
+"""Suffixes of files of points and polygons."""
 SUFFIXES = (".csv", *VECTOR)
 _PIXELS = ("row", "column"), ("detect_scene_row", "detect_scene_column")
 _MAP = ("x", "y")
+_SHORT = {"vessel_len": "vessel_length_m"}
+"""What shapefiles, whose names have ten letters, make of a name."""
+_SHAPES = (shapely.GeometryType.POINT, shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
 def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False) -> LabelTable:
     """Read the objects of scenes.
 
     Where an object lies is told by the columns ``row`` and ``column`` (pixels; also ``detect_scene_row`` and
-    ``detect_scene_column``), by ``x`` and ``y`` (on the map of the scene), or by points as geometry (brought to the CRS
-    of the scene, if both are known). Which scene it lies in is told by a column ``scene_id``; without one, an object on
-    the map belongs to every scene that it lies in. All attributes of :class:`~xt.data.labels.LabelTable` are optional;
-    without a confidence an object is sure (HIGH).
+    ``detect_scene_column``), by ``x`` and ``y`` (on the map of the scene), or by the geometry (brought to the CRS of
+    the scene, if both are known): points, or polygons such as boxes, whose centre counts. Which scene it lies in is
+    told by a column ``scene_id``; without one, an object on the map belongs to every scene that it lies in. All
+    attributes of :class:`~xt.data.labels.LabelTable` are optional; without a confidence an object is sure (HIGH).
 
     Args:
-        path: CSV, GeoJSON or GeoPackage; or a folder that holds ``SCENE`` in one of these for each scene with objects.
+        path: CSV, GeoJSON, GeoPackage or shapefile; or a folder that holds ``SCENE`` in one of these for each scene
+            with objects.
         scenes: By name.
         drop_bad: Leave bad rows out instead of failing.
 
@@ -47,7 +52,7 @@ def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False
     found = [(name, file) for name, each in files.items() for file in each if file.is_file()]
     if not found:
         raise LabelError(
-            f"{path}: no file SCENE.csv, .geojson or .gpkg for any scene, such as {next(iter(scenes))}.csv"
+            f"{path}: no file SCENE.csv, .geojson, .gpkg or .shp for any scene, such as {next(iter(scenes))}.csv"
         )
     tables = [_read(file, {name: scenes[name]}, name, drop_bad) for name, file in found]
     return LabelTable.concatenate(tables)
@@ -137,12 +142,14 @@ def _on(table: LabelTable, source: Source) -> np.ndarray[Any, np.dtype[np.bool_]
 
 def _vector_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]], Any]:
     """Return header, rows as a CSV gives them, with x and y, and the CRS."""
-    driver = "GPKG" if path.suffix.lower() == ".gpkg" else "GeoJSON"
+    driver = {".gpkg": "GeoPackage", ".shp": "shapefile"}.get(path.suffix.lower(), "GeoJSON")
     try:
         with path.open("rb") as file:
             start = file.read(16)
-        if driver == "GPKG" and not start.startswith(b"SQLite format 3\0"):
+        if driver == "GeoPackage" and not start.startswith(b"SQLite format 3\0"):
             raise LabelError(f"{path}: is no GeoPackage; write it again")
+        if driver == "shapefile" and not start.startswith(b"\0\0\x27\x0a"):
+            raise LabelError(f"{path}: is no shapefile; write it again")
         if driver == "GeoJSON" and not start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
             raise LabelError(f"{path}: is no GeoJSON; write it again")
         meta, _, geometry, values = pyogrio.raw.read(str(path))
@@ -150,15 +157,16 @@ def _vector_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str
         raise LabelError(f"{path}: {error.strerror or error}; check the path") from error
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise LabelError(f"{path}: cannot be read as {driver} ({error}); write it again") from error
-    fields = [str(name) for name in meta["fields"]]
+    fields = [_SHORT.get(str(name), str(name)) for name in meta["fields"]]
     if geometry is None:
         return fields, _records(fields, values), None
     shapes = shapely.from_wkb(geometry)
-    bad = [i for i, kind in enumerate(shapely.get_type_id(shapes)) if kind != shapely.GeometryType.POINT]
-    if bad:
-        raise LabelError(f"{path}: feature {bad[0] + 1} is no point; give one point for each object")
+    bad = np.flatnonzero(~np.isin(shapely.get_type_id(shapes), _SHAPES) | shapely.is_empty(shapes))
+    if len(bad):
+        raise LabelError(f"{path}: feature {bad[0] + 1} is no point or polygon; give one for each object")
+    centres = shapely.centroid(shapes)
     kept = [(name, each) for name, each in zip(fields, values, strict=True) if name not in _MAP]
-    columns = [*(each for _, each in kept), shapely.get_x(shapes), shapely.get_y(shapes)]
+    columns = [*(each for _, each in kept), shapely.get_x(centres), shapely.get_y(centres)]
     names = [*(name for name, _ in kept), *_MAP]
     return names, _records(names, columns), rasterio.CRS.from_string(meta["crs"]) if meta["crs"] else None
 

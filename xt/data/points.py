@@ -17,8 +17,8 @@ from xt.errors import ConfigError, InputError, LabelError, at_least
 class PointsData(DataModule):
     """Crops of images with point objects, in samples of the same form as those of XView3Data.
 
-    ``ROOT/IMAGES`` holds rasters, or folders with ``BAND.tif`` for each band. ``ROOT/POINTS`` is a CSV, GeoJSON or
-    GeoPackage of all objects, or a folder with one of these for each image that has some
+    ``ROOT/IMAGES`` holds rasters, or folders with ``BAND.tif`` for each band. ``ROOT/POINTS`` is a CSV, GeoJSON,
+    GeoPackage or shapefile of all objects, or a folder with one of these for each image that has some
     (:func:`~xt.data.point_files.read_points`). What is not known of an object is not trained on.
 
     Args:
