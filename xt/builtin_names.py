@@ -44,6 +44,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "INaturalistData": "xt.data.inaturalist:INaturalistData",
         "ImageFolderData": "xt.data.image_folder:ImageFolderData",
         "PointsData": "xt.data.points:PointsData",
+        "PolygonsData": "xt.data.polygon_masks:PolygonsData",
         "TokenData": "xt.data.tokens:TokenData",
         "RasterPairsData": "xt.data.raster_pairs:RasterPairsData",
         "RasterValuesData": "xt.data.raster_values:RasterValuesData",

@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from xt.data import handles
 from xt.data.geotiff import CACHE_BYTES, PLAIN, Mask, open_dataset
-from xt.errors import InputError
+from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 
 Classes = npt.NDArray[np.int64]
@@ -29,6 +29,23 @@ def windows(height: int, width: int, size: int = WINDOW) -> list[Window]:
     """Windows that cover a raster once, those at the border smaller."""
     corners = [(row, col) for row in range(0, height, size) for col in range(0, width, size)]
     return [Window(row, col, size, size).clip(height, width) for row, col in corners]
+
+
+def check_classes(classes: Sequence[str], ignore_index: int, centred: float) -> None:
+    """Check what every data module of classes is told.
+
+    Raises:
+        ConfigError: If something is wrong; names its key.
+    """
+    if not classes or len(set(classes)) < len(classes):
+        raise ConfigError(f"data.init_args.classes is {list(classes)}; give each of them a name of its own")
+    if 0 <= ignore_index < len(classes):
+        raise ConfigError(
+            f"data.init_args.ignore_index {ignore_index} is the number of class {classes[ignore_index]!r}; take "
+            "one that no class has, such as -1"
+        )
+    if not 0 <= centred <= 1:
+        raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
 
 
 @dataclass(frozen=True)

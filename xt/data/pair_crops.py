@@ -1,7 +1,7 @@
 """Samples of dense tasks: crops or tiles of images, and what is known of their pixels."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,32 @@ if TYPE_CHECKING:
     from xt.data.paired_rasters import PairedRasters
 
 
+class PixelLabels(Protocol):
+    """Reads what is known of the pixels of an image."""
+
+    @property
+    def key(self) -> str:
+        """Under which it stands in a sample."""
+
+    @property
+    def missing(self) -> float:
+        """Value where nothing is known."""
+
+    def read(self, path: Path, window: Window | None = None) -> npt.NDArray[Any]:
+        """Read a window ``(…, h, w)``, which may reach over the border, or all."""
+
+
+@runtime_checkable
+class PartialLabels(PixelLabels, Protocol):
+    """Labels that know, without reading, of which parts of an image nothing is known."""
+
+    def tells(self, path: Path, window: Window) -> bool:
+        """Whether something may be known of a window."""
+
+    def somewhere(self, path: Path, rng: np.random.Generator) -> tuple[int, int] | None:
+        """A pixel of which something is known, each as likely; None if that may be any."""
+
+
 class RasterPairs(Dataset[dict[str, Any]]):
     """Random crops or, with ``crops_per_image`` None, whole images, large ones in tiles."""
 
@@ -26,7 +52,13 @@ class RasterPairs(Dataset[dict[str, Any]]):
         self.centred, self.gain = data.centred, data.gain
         self.foreground = ForegroundIndex()
         tile = data.validation_tile
-        self.tiles = [(i, each) for i, (source, _) in enumerate(pairs) for each in windows(*_size(source), tile)]
+        self.partial = data.labels if isinstance(data.labels, PartialLabels) else None
+        self.tiles = [
+            (i, each)
+            for i, (source, path) in enumerate(pairs if crops_per_image is None else [])
+            for each in windows(*_size(source), tile)
+            if self.partial is None or self.partial.tells(path, each)
+        ]
 
     def __len__(self) -> int:
         return len(self.tiles) if self.crops_per_image is None else len(self.pairs) * self.crops_per_image
@@ -68,11 +100,16 @@ class RasterPairs(Dataset[dict[str, Any]]):
 
             wanted = self.foreground.get(pair, height, width, read)
             if number := len(wanted):
-                # The pixel may come to lie anywhere in the crop.
-                pixel = wanted.find(int(rng.integers(number)), read) - rng.integers(self.size, size=2)
-                row, col = np.clip(pixel, 0, last).tolist()
-                return row, col
+                return self._around(wanted.find(int(rng.integers(number)), read), rng, last)
+        known = None if self.partial is None else self.partial.somewhere(self.pairs[pair][1], rng)
+        if known is not None:
+            return self._around(known, rng, last)
         row, col = (int(rng.integers(length + 1)) for length in last)
+        return row, col
+
+    def _around(self, pixel: tuple[int, int], rng: np.random.Generator, last: list[int]) -> tuple[int, int]:
+        """A corner such that a pixel comes to lie anywhere in the crop."""
+        row, col = np.clip(pixel - rng.integers(self.size, size=2), 0, last).tolist()
         return row, col
 
 

@@ -3,33 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-import numpy.typing as npt
+from typing import Any, ClassVar
 
 from xt.data.base import DataModule, check_bands
 from xt.data.geotiff import PLAIN, Purpose, open_raster
-from xt.data.pair_crops import RasterPairs
+from xt.data.pair_crops import PixelLabels, RasterPairs
 from xt.data.source import Source
 from xt.data.splits import Splits, rasters
 from xt.data.statistics import measure
 from xt.errors import ConfigError, InputError, at_least
-from xt.geometry.grid import Window
-
-
-class PixelLabels(Protocol):
-    """Reads what is known of the pixels of an image."""
-
-    @property
-    def key(self) -> str:
-        """Under which it stands in a sample."""
-
-    @property
-    def missing(self) -> float:
-        """Value where nothing is known."""
-
-    def read(self, path: Path, window: Window | None = None) -> npt.NDArray[Any]:
-        """Read a window ``(…, h, w)``, which may reach over the border, or all."""
 
 
 class PairedRasters(DataModule):
@@ -127,18 +109,26 @@ class PairedRasters(DataModule):
         """
 
     def _match(self) -> dict[str, list[tuple[Path, Path]]]:
-        for folder in (self.image_folder, self.known_folder):
-            if not folder.is_dir():
-                raise InputError(
-                    f"data: no folder {folder}; set data.init_args.root to where images and {self.what}s are"
-                )
+        check_folder(self.image_folder)
+        images = rasters(self.image_folder)
+        self.sources = {image: Source(image, self.inputs, self.band_indexes) for image in images}
+        pairs = zip(images, self.match(images), strict=True)
+        found = [(image, known) for image, known in pairs if known is not None]
+        return self.splits.share(found, lambda pair: pair[0].stem)
+
+    def match(self, images: Sequence[Path]) -> Sequence[Path | None]:
+        """Find what is known of each image: a raster of its name and size; None where nothing is.
+
+        Raises:
+            InputError: If one is missing or does not fit.
+        """
+        check_folder(self.known_folder)
         others = {path.stem: path for path in rasters(self.known_folder)}
-        found: list[tuple[Path, Path]] = []
-        for image in rasters(self.image_folder):
+        found = []
+        for image in images:
             if image.stem not in others:
                 raise InputError(f"{image}: no {self.what} of this name in {self.known_folder}")
-            known = others[image.stem]
-            source = self.sources[image] = Source(image, self.inputs, self.band_indexes)
+            known, source = others[image.stem], self.sources[image]
             with open_raster(known, PLAIN, purpose=self.purpose) as b:
                 if (source.height, source.width) != (b.height, b.width):
                     raise InputError(
@@ -146,5 +136,15 @@ class PairedRasters(DataModule):
                         "they must be on one grid"
                     )
                 self.check_pair(known, b)
-            found.append((image, known))
-        return self.splits.share(found, lambda pair: pair[0].stem)
+            found.append(known)
+        return found
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"data: no folder {folder}; set data.init_args.root to the folder that holds it")

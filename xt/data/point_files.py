@@ -12,14 +12,13 @@ import rasterio
 import rasterio.warp
 import shapely
 
+from xt.data import vector_files
 from xt.data.georeference import map_crs, to_pixels
 from xt.data.labels import ATTRIBUTES, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv, sure
 from xt.data.source import Source
 from xt.errors import LabelError
 
-VECTOR = (".geojson", ".json", ".gpkg", ".shp")
-"""Suffixes of files of points and polygons."""
-SUFFIXES = (".csv", *VECTOR)
+SUFFIXES = (".csv", *vector_files.SUFFIXES)
 _PIXELS = ("row", "column"), ("detect_scene_row", "detect_scene_column")
 _MAP = ("x", "y")
 _SHORT = {"vessel_len": "vessel_length_m"}
@@ -59,7 +58,7 @@ def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False
 
 
 def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad: bool) -> LabelTable:
-    vector = path.suffix.lower() in VECTOR
+    vector = path.suffix.lower() in vector_files.SUFFIXES
     header, rows, crs = _vector_rows(path) if vector else (*read_csv(path), None)
     pair = next((each for each in (_MAP, *_PIXELS) if set(each) <= set(header)), None)
     if pair is None:
@@ -152,7 +151,7 @@ def _vector_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str
             raise LabelError(f"{path}: is no shapefile; write it again")
         if driver == "GeoJSON" and not start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
             raise LabelError(f"{path}: is no GeoJSON; write it again")
-        meta, _, geometry, values = pyogrio.raw.read(str(path))
+        meta, _, geometry, values = pyogrio.raw.read(str(path), layer=vector_files.only_layer(path))
     except OSError as error:
         raise LabelError(f"{path}: {error.strerror or error}; check the path") from error
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:

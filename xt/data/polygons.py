@@ -12,6 +12,7 @@ import shapely
 
 from xt.data.georeference import map_crs, to_map, to_pixels
 from xt.data.source import Source
+from xt.data.vector_files import FAULTS, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
 
@@ -21,7 +22,6 @@ PLACES = 33
 """Places along each side of an image by which its extent in another CRS is told."""
 MARGIN = 0.05
 """Share of that extent by which it is widened on each side."""
-FAULTS = pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.ShapelyError
 Shapes = npt.NDArray[np.object_]
 
 
@@ -43,15 +43,14 @@ def read_polygons(
     Raises:
         InputError: If file or image do not say where they lie, or the file cannot be read.
     """
-    given, own = crs_of(path), map_crs(source.profile())
-    if own is None or not any(key in source.profile() for key in ("transform", "gcps", "rpcs")):
-        raise InputError(f"{source.path}: no CRS or georeference, so the polygons of {path} cannot be placed")
+    given, own = crs_of(path), placed(source, path)
     box = _extent(source, own, given) if near else None
     try:
-        _, _, geometry, values = pyogrio.raw.read(path, columns=[column] if column else [], bbox=box)
+        layer, columns = only_layer(path), [column] if column else []
+        _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box)
         shapes = shapely.from_wkb(geometry)
     except FAULTS as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     told = values[0] if column else np.full(len(shapes), None)
     kept = np.array([each is not None and each.geom_type.endswith("Polygon") for each in shapes], bool)
     shapes, told = shapely.force_2d(shapes[kept]), told[kept]
@@ -59,12 +58,25 @@ def read_polygons(
         return shapes, told
     if given != own:
         left, bottom, right, top = box or shapely.total_bounds(shapes)
-        shapes = shapely.segmentize(shapes, max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
+        # Vertices are added to valid polygons only: of one that crosses itself a part would be lost.
+        shapes = shapely.segmentize(shapely.make_valid(shapes), max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
     places = shapely.get_coordinates(shapes)
     x, y = _moved(given, own, *places.T)
     rows, cols = to_pixels(x, y, source.profile())
     moved = shapely.set_coordinates(shapes, np.stack([cols + 0.5, rows + 0.5], axis=1))
-    return np.asarray(shapely.make_valid(moved), object), told
+    return np.array([_areas(each) for each in shapely.make_valid(moved)], object), told
+
+
+def placed(source: Source, path: Path) -> Any:
+    """CRS of an image on which the polygons of a file shall lie.
+
+    Raises:
+        InputError: If it has none, or no georeference.
+    """
+    own = map_crs(source.profile())
+    if own is None or not any(key in source.profile() for key in ("transform", "gcps", "rpcs")):
+        raise InputError(f"{source.path}: no CRS or georeference, so the polygons of {path} cannot be placed")
+    return own
 
 
 def crs_of(path: Path) -> Any:
@@ -74,18 +86,25 @@ def crs_of(path: Path) -> Any:
         InputError: If it has none, or cannot be read.
     """
     try:
-        told = pyogrio.read_info(path)["crs"]
+        told = pyogrio.read_info(path, only_layer(path))["crs"]
     except FAULTS as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if told is None:
         raise InputError(f"{path}: has no CRS; save it with one")
     return rasterio.CRS.from_user_input(told)
 
 
 def touching(tree: shapely.STRtree, window: Window) -> npt.NDArray[np.int64]:
-    """Which polygons of a tree touch a window, in their order."""
+    """Which polygons of a tree touch a window."""
     box = shapely.box(window.col, window.row, window.col_stop, window.row_stop)
-    return np.sort(tree.query(box, "intersects"))
+    return np.asarray(tree.query(box, "intersects"))
+
+
+def _areas(shape: Any) -> Any:
+    """What is left of a polygon that was mended, without its lines and points."""
+    if shape.geom_type != "GeometryCollection":
+        return shape
+    return shapely.union_all([each for each in shape.geoms if each.geom_type.endswith("Polygon")])
 
 
 def _extent(source: Source, own: Any, given: Any) -> tuple[float, ...] | None:
@@ -104,5 +123,6 @@ def _moved(start: Any, end: Any, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> li
     return [np.asarray(each) for each in rasterio.warp.transform(start, end, x, y)]
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path, error: Exception) -> InputError:
+    """What to say of a file that cannot be read."""
     return InputError(f"{path}: no polygons can be read: {str(error).splitlines()[0]}")

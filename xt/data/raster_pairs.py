@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.enums import ColorInterp
 
-from xt.data.masks import MaskReader
+from xt.data.masks import MaskReader, check_classes
 from xt.data.paired_rasters import PairedRasters
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
@@ -77,19 +77,11 @@ class RasterPairsData(PairedRasters):
             root, bands, band_indexes, images, masks, validation, test, image_size, mean, std, nodata, batch_size,
             num_workers, seed, crops_per_image, gain, resolution, validation_tile,
         )  # fmt: skip
-        if not classes or len(set(classes)) < len(classes):
-            raise ConfigError(f"data.init_args.classes is {list(classes)}; give each of them a name of its own")
+        check_classes(classes, ignore_index, centred)
         if colors is not None and len(set(map(tuple, colors))) < len(colors):
             raise ConfigError("data.init_args.colors holds one twice; give each class a colour of its own")
         if colors is not None and len(colors) != len(classes) - 1:
             raise ConfigError(f"data: {len(classes)} classes need {len(classes) - 1} colors, got {len(colors)}")
-        if 0 <= ignore_index < len(classes):
-            raise ConfigError(
-                f"data.init_args.ignore_index {ignore_index} is the number of class {classes[ignore_index]!r}; take "
-                "one that no class has, such as -1"
-            )
-        if not 0 <= centred <= 1:
-            raise ConfigError(f"data.init_args.centred is {centred}; it must lie between 0 and 1")
         self.classes, self.ignore_index, self.centred = tuple(classes), ignore_index, centred
         self.masks = MaskReader(len(self.classes), ignore_index, colors)
 

@@ -1,0 +1,121 @@
+"""Polygons over many images: drawn as classes, and looked up."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import rasterio
+import shapely
+from rasterio.features import rasterize
+
+from xt.data.polygons import read_polygons, touching, unreadable
+from xt.data.source import Source
+from xt.data.vector_files import FAULTS, SUFFIXES, only_layer
+from xt.errors import InputError
+from xt.geometry.grid import Window
+
+KEPT = 64
+"""Images whose polygons are kept in memory."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Polygons over one image, in its pixels.
+
+    Attributes:
+        shapes: The polygons.
+        values: Number of the class of each; the larger one counts where two overlap.
+        tree: Finds them.
+    """
+
+    shapes: npt.NDArray[np.object_]
+    values: npt.NDArray[np.int64]
+    tree: shapely.STRtree
+
+    def burn(self, window: Window) -> npt.NDArray[np.int32]:
+        """Values of the pixels ``(h, w)`` of a window whose centre lies in a polygon, and 0."""
+        near = touching(self.tree, window)
+        near = near[np.argsort(self.values[near], kind="stable")]
+        shape = (window.height, window.width)
+        if not len(near):
+            return np.zeros(shape, np.int32)
+        moved = rasterio.Affine.translation(window.col, window.row)
+        pairs = zip(self.shapes[near], self.values[near].tolist(), strict=True)
+        return np.asarray(rasterize(pairs, shape, transform=moved, dtype="int32"))
+
+
+class Layer:
+    """Polygons of one file, or of a file ``IMAGE.gpkg``, ``.geojson`` or ``.shp`` for each image that has some.
+
+    Args:
+        path: The file or folder.
+        numbers: Value of the column → number of the class; None for 1 of every polygon.
+        column: The column that names the class.
+
+    Raises:
+        InputError: If there is no file, it cannot be read, or a polygon has another class; names it.
+    """
+
+    def __init__(self, path: Path, numbers: Mapping[str, int] | None = None, column: str | None = None) -> None:
+        self.path, self.numbers, self.column = path, numbers, column
+        self.kept: OrderedDict[Path, Drawn] = OrderedDict()
+        files = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not path.exists() or not files:
+            what = "file of polygons such as IMAGE.gpkg" if path.is_dir() else "such file or folder"
+            raise InputError(f"{path}: no {what}; set data.init_args.root to the folder that holds it")
+        self.files = {each.stem: each for each in files} if path.is_dir() else None
+        for each in files if column else []:
+            self._check(each)
+
+    def over(self, source: Source) -> Drawn:
+        """The polygons over an image.
+
+        Raises:
+            InputError: If they cannot be read or placed.
+        """
+        if source.path not in self.kept:
+            self.kept[source.path] = self._drawn(source)
+            while len(self.kept) > KEPT:
+                self.kept.popitem(last=False)
+        self.kept.move_to_end(source.path)
+        return self.kept[source.path]
+
+    def _drawn(self, source: Source) -> Drawn:
+        file = self.path if self.files is None else self.files.get(source.path.stem)
+        none = np.zeros(0, object)
+        shapes, told = (none, none) if file is None else read_polygons(file, source, self.column, near=True)
+        numbers = [1 if self.numbers is None else self.numbers[_text(each)] for each in told]
+        inside = shapely.intersects(shapes, shapely.box(0, 0, source.width, source.height)).astype(bool)
+        shapes = shapes[inside]
+        return Drawn(shapes, np.array(numbers, np.int64)[inside], shapely.STRtree(shapes))
+
+    def _check(self, file: Path) -> None:
+        """Look at the classes of all polygons before a step is taken."""
+        try:
+            layer = only_layer(file)
+            meta, _, _, values = pyogrio.raw.read(file, layer, columns=[self.column], read_geometry=False)
+        except FAULTS as error:
+            raise unreadable(file, error) from error
+        assert self.numbers is not None
+        if not len(meta["fields"]):
+            names = ", ".join(map(str, pyogrio.read_info(file, layer)["fields"])) or "none"
+            raise InputError(f"{file}: no column {self.column!r}; set data.init_args.column to one of: {names}")
+        wrong = {_text(each): index for index, each in reversed(list(enumerate(values[0])))}
+        for name, index in wrong.items():
+            if name not in self.numbers:
+                raise InputError(
+                    f"{file}: polygon {index + 1} has {self.column} {name or 'empty'}, which is no class; mend it, or "
+                    f"name it in data.init_args.classes ({', '.join(self.numbers)}) or in unclear"
+                )
+
+
+def _text(value: Any) -> str:
+    """A value of a column as a name or number of a class; empty for none."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float | np.floating) and value == int(value) else str(value)
