@@ -185,13 +185,35 @@ def test_sums_and_places_follow_from_the_tiles(recompute: bool):
     )
     torch.testing.assert_close(sums, (x * scale.weight[0]).sum((0, 2, 3)))
     assert number == 12
-    (sums * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    # The number of tiles depends on nothing, so that what the loss says of it goes nowhere.
+    ((sums * torch.tensor([1.0, 2.0, 3.0])).sum() + number).backward()
     torch.testing.assert_close(
         x.grad, torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand_as(x) * float(scale.weight.detach())
     )
     torch.testing.assert_close(
         scale.weight.grad[0, 0], (x.detach().sum((0, 2, 3)) * torch.tensor([1.0, 2.0, 3.0])).sum()
     )
+
+
+@pytest.mark.parametrize("frozen", ["tensors", "modules"])
+def test_gradients_reach_what_is_not_frozen(frozen: str):
+    scale = nn.Linear(1, 1, bias=False).requires_grad_(frozen != "modules")
+    x = torch.rand(1, 3, 10, 14).requires_grad_(frozen != "tensors")
+    whole = Window(0, 0, 10, 14)
+    tiles = cut_tiles(whole, RegionGrid(10, 14, 16), 4, 4, 0)
+
+    def fn(tile, tensors):
+        return (tensors[0][..., : tile.inner.height, : tile.inner.width] * scale.weight[0],)
+
+    (maps,) = decode_tiles(fn, tiles, [x], [1], [scale], whole)
+    maps.square().sum().backward()
+    weight = scale.weight.detach()
+    if frozen == "tensors":
+        torch.testing.assert_close(scale.weight.grad, 2 * weight * x.square().sum())
+        assert x.grad is None
+    else:
+        torch.testing.assert_close(x.grad, 2 * weight**2 * x.detach())
+        assert scale.weight.grad is None
 
 
 @pytest.mark.parametrize(
