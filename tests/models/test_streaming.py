@@ -82,6 +82,31 @@ def test_regions_that_do_not_exist_are_not_encoded():
     assert pyramid[-1][1].abs().sum() == 0
 
 
+def test_all_at_once_is_what_streaming_gives_of_regions_that_exist():
+    encoder, weights = small_encoder(), []
+    exists = [tuple(i % 3 > 0 for i in range(12)), tuple(i < 5 for i in range(12))]
+    found = []
+    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+        x = image().requires_grad_()
+        maps = encode(encoder, x, GRID, exists)
+        weights = weights or [torch.randn_like(each) for each in maps]
+        total = sum((w * each.square()).sum() for w, each in zip(weights, maps, strict=True))
+        found.append([*maps, *torch.autograd.grad(total, [x, *encoder.parameters()], allow_unused=True)])
+    for a, b in zip(*found, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or relative(a, b) <= 1e-5
+
+
+def test_an_image_gets_its_gradient_through_a_frozen_encoder():
+    encoder = small_encoder().requires_grad_(False)
+    found = []
+    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+        x = image().requires_grad_()
+        encode(encoder, x, GRID, None)[-1].square().sum().backward()
+        found.append(x.grad)
+    assert relative(*found) <= 1e-5
+
+
 def test_random_state_is_replayed_in_backward():
     # With dropout a second run with other random numbers would give the gradient of another function.
     torch.manual_seed(0)

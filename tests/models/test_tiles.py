@@ -216,6 +216,37 @@ def test_gradients_reach_what_is_not_frozen(frozen: str):
         assert scale.weight.grad is None
 
 
+def test_tiles_without_a_gradient_and_tensors_that_are_not_read_are_passed_over():
+    scale = nn.Linear(1, 1, bias=False)
+    x, unread = (torch.rand(1, 3, 10, 14).requires_grad_() for _ in range(2))
+    tiles = cut_tiles(Window(0, 0, 10, 14), RegionGrid(10, 14, 16), 4, 4, 0)
+
+    def fn(tile, tensors):
+        inner = tensors[0][..., : tile.inner.height, : tile.inner.width]
+        return ((inner * scale.weight).sum() if tile is not tiles[2] else torch.zeros(()),)
+
+    decode_tiles(fn, tiles, [x, unread], [1, 1], [scale])[0].backward()
+    want = scale.weight.detach().expand(1, 3, 10, 14).clone()
+    want[(..., *tiles[2].inner.slices)] = 0
+    torch.testing.assert_close(x.grad, want)
+    assert not unread.grad.any()
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    model, pyramid = small_model(), mixed(small_model(), *sample())
+    last = pyramid.maps[-1].requires_grad_()
+    found = model.decode(replace(pyramid, maps=(*pyramid.maps[:-1], last)))["a"].square().sum()
+    (grad,) = torch.autograd.grad(found, last, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_maps_of_halves_are_of_single_precision():
+    model = small_model().bfloat16()
+    x, valid = sample()
+    assert {each.dtype for each in model(x.bfloat16(), valid).values()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     "window",
     [Window(0, 0, 151, 10), Window(-1, 0, 10, 10), Window(5, 200, 3, 2), Window(4, 4, 0, 3), Window(4, 4, 3, 0)],
