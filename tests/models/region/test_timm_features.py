@@ -77,6 +77,14 @@ def test_hub_out_of_reach_names_both_other_ways(monkeypatch: pytest.MonkeyPatch)
         TimmFeatures(3, "convnext_atto", pretrained=True)
 
 
+def test_a_saved_model_asks_the_hub_for_nothing(monkeypatch: pytest.MonkeyPatch):
+    real = timm_features.timm.create_model
+    monkeypatch.setattr(
+        timm_features.timm, "create_model", lambda name, **options: real(name, **options | {"pretrained": False})
+    )
+    assert TimmFeatures(3, "convnext_atto", 64, pretrained=True).spec()["init_args"]["pretrained"] is False
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_local_weights_are_loaded(tmp_path: Path, suffix: str):
     torch.manual_seed(1)
