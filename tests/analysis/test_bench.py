@@ -14,7 +14,7 @@ from xt.analysis.bench import compare, contexts, ops, worker
 from xt.analysis.bench.measure import Spent, exponent
 from xt.analysis.bench.results import figures, table
 from xt.analysis.bench.settings import BOTH, CONTEXTS, MODES, Case, Settings, parse_tokens
-from xt.analysis.bench.sweep import Budget, predicted, sweep
+from xt.analysis.bench.sweep import Budget, Series, predicted, sweep
 from xt.cli.main import main
 from xt.errors import ConfigError
 from xt_kernels.dispatch import Backend
@@ -140,6 +140,8 @@ def test_growth_is_told_of_figures_that_all_mean_something():
     assert exponent([1, 2, 4], [1.0, 2.0, 4.0], 1.0) == pytest.approx(1)
     assert exponent([1, 2, 4], [0.5, 2.0, 4.0], 1.0) is None
     assert exponent([4], [4.0], 1.0) is None
+    five = Series({n: Spent(float(n), float(n), 8.0) for n in (1, 2, 4, 8, 16)})
+    assert figures({"forward": five}, "seconds")["exponents"]["forward"]["tokens"] == [4, 8, 16]
 
 
 def test_a_process_of_its_own_tells_what_it_takes_or_why_not(capfd: pytest.CaptureFixture[str]):
