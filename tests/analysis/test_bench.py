@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from xt.analysis.bench import compare, contexts, ops, worker
-from xt.analysis.bench.measure import Spent
+from xt.analysis.bench.measure import Spent, exponent
 from xt.analysis.bench.results import figures, table
 from xt.analysis.bench.settings import BOTH, CONTEXTS, MODES, Case, Settings, parse_tokens
-from xt.analysis.bench.sweep import Budget, predicted, sweep
+from xt.analysis.bench.sweep import Budget, Series, predicted, sweep
 from xt.cli.main import main
 from xt.errors import ConfigError
 from xt_kernels.dispatch import Backend
@@ -111,6 +111,39 @@ def test_a_prediction_follows_the_last_growth_and_memory_counts():
     assert Budget(100, 8000).refuses(points, 40) == "about 8.0 GiB predicted, more than 7.8 GiB"
 
 
+def test_the_best_of_the_rounds_counts_and_long_runs_are_not_repeated(monkeypatch: pytest.MonkeyPatch):
+    times = {"short": iter([Spent(3.0, 1.0), Spent(2.0, 5.0)]), "long": iter([Spent(30.0, 30.0)])}
+    monkeypatch.setattr("xt.analysis.bench.sweep.timed", lambda side, backward, device: next(times[side]))
+    found = sweep(
+        CONTEXTS, dict.fromkeys(times, MODES[:1]), (64,), SETTINGS, Budget(100.0), None,
+        lambda case, modes, *given: [Spent(99.0, 99.0, 7.0)], lambda case, settings: case.side,
+    )  # fmt: skip
+    assert found["short"]["forward"].points == {64: Spent(2.0, 1.0, 7.0)}
+    assert found["long"]["forward"].points == {64: Spent(30.0, 30.0, 7.0)}
+    assert Spent(1.0, 2.0, 5.0).least(Spent(2.0, 1.0)) == Spent(1.0, 1.0, 5.0)
+
+
+def test_what_takes_too_much_has_not_failed():
+    answers = {"slow": worker.TooMuch("took longer"), "broken": "RuntimeError: no"}
+    found = sweep(
+        CONTEXTS, dict.fromkeys(answers, MODES[:1]), (64, 128), SETTINGS, Budget(), None,
+        lambda case, modes, *given: [answers[case.side]],
+    )  # fmt: skip
+    assert [found[side]["forward"].failed for side in answers] == [False, True]
+    assert [found[side]["forward"].stopped for side in answers] == [
+        "64 tokens: took longer",
+        "64 tokens: RuntimeError: no",
+    ]
+
+
+def test_growth_is_told_of_figures_that_all_mean_something():
+    assert exponent([1, 2, 4], [1.0, 2.0, 4.0], 1.0) == pytest.approx(1)
+    assert exponent([1, 2, 4], [0.5, 2.0, 4.0], 1.0) is None
+    assert exponent([4], [4.0], 1.0) is None
+    five = Series({n: Spent(float(n), float(n), 8.0) for n in (1, 2, 4, 8, 16)})
+    assert figures({"forward": five}, "seconds")["exponents"]["forward"]["tokens"] == [4, 8, 16]
+
+
 def test_a_process_of_its_own_tells_what_it_takes_or_why_not(capfd: pytest.CaptureFixture[str]):
     linear, broken = (Case(CONTEXTS, side, 4096) for side in ("BenchLinear", "BenchBroken"))
     wide = Settings(dim=256, plugins=SETTINGS.plugins)
@@ -195,20 +228,23 @@ def test_estimates_tell_their_error_to_exact_attention():
     assert error["sdpa"] is None
 
 
-@pytest.mark.parametrize("wrong", ["output", "gradient of input 3"])
+@pytest.mark.parametrize("wrong", ["output", "gradient of input 3", "NaN"])
 def test_no_figures_of_a_wrong_operation(wrong: str, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
     right = interface.BACKENDS["blocked"].run
 
     def run(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None) -> Tensor:
         out = right(qkv, scale, bias, masks, kinds)
-        return out * 1.001 if wrong == "output" else out + 0.1 * (bias - bias.detach()).sum()
+        if wrong == "gradient of input 3":
+            return out + 0.1 * (bias - bias.detach()).sum()
+        return out * (1.001 if wrong == "output" else math.nan)
 
     monkeypatch.setitem(interface.BACKENDS, "blocked", Backend(run))
     monkeypatch.setattr(compare, "sweep", lambda *args: pytest.fail("measured what is wrong"))
     assert main(["bench", "ops", "window_attention", "--threads", "1", "-o", str(tmp_path / "out")]) == 1
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith(f"xt: error: window_attention: the {wrong} of 'blocked' in float")
+    what = "output" if wrong == "NaN" else wrong
+    assert told.err.startswith(f"xt: error: window_attention: the {what} of 'blocked' in float")
     assert told.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

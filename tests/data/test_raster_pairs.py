@@ -163,7 +163,7 @@ def test_image_mask_and_validity_turn_together(tmp_path: Path):
 
 def test_only_the_crop_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pairs(tmp_path, a=painted(900, 700, 1), v=painted(30, 30, 3))
-    data = RasterPairsData(str(tmp_path), **BUILD, image_size=48, crops_per_image=9, centred=1.0)
+    data = RasterPairsData(str(tmp_path), **BUILD, image_size=48, crops_per_image=9, centred=1.0, validation_tile=64)
     data.setup("fit")
     asked: list[Window] = []
     plain = Source.read
@@ -174,6 +174,7 @@ def test_only_the_crop_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     dataset[0, 0]
     index = [each for each in asked if each.height > 48]
     assert sum(each.height * each.width for each in index) == 900 * 700
+    assert len(dataset) == 9  # however many tiles it would be cut into
     del asked[:]
     for crop in range(1, 9):
         dataset[0, crop]
@@ -287,7 +288,7 @@ def test_masks_are_read_by_windows_with_nodata_colours_and_borders(tmp_path: Pat
         colours.read(path)
 
 
-@pytest.mark.parametrize("size", [(9, 8), (6, 12)])
+@pytest.mark.parametrize("size", [(9, 8), (6, 12), (8, 12), (6, 9)])
 def test_sizes_that_differ_are_said(tmp_path: Path, size: tuple[int, int]):
     pairs(tmp_path, a=(noise(2, 8, 9), np.zeros(size, np.uint8)), v=painted(9, 9, 1))
     with pytest.raises(InputError, match=rf"8 × 9 px, its mask has {size[0]} × {size[1]}"):

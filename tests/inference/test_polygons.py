@@ -97,6 +97,22 @@ def test_numbers_of_any_type(dtype: str):
     assert joined(values, counts, [4]) == at_once(values, counts)
 
 
+def test_corners_are_told_apart_beyond_row_255():
+    values = np.ones((300, 2), np.uint8)
+    values[0, 0] = values[256:, 0] = 0  # corners at column 1, row 0, and column 0, row 256
+    assert joined(values, values == 1, [130]) == at_once(values, values == 1)
+
+
+def test_the_outer_ring_is_found_far_from_the_first_pixel():
+    values = np.zeros((10, 70_000), np.uint8)
+    values[2:8, 100:30_781] = 1  # of its edges and rows one product lies below 2³¹, one above
+    values[4:6, 105:107] = 0
+    joiner, counts = PolygonJoiner(70_000, 70_000), values == 1
+    joiner.row = 69_990
+    (found,) = [each for row in (0, 5) for each in joiner.add(values[row : row + 5], counts[row : row + 5])]
+    assert [shapely.Polygon(ring).area for ring in found.rings] == [6 * 30_681, 4]
+
+
 def test_nothing_counts():
     assert polygons(np.ones((5, 6), np.uint8), np.zeros((5, 6), bool), [2]) == []
 

@@ -214,6 +214,7 @@ def test_changed_input_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model, _ = load_model(save(tmp_path / "model", "semantic-segmentation", 1))
+    model.decode_size = 64  # which cannot be halved, and need not
     regions = torch.randn(5, 1, 64, 64)
     with torch.no_grad():
         want = views.encode(model, regions)
@@ -234,7 +235,7 @@ def test_full_gpu_halves_the_region_batch(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_full_gpu_decodes_smaller_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model, _ = load_model(save(tmp_path / "model", "semantic-segmentation", 1))
-    model.decode_size = 1024
+    model.region_batch, model.decode_size = 1, 1024
     with torch.no_grad():
         pyramid = model.mix(model.encode(torch.randn(1, 1, 640, 640)))
         want = views.decode(model, pyramid)

@@ -144,6 +144,26 @@ def test_edges_bend_with_the_map(tmp_path: Path):
     assert shapely.convex_hull(found).exterior.distance(shapely.Point(lon, lat)) < 0.05
 
 
+def test_edges_bend_where_control_points_do(tmp_path: Path):
+    corners = [
+        GroundControlPoint(r, c, 10 * c, (c - 300) ** 2 / 30 - 10 * r) for r in (0, 300, 600) for c in (0, 300, 600)
+    ]
+    path = raster(tmp_path / "a.tif", np.ones((1, 600, 600), np.uint8), gcps=corners, crs="EPSG:32632")
+    xt.vectorize(path, tmp_path / "o.gpkg")
+    _, (found,), columns = layer(tmp_path / "o.gpkg")
+    assert len(found.exterior.coords) == 4 * 3 + 1  # one at least each 256 px
+    assert columns["area_m2"] == pytest.approx([shapely.area(found)], rel=1e-6)
+
+
+def test_the_band_that_is_asked_for_gives_values_and_names(tmp_path: Path):
+    path = raster(tmp_path / "a.tif", np.stack([np.zeros((4, 5), np.uint8), np.full((4, 5), 2, np.uint8)]))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(1, CLASS_0="no", CLASS_2="wrong")
+        dataset.update_tags(2, CLASS_2="ice")
+    result = xt.vectorize(path, tmp_path / "o.gpkg", band=2)
+    assert result.by_class == {"ice": 1}
+
+
 def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path):
     place = {"crs": "EPSG:32660", "transform": Affine(10.0, 0, 650_000.0, 0, -10.0, 6_000_000.0)}
     path = raster(tmp_path / "a.tif", np.ones((1, 20, 9000), np.uint8), **place)
@@ -175,6 +195,18 @@ def test_classes_are_chosen_by_name_or_number(tmp_path: Path, capsys: pytest.Cap
     assert ("32632" in meta["crs"], found) == (True, [])
     assert main([*argv, "lnad"]) == 2
     assert "no class 'lnad'; did you mean 'land'?" in capsys.readouterr().err
+
+
+def test_a_name_comes_before_a_number_and_nodata_is_no_class(tmp_path: Path):
+    array = np.array([[-3, 1, 2], [-3, 1, 2]], np.int16)
+    path = raster(tmp_path / "a.tif", array[None], nodata=1)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(1, CLASS_2="1")
+    for wanted, found in (([-3], {"-3": 1}), (["-3"], {"-3": 1}), (["1"], {"1": 1}), ([1], {})):
+        result = xt.vectorize(path, tmp_path / "o.gpkg", classes=wanted, overwrite=True)
+        assert result.by_class == found
+        assert layer(tmp_path / "o.gpkg")[2]["class"] == ([2] if found == {"1": 1} else [-3] * len(found))
+    assert xt.vectorize(path, tmp_path / "o.gpkg", nodata=-3, overwrite=True).by_class == {"1": 1}
 
 
 @pytest.mark.parametrize("kind", ["m²", "px"])

@@ -29,6 +29,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         raster(tmp_path / "f.tif", np.ones((1, 4, 4), np.float32)),
         raster(tmp_path / "m.tif", np.ones((2, 4, 4), np.uint8)),
     )
+    wide = raster(tmp_path / "w.tif", np.ones((1, 4, 4), np.uint64))
     (tmp_path / "old.gpkg").write_text("mine")
     (tmp_path / "link.gpkg").symlink_to("a.tif")
     (tmp_path / "b.gpkg").write_bytes(path.read_bytes())
@@ -41,6 +42,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         ([path, "-o", tmp_path / "no/o.gpkg"], 2, "there is no folder"),
         ([tmp_path / "none.tif", "-o", out], 3, "none.tif: no such file"),
         ([floats, "-o", out], 3, "float32 samples; polygons are made of whole numbers"),
+        ([wide, "-o", out], 3, "uint64 samples; polygons are made of whole numbers up to int64"),
         ([many, "-o", out], 3, "2 bands; choose the one with classes by --band"),
         ([path, "-o", out, "--band", "2"], 3, "no band 2; it has 1"),
         ([path, "-o", out, "--min-area", "-1"], 2, "min_area is -1.0; it must be at least 0"),

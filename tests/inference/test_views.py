@@ -17,8 +17,10 @@ import xt
 from xt.cli.main import main
 from xt.geometry.grid import RegionGrid, Window
 from xt.inference import engine
-from xt.inference.views import TURNS, Turn
+from xt.inference.views import TURNS, Turn, Views, decode
 from xt.models.checkpoint import load_model
+from xt.models.factory import build_from_spec
+from xt.models.pyramid import FeaturePyramid
 
 turns = st.sampled_from(TURNS["d4"])
 
@@ -102,6 +104,40 @@ def test_the_mean_of_the_models_own_answers_is_published(
         else:
             found = np.stack(list(got.read().values()))
             np.testing.assert_allclose(found[:, known[0]], want[:, known[0]], atol=2e-4, rtol=1e-4)
+
+
+def test_a_pyramid_that_ends_within_a_region_is_split_into_views_and_their_answers_joined(tmp_path: Path):
+    spec = load_model(save(tmp_path / "m", "point-detection", 1, 256, "Mamba", depth=1))[0].spec()
+    spec["decoder"]["init_args"] |= {"filters": [8] * 4, "out_stride": 2}  # which reads the image itself
+    model = build_from_spec(spec).eval()
+    grid, window, views = RegionGrid(150, 230, 64), Window(20, 100, 130, 101), Views(model, TURNS["d4"])
+    valid = torch.ones(1, 1, 150, 230, dtype=torch.bool)
+    valid[..., :64, 64:128] = False
+    image = torch.from_numpy(noise(1, 1, 150, 230)) / 100 * valid
+    maps, answers = [], []
+    with torch.inference_mode():
+        for turn in TURNS["d4"]:
+            given = (image, valid.float())
+            if turn != Turn():
+                given = tuple(turn.apply(pad(each, (0, 26, 0, 42))) for each in given)
+            pyramid = model.encode(given[0], given[1] > 0)
+            maps.append([turn.undo(each) for each in pyramid.maps])
+            answers.append(turn.undo(model.decode(model.mix(pyramid))["center"][0])[..., :150, :230].numpy())
+        joined = tuple(torch.cat(each, 1) for each in zip(*maps, strict=True))
+        exists = (tuple(index != 1 for index in range(12)),)
+        pyramid = FeaturePyramid(image, joined, tuple(model.region_encoder.strides), grid, exists)
+        mixed = [model.mix(each) for each in views.split(pyramid)]
+        got = views.values(mixed, lambda raw: raw["center"].numpy(), grid, window)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, np.mean(answers, axis=0)[:, *window.slices], atol=1e-5)
+
+
+def test_pooled_answers_in_bf16_are_told_in_single_precision(tmp_path: Path):
+    model, _ = load_model(save(tmp_path / "m", "classification", 1))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        mixed = model.mix(model.encode(torch.zeros(1, 1, 64, 64)))
+        assert model.decode(mixed)["label"].dtype == torch.bfloat16
+        assert decode(model, mixed)["label"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("context", ["windows", "full"])

@@ -197,3 +197,14 @@ def test_heads_begin_with_what_is_believed_of_a_pixel():
     said = {name: float(100 * value if name == "length" else value.sigmoid()) for name, value in biases.items()}
     assert said == pytest.approx({"center": 0.01, "vessel": 0.01, "fishing": 0.25, "length": 60}, rel=1e-5)
     assert set(PaperDetectionLoss().biases()) == {"vessel", "fishing"}
+
+
+@pytest.mark.parametrize("name", ["value", "mask"])
+def test_sums_of_maps_in_bf16_are_in_single_precision(name: str):
+    maps = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    loss = RegressionLoss() if name == "value" else SegmentationLoss()
+    known = torch.zeros(1, 3, 16, 16) if name == "value" else torch.ones(1, 16, 16, dtype=torch.int64)
+    targets = {name: known, "valid": torch.ones(1, 1, 16, 16, dtype=torch.bool)}
+    found, want = (loss.statistics({name: each}, targets) for each in (maps, maps.float()))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, want)

@@ -82,7 +82,11 @@ def test_only_gradients_that_are_needed():
     torch.testing.assert_close(x.grad, weight.sum(0).expand_as(x))
 
 
-@pytest.mark.parametrize("why", ["double", "small", "autocast", "machine", "off", "other", "compiled"])
+class Own(Tensor):
+    """A tensor that says itself what is done with it, as those of FSDP do."""
+
+
+@pytest.mark.parametrize("why", ["double", "small", "autocast", "machine", "off", "other", "compiled", "subclass"])
 def test_others_go_to_torch(why: str, monkeypatch: pytest.MonkeyPatch):
     x, weight, bias = draw(torch.float64 if why == "double" else torch.float32)
     if why == "small":
@@ -92,6 +96,8 @@ def test_others_go_to_torch(why: str, monkeypatch: pytest.MonkeyPatch):
     if why == "other":
         monkeypatch.setattr(module, "ARGUMENTS", ["Tensor", "Tensor"])
         monkeypatch.setattr(module, "OPERATOR", module._operator())
+    if why == "subclass":
+        x, weight, bias = x.detach(), weight.detach().as_subclass(Own), bias.detach()
     seen = calls(monkeypatch)
     function = torch.compile(linear, backend="eager", fullgraph=True) if why == "compiled" else linear
     with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"), torch.backends.mkldnn.flags(why != "off"):

@@ -82,6 +82,55 @@ def test_regions_that_do_not_exist_are_not_encoded():
     assert pyramid[-1][1].abs().sum() == 0
 
 
+def test_all_at_once_is_what_streaming_gives_of_regions_that_exist():
+    encoder, weights = small_encoder(), []
+    exists = [tuple(i % 3 > 0 for i in range(12)), tuple(i < 5 for i in range(12))]
+    found = []
+    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+        x = image().requires_grad_()
+        maps = encode(encoder, x, GRID, exists)
+        weights = weights or [torch.randn_like(each) for each in maps]
+        total = sum((w * each.square()).sum() for w, each in zip(weights, maps, strict=True))
+        found.append([*maps, *torch.autograd.grad(total, [x, *encoder.parameters()], allow_unused=True)])
+    for a, b in zip(*found, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or relative(a, b) <= 1e-5
+
+
+def test_an_image_gets_its_gradient_through_a_frozen_encoder():
+    encoder = small_encoder().requires_grad_(False)
+    found = []
+    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+        x = image().requires_grad_()
+        encode(encoder, x, GRID, None)[-1].square().sum().backward()
+        found.append(x.grad)
+    assert relative(*found) <= 1e-5
+
+
+def test_stages_that_are_frozen_are_passed_over():
+    encoder = small_encoder()
+    for name, p in encoder.named_parameters():
+        p.requires_grad_(name.startswith(("model.stages_2", "model.stages_3")))
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    streaming.encode(encoder, image(), GRID, None, 5)[0].square().sum().backward()  # of the first stage
+    assert trained
+    assert all(p.grad is None for p in trained)
+    found = []
+    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+        total = sum(each.square().sum() for each in encode(encoder, image(), GRID, None))
+        found.append(torch.autograd.grad(total, trained))
+    assert all(relative(a, b) <= 1e-4 for a, b in zip(*found, strict=True))
+
+
+def test_images_without_any_region_have_maps_of_zeros():
+    encoder = small_encoder()
+    for each, num, stride in zip(
+        streaming.encode(encoder, image(), GRID, [(False,) * 12] * 2, 4), encoder.channels, encoder.strides, strict=True
+    ):
+        assert each.shape == (2, num, GRID.padded_height // stride, GRID.padded_width // stride)
+        assert not each.any()
+
+
 def test_random_state_is_replayed_in_backward():
     # With dropout a second run with other random numbers would give the gradient of another function.
     torch.manual_seed(0)
@@ -142,6 +191,14 @@ def test_memory_kept_between_passes_does_not_hold_activations():
     assert sum(kept) == 0
 
 
+def test_the_maps_of_one_chunk_live_at_a_time():
+    encoder, made, living = small_encoder(), [], []
+    encoder.register_forward_pre_hook(lambda *_: living.append(sum(each() is not None for each in made)))
+    encoder.register_forward_hook(lambda module, inputs, maps: made.extend(map(weakref.ref, maps)))
+    streaming.encode(encoder, image(), GRID, None, 5)
+    assert living == [0] * 5
+
+
 def test_without_gradients_no_random_state_is_kept(monkeypatch: pytest.MonkeyPatch):
     taken: list[int] = []
     plain = streaming.Replay.capture
@@ -199,6 +256,10 @@ def test_sharded_parameters_are_refused_by_name(tmp_path: Path):
             parts.decode(pyramid)
         with pytest.raises(ModelError, match="sharded by FSDP2"):
             parts.encode(image())
+        around = nn.Sequential(small_model())
+        fully_shard(around, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ModelError, match="sharded by FSDP2"):
+            around[0].encode(image())
     finally:
         torch.distributed.destroy_process_group()
 

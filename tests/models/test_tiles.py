@@ -185,13 +185,66 @@ def test_sums_and_places_follow_from_the_tiles(recompute: bool):
     )
     torch.testing.assert_close(sums, (x * scale.weight[0]).sum((0, 2, 3)))
     assert number == 12
-    (sums * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    # The number of tiles depends on nothing, so that what the loss says of it goes nowhere.
+    ((sums * torch.tensor([1.0, 2.0, 3.0])).sum() + number).backward()
     torch.testing.assert_close(
         x.grad, torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand_as(x) * float(scale.weight.detach())
     )
     torch.testing.assert_close(
         scale.weight.grad[0, 0], (x.detach().sum((0, 2, 3)) * torch.tensor([1.0, 2.0, 3.0])).sum()
     )
+
+
+@pytest.mark.parametrize("frozen", ["tensors", "modules"])
+def test_gradients_reach_what_is_not_frozen(frozen: str):
+    scale = nn.Linear(1, 1, bias=False).requires_grad_(frozen != "modules")
+    x = torch.rand(1, 3, 10, 14).requires_grad_(frozen != "tensors")
+    whole = Window(0, 0, 10, 14)
+    tiles = cut_tiles(whole, RegionGrid(10, 14, 16), 4, 4, 0)
+
+    def fn(tile, tensors):
+        return (tensors[0][..., : tile.inner.height, : tile.inner.width] * scale.weight[0],)
+
+    (maps,) = decode_tiles(fn, tiles, [x], [1], [scale], whole)
+    maps.square().sum().backward()
+    weight = scale.weight.detach()
+    if frozen == "tensors":
+        torch.testing.assert_close(scale.weight.grad, 2 * weight * x.square().sum())
+        assert x.grad is None
+    else:
+        torch.testing.assert_close(x.grad, 2 * weight**2 * x.detach())
+        assert scale.weight.grad is None
+
+
+def test_tiles_without_a_gradient_and_tensors_that_are_not_read_are_passed_over():
+    scale = nn.Linear(1, 1, bias=False)
+    x, unread = (torch.rand(1, 3, 10, 14).requires_grad_() for _ in range(2))
+    tiles = cut_tiles(Window(0, 0, 10, 14), RegionGrid(10, 14, 16), 4, 4, 0)
+
+    def fn(tile, tensors):
+        inner = tensors[0][..., : tile.inner.height, : tile.inner.width]
+        return ((inner * scale.weight).sum() if tile is not tiles[2] else torch.zeros(()),)
+
+    decode_tiles(fn, tiles, [x, unread], [1, 1], [scale])[0].backward()
+    want = scale.weight.detach().expand(1, 3, 10, 14).clone()
+    want[(..., *tiles[2].inner.slices)] = 0
+    torch.testing.assert_close(x.grad, want)
+    assert not unread.grad.any()
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    model, pyramid = small_model(), mixed(small_model(), *sample())
+    last = pyramid.maps[-1].requires_grad_()
+    found = model.decode(replace(pyramid, maps=(*pyramid.maps[:-1], last)))["a"].square().sum()
+    (grad,) = torch.autograd.grad(found, last, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_maps_of_halves_are_of_single_precision():
+    model = small_model().bfloat16()
+    x, valid = sample()
+    assert {each.dtype for each in model(x.bfloat16(), valid).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from xt.tasks.classification import ImageClassification
 from xt.tasks.detection import PointDetection
 from xt.tasks.preview import COLOURS, class_colours
 from xt.tasks.registry import task_of
-from xt.tasks.segmentation import SemanticSegmentation
+from xt.tasks.segmentation import SemanticSegmentation, class_outputs, class_product
 
 
 @pytest.mark.parametrize("kind", ["semantic-segmentation", "classification"])
@@ -28,6 +28,13 @@ def test_classes_that_a_byte_does_not_hold_have_no_colours():
     metadata = ModelMetadata("classification", ("b",), (0.0,), (1.0,), classes=tuple(map(str, range(300))))
     product = task_of(metadata).product
     assert (product.dtype, product.colours, len(product.classes)) == ("uint16", None, 300)
+    for number, dtype, exported in ((255, "uint8", torch.uint8), (256, "uint16", torch.int32)):
+        product = class_product(tuple(map(str, range(number))))
+        assert (product.dtype, product.nodata) == (dtype, np.iinfo(dtype).max)
+        logits, valid = F.one_hot(torch.tensor([[3, 1]]), number).movedim(-1, 1), torch.tensor([[True, False]])
+        found = class_outputs("scores", logits.float(), valid, product.nodata)["class"]
+        assert found.tolist() == [[3, np.iinfo(dtype).max]]
+        assert found.dtype == exported
 
 
 def test_maps_are_averaged():
@@ -143,3 +150,6 @@ def test_masks_are_learnt_and_scored_without_what_is_ignored_and_the_background_
     assert [scores[f"iou_{name}"] for name in Data.classes] == pytest.approx(of_classes)
     assert scores["iou"] == pytest.approx(np.mean(of_classes[1:]))
     assert scores["f1"] == pytest.approx(np.mean([4 / 5, 2 / 3]))
+    said = mask.clamp(max=2)
+    task.measure(Model(), batch)  # type: ignore[arg-type]
+    assert task.scores(Data, tune=False)["iou"] == 1  # type: ignore[arg-type]

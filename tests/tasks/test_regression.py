@@ -31,6 +31,8 @@ def test_a_saved_model_publishes_in_the_unit_of_its_targets():
     values = task().activate(raw)
     np.testing.assert_allclose(values, [[[0.0, 12.0]], [[0.0, 0.0]]])  # -2 and -1.5 are below the lowest
     np.testing.assert_allclose(task(limits=[None, None]).activate(raw), [[[-2.0, 12.0]], [[0.0, -1.5]]])
+    coarse = {"value": raw["value"].bfloat16()}  # which holds these numbers, but not what a deviation makes of them
+    np.testing.assert_array_equal(task(target_std=[4.03, 0.5]).activate(coarse)[0], np.float32([[0, 10 + 4.03 * 0.5]]))
     valid = np.array([[True, False]])
     painted = task().paint(values, valid)
     np.testing.assert_array_equal(np.isnan(painted), [[[False, True]]] * 2)
@@ -47,6 +49,7 @@ def test_errors_are_those_of_known_pixels_however_they_come():
     true = rng.normal(size=(4, 2, 20, 30)).astype(np.float32)
     found = true + rng.normal(0.1, 0.5, true.shape).astype(np.float32)
     true[rng.random(true.shape) > 0.6] = np.nan
+    true[0, 0, 0, 0] = np.inf
     errors = Errors(2)
     for rows in (slice(0, 1), slice(1, 4)):
         errors.update(torch.from_numpy(found[rows]), torch.from_numpy(true[rows]))
@@ -65,6 +68,28 @@ def test_errors_of_many_pixels_lose_none():
     errors.sums += 2.0**24  # to which single precision can add no 1
     errors.update(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
     assert errors.sums[:4, 0].tolist() == [2.0**24 + 1] * 4
+    of_one_batch = Errors(1)
+    of_one_batch.update(torch.zeros(1, 1, 1, 2), torch.tensor([[[[4096.0, 1.0]]]]))
+    assert of_one_batch.sums[:, 0].tolist() == [2, -4097, 4097, 2**24 + 1, 4097, 2**24 + 1]
+
+
+def test_errors_of_processes_are_added_up():
+    one, other, both = Errors(1), Errors(1), Errors(1)
+    for number, each in enumerate((one, other)):
+        given = torch.full((1, 1, 2, 3), number + 1.0), torch.rand(1, 1, 2, 3)
+        each.update(*given)
+        both.update(*given)
+    one.merge_state(other)
+    torch.testing.assert_close(one.sums, both.sums)
+
+
+def test_r2_has_no_unit():
+    regression = task()
+    regression.errors = Errors(2)
+    true = torch.tensor([-1.0, 1.0]).expand(1, 2, 1, 2)
+    regression.errors.update(0.5 * true, true)
+    scores = regression.scores(None, False)
+    assert scores["r2_height"] == scores["r2_slope"] == scores["r2"] == pytest.approx(0.75)
 
 
 def test_scores_are_of_what_was_measured_since_the_last():

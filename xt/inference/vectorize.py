@@ -165,7 +165,10 @@ class _Layer:
     def _square_metres(self, shapes: npt.NDArray[Any], pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if self.metres is None:
             return np.full(len(shapes), np.nan)
-        own = shapely.area(self._mapped(shapes)) if self.pixel is None else pixels * self.pixel
+        if self.pixel is None:  # edges bend
+            own = shapely.area(self._mapped(shapely.segmentize(shapes, EDGE_PIXELS)))
+        else:
+            own = pixels * self.pixel
         return np.asarray(own * self.metres**2)
 
     def _mapped(self, shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:

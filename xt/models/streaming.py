@@ -126,7 +126,7 @@ class _Encode(torch.autograd.Function):
             for full, part, stride in zip(pyramid, maps, strides, strict=True):
                 for row, (item, region) in enumerate(chunk):
                     full[(item, slice(None), *run.slices(region, stride))] = part[row]
-            del maps
+            del maps, part
         if not run.chunks:
             pyramid = [run.allocate(image.shape[0], image, i) for i in range(len(strides))]
         return tuple(pyramid)

@@ -1,71 +1,22 @@
-import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from parts import BothWays, Fading, MeanContext, decoder_inputs, small_encoder, small_model
+from parts import Fading, MeanContext, decoder_inputs, fade, small_encoder
+from stored import CHANNELS, CONTEXTS, SIZE, STRIDE, model_with, random_features, stores
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from xt.errors import ModelError, OutputError
 from xt.geometry.grid import RegionGrid, TokenLayout
 from xt.inference import full_context
 from xt.inference.feature_store import FeatureStore
-from xt.inference.full_context import context_memory, mix_stored, scratch_bytes
-from xt.models.context.base import ContextEncoder
-from xt.models.context.hyper import Hyper
-from xt.models.context.identity import Identity
+from xt.inference.full_context import mix_stored
+from xt.models.context.base import Memory, Pass, SequentialContextEncoder
 from xt.models.context.mamba import Mamba
-from xt.models.context.transformer_xl import TransformerXL
 from xt.models.decoders.pooled import Pooled
 from xt.models.xt import XT
-
-CHANNELS, STRIDE, SIZE = 32, 32, 64  # of small_model: 2 × 2 tokens in a region
-CONTEXTS = {
-    **{f"Mamba {depth}": lambda depth=depth: Mamba(16, depth) for depth in (1, 2, 3, 4)},
-    "TransformerXL": lambda: TransformerXL(16, chunk_regions=3, head_dim=8),
-    "Fading": lambda: Fading(16),
-    "BothWays": lambda: BothWays(16),
-    "Identity": lambda: Identity(16),
-    "Hyper": lambda: Hyper(16, head_dim=8, block_size=8, sample_size=8, min_seq_len=32),
-    "MeanContext": lambda: MeanContext(16),
-}
-
-
-def model_with(context: ContextEncoder, dtype: torch.dtype = torch.float32) -> XT:
-    model = small_model(context=context).eval()
-    # Not a projection that hides what the context says.
-    torch.nn.init.normal_(model.context.output_proj.weight, std=0.3)
-    return model.to(dtype)
-
-
-def stores(folder: Path, features: Tensor, grid: RegionGrid, exists: tuple[bool, ...] | None) -> list[FeatureStore]:
-    """The features of all regions that exist, and an empty store of the same shape."""
-    layout = grid.layout(STRIDE, exists)
-    made = [FeatureStore.create(folder / name, CHANNELS, layout, features.dtype) for name in ("features", "out")]
-    for index in range(grid.num_regions):
-        if exists is None or exists[index]:
-            made[0].write(index, features[0][(..., *place(grid, index))])
-    return made
-
-
-def place(grid: RegionGrid, index: int) -> tuple[slice, slice]:
-    window = grid.window(index)
-    row, col, side = window.row // STRIDE, window.col // STRIDE, SIZE // STRIDE
-    return slice(row, row + side), slice(col, col + side)
-
-
-def random_features(grid: RegionGrid, exists: tuple[bool, ...] | None, dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(grid.num_regions)
-    shape = (1, CHANNELS, grid.padded_height // STRIDE, grid.padded_width // STRIDE)
-    features = torch.randn(shape, generator=generator).to(dtype)
-    for index, there in enumerate(exists or ()):
-        features[(..., *place(grid, index))] *= there
-    return features
 
 
 def check(
@@ -177,62 +128,35 @@ def test_halves_on_disk_are_mixed_in_the_type_of_the_model(tmp_path: Path):
         torch.testing.assert_close(out.read_row(1), want[:, 2:], rtol=1e-5, atol=1e-5)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operators made and that are still alive, and the largest of them."""
+class Widening(SequentialContextEncoder):
+    """Two passes down the scene give wider and wider tokens, one up takes them all."""
 
-    def __init__(self):
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.peak = self.largest = 0
+        self.dim, self.given = dim, []
 
-    def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
-        out = func(*args, **(kwargs or {}))
-        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        for x in tree_leaves(out):
-            if isinstance(x, Tensor) and (key := x.untyped_storage()._cdata) not in {*given, *self.sizes}:
-                self.sizes[key] = x.untyped_storage().nbytes()
-                weakref.finalize(x.untyped_storage(), self.sizes.pop, key, None)
-                self.largest = max(self.largest, self.sizes[key])
-        self.peak = max(self.peak, sum(self.sizes.values()))
-        return out
+    def passes(self) -> list[Pass]:
+        wider = [Pass(self.widen, channels=2 * self.dim), Pass(self.widen, channels=3 * self.dim)]
+        return [*wider, Pass(self.narrow, reverse=True)]
 
+    def widen(self, tokens: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        self.given.append(tokens.shape[1])
+        heard, memory = fade(tokens, memory)
+        return torch.cat([tokens, heard[..., -self.dim :]], -1), memory
 
-def count(model: XT, rows: int, folder: Path) -> tuple[LiveBytes, int]:
-    grid = RegionGrid(rows * SIZE, 20 * SIZE, SIZE)
-    before, out = stores(folder, random_features(grid, None), grid, None)
-    with before, out, LiveBytes() as live:
-        mix_stored(model, before, None, grid, folder, out)
-    return live, context_memory(model, grid.layout(STRIDE)) - full_context._ALLOCATOR_BYTES
+    def narrow(self, tokens: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        heard, memory = fade(tokens.flip(1), memory)
+        first, second, third = heard.flip(1).chunk(3, -1)
+        return first + 2 * second - third, memory
 
 
-@pytest.mark.parametrize("name", ["Mamba 4", "BothWays", "TransformerXL", "Fading", "Identity"])
-def test_memory_is_of_one_row_of_regions_and_is_known_before(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(full_context, "PIECE_TOKENS", 60)
-    # Tensors only, of few channels here; the orders that are kept as arrays would hide them.
-    monkeypatch.setattr(full_context, "_INDEX_BYTES", 96)
-    model = model_with(CONTEXTS[name]())
-    (few, told), (many, told_of_many) = count(model, 2, tmp_path), count(model, 6, tmp_path)
-    row = 20 * 4 * CHANNELS * 4
-    assert few.largest == many.largest <= 2 * row
-    assert many.peak <= 1.1 * few.peak
-    assert told == told_of_many
-    assert many.peak <= told <= 4 * many.peak
-
-
-@pytest.mark.parametrize("name", ["Hyper", "MeanContext"])
-def test_memory_of_the_whole_sequence_is_known_before(name: str, tmp_path: Path):
-    live, told = count(model_with(CONTEXTS[name]()), 6, tmp_path)
-    assert 6 * 20 * 4 * 16 * 4 <= live.largest
-    assert live.peak <= told <= 8 * live.peak
-
-
-def test_room_for_tokens_between_passes_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    layout = RegionGrid(100, 200, SIZE).layout(STRIDE, (True, False) * 4)
-    assert [scratch_bytes(model_with(CONTEXTS[name]()), layout) // (16 * 16 * 4) for name in CONTEXTS] == [
-        0, 1, 1, 1, 0, 0, 2, 0, 0, 0,
-    ]  # fmt: skip
+def test_tokens_between_passes_are_as_wide_as_the_last_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(full_context, "PIECE_TOKENS", 7)
+    context = Widening(16)
+    check(model_with(context), RegionGrid(190, 383, SIZE), None, tmp_path, 1e-4)
+    *pieces, whole, again = context.given  # on disk, then in memory
+    assert max(pieces) == 7
+    assert whole == again == 3 * 6 * 4
 
 
 def test_pooled_decoders_and_missing_scratch_are_refused(tmp_path: Path):

@@ -57,6 +57,21 @@ def test_mlps_of_any_kind(use_conv: bool, act: type[nn.Module]):
         torch.testing.assert_close(ours(x), stock(x), rtol=1e-5, atol=1e-6)
 
 
+def test_mlps_drop_and_norm_as_timm_does():
+    torch.manual_seed(0)
+    stock = Mlp(48, 96, norm_layer=nn.LayerNorm, drop=(0.5, 0.25))
+    nn.init.normal_(stock.norm.weight)
+    ours, found = copy.deepcopy(stock), []
+    accelerate(ours)
+    x = torch.randn(2, 256, 48)
+    for model in (ours, stock):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            found.append(model(x))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+    assert found[0].eq(0).float().mean() == pytest.approx(0.25, abs=0.02)
+
+
 def test_classes_that_are_derived_keep_their_own():
     class Own(nn.Linear):
         pass

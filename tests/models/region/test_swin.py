@@ -113,6 +113,15 @@ def test_maps_and_gradients_are_those_of_timm(size: int, tokens: int, monkeypatc
         assert difference < 2e-3, (name, difference)
 
 
+@pytest.mark.parametrize("options", [{"depths": (1, 2, 1, 1)}, {"strict_img_size": False}])
+def test_shifted_windows_that_are_padded_or_masked_when_asked_are_those_of_timm(options: dict[str, object]):
+    encoder, stock = pair(96, **options)  # the second stage has 12 × 12 tokens in windows of 8
+    regions = torch.randn(2, 2, 96, 96)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(encoder(regions), nchw(stock(regions)), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_tokens_are_moved_as_by_rolling_and_cutting(autocast: bool, monkeypatch: pytest.MonkeyPatch):
     encoder, _ = pair(128)
@@ -146,6 +155,11 @@ def test_the_bias_follows_its_parameters():
         for name, p in encoder.model.named_parameters():
             if "cpb_mlp" in name:
                 p.mul_(-2)
+        stock.load_state_dict(encoder.model.state_dict())
+        torch.testing.assert_close(encoder(regions), nchw(stock(regions)), rtol=1e-4, atol=1e-4)
+        for name, p in encoder.model.named_parameters():
+            if "cpb_mlp" in name:
+                p.data = -0.5 * p  # another tensor, as moving to another device makes one
         stock.load_state_dict(encoder.model.state_dict())
         torch.testing.assert_close(encoder(regions), nchw(stock(regions)), rtol=1e-4, atol=1e-4)
         other, _ = pair(64)

@@ -41,7 +41,9 @@ def test_large_preset_has_windows_stretched_from_192_to_256():
 
 
 def test_regions_do_not_influence_each_other_in_training():
-    encoder = TimmFeatures(2, "resnet18", 64).train()
+    encoder = TimmFeatures(2, "resnet18", 64)
+    assert not any(module.training for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    encoder.train()
     x = torch.randn(4, 2, 64, 64)
     torch.testing.assert_close(encoder(x)[-1][:1], encoder(x[:1])[-1], atol=1e-4, rtol=1e-4)
 
@@ -52,6 +54,7 @@ def test_regions_do_not_influence_each_other_in_training():
         ({"name": "swinv2_tny_window16_256"}, "did you mean 'swinv2_tiny_window16_256'"),
         ({"name": "convnext_atto", "model_args": {"drop_path": 0.1}}, "did you mean 'drop_path_rate'"),
         ({"name": "convnext_atto", "region_size": 100}, "does not divide by 32.*take 96"),
+        ({"name": "vit_tiny_patch16_224", "region_size": 40, "pyramid": [4, 8]}, "does not divide by 16"),
         ({"name": "convnext_atto", "weights": "no/such.safetensors"}, "no file no/such"),
         ({"name": "convnext_atto", "weights": "x", "pretrained": True}, "not both"),
     ],
@@ -72,6 +75,14 @@ def test_hub_out_of_reach_names_both_other_ways(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(timm_features.timm, "create_model", offline)
     with pytest.raises(ModelError, match=r"weights: FILE .* pretrained: false"):
         TimmFeatures(3, "convnext_atto", pretrained=True)
+
+
+def test_a_saved_model_asks_the_hub_for_nothing(monkeypatch: pytest.MonkeyPatch):
+    real = timm_features.timm.create_model
+    monkeypatch.setattr(
+        timm_features.timm, "create_model", lambda name, **options: real(name, **options | {"pretrained": False})
+    )
+    assert TimmFeatures(3, "convnext_atto", 64, pretrained=True).spec()["init_args"]["pretrained"] is False
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
