@@ -16,7 +16,9 @@ def test_empty_splits_and_wrong_patterns_are_said():
     shares = splits.share(["a", "v"], str)
     splits.check(shares, "validation")
     for split in ("train", "test"):
-        with pytest.raises(InputError, match="no test image: validation 'v', test 'x'"):
+        with pytest.raises(InputError, match="no test image: validation 'v', test 'x'; names are such as 'a'"):
             splits.check(shares, split)
+    with pytest.raises(InputError, match="there is no image at all"):
+        splits.check(splits.share([], str), "train")
     with pytest.raises(ConfigError, match=r"data\.init_args\.test '\[' is no regular expression"):
         Splits("v", "[")
