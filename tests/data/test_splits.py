@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from xt.data.splits import Splits
+from xt.data.splits import Splits, rasters
 from xt.errors import ConfigError, InputError
 
 
@@ -22,3 +24,9 @@ def test_empty_splits_and_wrong_patterns_are_said():
         splits.check(splits.share([], str), "train")
     with pytest.raises(ConfigError, match=r"data\.init_args\.test '\[' is no regular expression"):
         Splits("v", "[")
+
+
+def test_hidden_files_are_no_images(tmp_path: Path):
+    for name in ("a.tif", "._a.tif", ".b.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert rasters(tmp_path) == [tmp_path / "a.tif"]

@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 def rasters(folder: Path) -> list[Path]:
-    """Rasters of a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    """Rasters of a folder, sorted by name, without hidden files (macOS packs ``._NAME.tif`` beside each)."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
 class Splits:
