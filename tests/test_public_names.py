@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["data"]["init_args"] |= {"root": str(folder / "data"), "image_size": 128, "batch_size": 1}
     values["trainer"]["enable_progress_bar"] = False
     (folder / "c.yaml").write_text(yaml.safe_dump(values))
-    run = xt.train(folder / "c.yaml", ["--trainer.max_steps", "1", "--run_dir", str(folder / "run")])
+    run = xt.train(str(folder / "c.yaml"), ("--trainer.max_steps", "1", "--run_dir", str(folder / "run")))
     assert run == folder / "run"
     return folder
 

@@ -110,3 +110,26 @@ def test_scene_without_points_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["report", str(run), "-o", str(tmp_path / "out"), "--scene", "x.tif"]) == 2
     assert "give all three" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_two_tasks_and_of_one_name_stand_beside_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    figures = []
+    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    heights, ships, mine, others = (
+        run_folder(tmp_path / name, 1.0) for name in ("heights", "ships", "mine/a", "others/a")
+    )
+    (heights / "test.json").write_text(json.dumps({"test/r2": -0.5, "test/rmse": 12.0}))
+    (others / "test.json").write_text(json.dumps({"test/aggregate": 0.25, "test/fishing_fscore": 0.25}))
+    runs = [str(run) for run in (ships, heights, mine, others)]
+    assert main(["report", *runs, "-o", str(tmp_path / "out")]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert re.search("heights 12.000", lines["rmse"])
+    assert re.search(r"ships 0.500 .*mine/a 0.500 .*others/a 0.250", lines["aggregate"])
+    axis = figures[1].axes[0]
+    tops = [bar.get_height() for bar in axis.patches if not np.isnan(bar.get_height())]
+    assert sorted(tops) == pytest.approx([-0.5, 0.1, 0.1, 0.25, 12])
+    low, high = axis.get_ylim()
+    assert low < -0.5
+    assert high > 12

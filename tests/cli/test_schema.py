@@ -122,3 +122,14 @@ def test_a_config_that_is_not_there_names_a_near_one(tmp_path: Path, monkeypatch
 def test_overrides_without_a_value_or_with_an_unknown_class(overrides: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
         check_config(CONFIG, overrides)
+
+
+@pytest.mark.parametrize("name", ["Mamba", "xt.models.context.mamba.Mamba"])
+def test_arguments_go_to_the_class_that_an_override_names(name: str):
+    for key in ("model.model.context", "model.model.context.class_path"):
+        check_config(CONFIG, [f"--{key}", name, "--model.model.context.d_state", "8"])
+        with pytest.raises(ConfigError, match="unknown key 'd_stat'; did you mean 'd_state'"):
+            check_config(CONFIG, [f"--{key}", name, "--model.model.context.d_stat", "8"])
+        with pytest.raises(ConfigError, match="unknown key 'head_dim'"):
+            check_config(CONFIG, [f"--{key}", name, "--model.model.context.head_dim", "8"])
+    check_config(CONFIG, ["--model.model.context", "Mine", "--model.model.context.scale", "2"], more_plugins=True)

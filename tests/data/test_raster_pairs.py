@@ -212,7 +212,9 @@ def test_statistics_are_measured_over_valid_training_pixels(tmp_path: Path):
     for image in images.values():
         image[0, :3, :5] = np.nan
     images["v"] += 1000
-    content = {name: (image.astype(np.float64), np.zeros(image.shape[1:], np.uint8)) for name, image in images.items()}
+    content = {
+        name: (image.astype(np.float64), np.eye(*image.shape[1:], dtype=np.uint8)) for name, image in images.items()
+    }
     pairs(tmp_path, **content)
     data = RasterPairsData(
         str(tmp_path), **{key: value for key, value in BUILD.items() if key not in ("mean", "std")}, image_size=16

@@ -76,7 +76,7 @@ def test_a_file_in_training_and_in_prediction(tmp_path: Path, kind: str):
     array, options, more, valid = holes(kind)
     for name in ("a", "v"):
         write(tmp_path / f"images/{name}.tif", array, **options)
-        write(tmp_path / f"masks/{name}.tif", np.zeros((HEIGHT, WIDTH), np.uint8))
+        write(tmp_path / f"masks/{name}.tif", np.eye(HEIGHT, WIDTH, dtype=np.uint8) * (name == "a"))
     data = RasterPairsData(
         str(tmp_path), ["x", "y"], ["p", "q"], "^v", band_indexes=[3, 1], image_size=32, mean=MEAN, std=STD, **more
     )

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from xt.data.splits import Splits
+from xt.data.splits import Splits, rasters
 from xt.errors import ConfigError, InputError
 
 
@@ -16,7 +18,15 @@ def test_empty_splits_and_wrong_patterns_are_said():
     shares = splits.share(["a", "v"], str)
     splits.check(shares, "validation")
     for split in ("train", "test"):
-        with pytest.raises(InputError, match="no test image: validation 'v', test 'x'"):
+        with pytest.raises(InputError, match="no test image: validation 'v', test 'x'; names are such as 'a'"):
             splits.check(shares, split)
+    with pytest.raises(InputError, match="there is no image at all"):
+        splits.check(splits.share([], str), "train")
     with pytest.raises(ConfigError, match=r"data\.init_args\.test '\[' is no regular expression"):
         Splits("v", "[")
+
+
+def test_hidden_files_are_no_images(tmp_path: Path):
+    for name in ("a.tif", "._a.tif", ".b.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert rasters(tmp_path) == [tmp_path / "a.tif"]

@@ -99,8 +99,18 @@ def test_images_from_a_list_and_a_pattern(batch: Path, capsys: pytest.CaptureFix
     (batch / "list.txt").write_text("\n")
     assert predict(images=("@list.txt",)) == 2
     assert "no image in the list" in capsys.readouterr().err
-    assert predict(images=("in/z*.tif",), out="z.tif") == 3
-    assert "in/z*.tif: no such file" in capsys.readouterr().err
+    for out in ("z.tif", "z"):
+        assert predict(images=("in/z*.tif",), out=out) == 3
+        assert "in/z*.tif: no such file" in capsys.readouterr().err
+    (batch / "list.txt").write_text("in/b.tif\n")
+    for one, out in (("@list.txt", "listed"), ("in/b*.tif", "matched")):
+        assert predict(images=(one,), out=out) == 0
+        assert [path.name for path in (batch / out).glob("*.tif")] == ["b.tif"]
+
+
+def test_a_folder_of_images_is_answered_with_the_pattern_for_them(batch: Path, capsys: pytest.CaptureFixture[str]):
+    assert predict(images=("in",), out="o.tif") == 3
+    assert "and several images are 'in/*.tif'" in capsys.readouterr().err
 
 
 def test_machines_share_images(batch: Path, capsys: pytest.CaptureFixture[str]):

@@ -190,8 +190,9 @@ def test_creation_options_reach_the_file_and_change_no_value(place: Path):
     ("images", "output", "reason"),
     [
         ("a.tif", "no/o.tif", "there is no folder no; make it first"), ("a.tif", "a.tif/o.tif", "a.tif is a file"),
-        ("a.tif b/c.tif", "hard.tif", "hard.tif is a file"), ("a.tif b/c.tif", "no/out", "there is no folder no"),
-        ("a.tif", "out", "name it .tif"), ("a.tif", "full", "full/a.tif is a folder"),
+        ("a.tif b/c.tif", "data.gpkg", "data.gpkg is a file"), ("a.tif b/c.tif", "no/out", "there is no folder no"),
+        ("a.tif", "out", "name it .tif, or make the folder first"), ("a.tif b/c.tif", "o.tif", "2 images go into a folder"),
+        ("a.tif", "full", "full/a.tif is a folder"),
     ],
 )  # fmt: skip
 def test_outputs_that_cannot_be_are_one_line(

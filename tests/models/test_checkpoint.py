@@ -53,6 +53,12 @@ def test_saved_model_gives_the_same_output(tmp_path: Path, context: str):
     assert loaded.spec() == model.spec()
 
 
+def test_a_file_is_no_model_folder(tmp_path: Path):
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"last.ckpt is a file; give a run folder"):
+        load_model(tmp_path / "last.ckpt")
+
+
 def test_interrupted_save_keeps_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "model"
     model = build()

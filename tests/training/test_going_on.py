@@ -130,10 +130,10 @@ def test_finished_run_goes_on_when_its_end_is_moved(
 def test_statistics_are_those_the_run_began_with(tmp_path: Path):
     def images(value: int) -> None:
         for name in ("a", "v"):
-            for kind, scale in (("images", 1), ("masks", 0)):
+            pixels = np.random.default_rng(0).integers(value, 2 * value, (64, 64), dtype=np.uint8)
+            for kind, array in (("images", pixels), ("masks", pixels % 2)):
                 (tmp_path / kind).mkdir(exist_ok=True)
-                pixels = np.random.default_rng(0).integers(value, 2 * value, (64, 64), dtype=np.uint8) * scale
-                Image.fromarray(pixels).save(tmp_path / kind / f"{name}.png")
+                Image.fromarray(array).save(tmp_path / kind / f"{name}.png")
 
     images(20)
     data = {"root": str(tmp_path), "validation": "v", "image_size": 64, "bands": ["grey"], "classes": ["no", "yes"]}

@@ -54,6 +54,23 @@ def test_eval_shows_several_runs_side_by_side(
     assert rows == [[name, f"{value:.4f}", f"{value:.4f}"] for name, value in both["a"].items()]
     assert main(["eval", "a", "nowhere"]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
+    assert main(["eval", "a", "--data.imagesize", "64"]) == 2
+    assert "--data.imagesize: unknown key 'imagesize'; did you mean 'image_size'?" in capsys.readouterr().err
+
+
+def test_eval_keeps_scores_of_the_data_of_the_run_alone(
+    unbroken: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(unbroken, run)
+    moved.symlink_to(scenes)
+    kept = run / "test.json"
+    kept.unlink(missing_ok=True)
+    assert main(["eval", str(run), "--split", "test", "--data.statistics", "paper"]) == 0
+    assert "test.json does not keep these scores: they are of other data (--data.statistics)" in capsys.readouterr().err
+    assert not kept.exists()
+    assert main(["eval", str(run), "--split", "test", f"--data.init_args.root={moved}", "--data.batch_size", "1"]) == 0
+    assert kept.exists()
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])

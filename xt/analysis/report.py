@@ -56,6 +56,17 @@ def read_scores(run: Path, split: str) -> dict[str, float]:
     return {name.partition("/")[2]: float(value) for name, value in scores.items()}
 
 
+def by_name(runs: Sequence[Path]) -> dict[str, Path]:
+    """Name of each run in the pictures: that of its folder, or the whole path where two folders have one name."""
+    names = [run.resolve().name for run in runs]
+    return {name if names.count(name) == 1 else str(run): run for name, run in zip(names, runs, strict=True)}
+
+
+def metrics(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Names of all metrics, in the order in which runs have them."""
+    return list(dict.fromkeys(name for values in scores.values() for name in values))
+
+
 def for_nothing(labels: LabelTable) -> dict[str, float]:
     """Scores of calling every vessel fishing, which needs no model: ``fishing_fscore`` alone."""
     known = (labels.is_vessel == 1) & ~np.isnan(labels.is_fishing) & (labels.confidence != "LOW")
@@ -63,9 +74,9 @@ def for_nothing(labels: LabelTable) -> dict[str, float]:
     return {"fishing_fscore": 2 * share / (1 + share)}
 
 
-def plot_curves(runs: Sequence[Path], out: Path) -> None:
+def plot_curves(runs: Mapping[str, Path], out: Path) -> None:
     """Draw the training losses, smoothed, one panel for each, and the validation metrics; one line for each run."""
-    series = {run.name: read_metrics(run) for run in runs}
+    series = {label: read_metrics(run) for label, run in runs.items()}
     names = sorted({name for each in series.values() for name in each}, key=lambda name: (name[:3] == "val", name))
     columns = min(len(names), 4)
     figure, axes = _grid(len(names), columns)
@@ -87,22 +98,25 @@ def plot_scores(
     """Draw scores as bars.
 
     Args:
-        scores: Run → metric → value in 0..1.
+        scores: Run → metric → value, mostly in 0..1; runs of different tasks have different metrics.
         out: PNG.
         reference: Metric → what is had for nothing, drawn as a line.
     """
-    names = [name for name in next(iter(scores.values())) if name != "aggregate"]
+    names = [name for name in metrics(scores) if name != "aggregate"]
     figure, axis = plt.subplots(figsize=(1.5 + 1.6 * len(names), 4.2), layout="constrained")
     width = 0.8 / len(scores)
     for index, (label, values) in enumerate(scores.items()):
         places = np.arange(len(names)) + (index - (len(scores) - 1) / 2) * width
-        bars = axis.bar(places, [values[name] for name in names], width, label=label)
+        heights = np.array([values.get(name, np.nan) for name in names])
+        bars = axis.bar(places, heights, width, label=label)
         axis.bar_label(bars, fmt="%.2f", fontsize=8)
     for name in set(reference or {}) & set(names):
         place, value = names.index(name), (reference or {})[name]
         axis.hlines(value, place - 0.45, place + 0.45, colors="black", linestyles="dashed", label="had for nothing")
     axis.set_xticks(range(len(names)), names)
-    axis.set_ylim(0, 1.08)
+    known = [value for values in scores.values() for value in values.values() if np.isfinite(value)]
+    low, high = min([0.0, *known]), max([1.0, *known])
+    axis.set_ylim(low - 0.08 * (high - low) * (low < 0), high + 0.08 * (high - low))
     figure.legend(loc="outside upper center", ncols=len(scores) + 1)
     _save(figure, out)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from xt.cli.options import add_plugins
 
 USAGE = "xt eval RUN [RUN …] [--split validation|test] [--json] [--data.KEY VALUE …]"
-DESCRIPTION = "Measure the best model of each run on its validation or test data; RUN/SPLIT.json keeps the scores."
+DESCRIPTION = (
+    "Measure the best model of each run on its validation or test data; RUN/SPLIT.json keeps the scores of its own."
+)
 EPILOG = """overrides:
   --data.KEY VALUE      replaces a key of the data, such as --data.root DIR"""
 
@@ -23,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt eval``; return the exit code."""
+    from xt.cli.schema import check_config
     from xt.errors import EXIT_OK
+
+    for config in [run / "config.yaml" for run in args.runs]:
+        if args.overrides and config.is_file():
+            check_config(config, args.overrides, bool(args.plugins))
     from xt.training.cli import evaluate
 
     results = {str(run): evaluate(run, args.overrides, args.split, args.plugins) for run in args.runs}

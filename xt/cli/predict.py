@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.engine == "ray" and (args.shard != (1, 1) or args.dry_run):
         raise ConfigError(f"--engine ray makes the shares itself; leave out --{'dry-run' if args.dry_run else 'shard'}")
+    listed = any(map(_stands_for_several, args.images))
     args.images = _expanded(args.images)
-    outputs = _outputs(args.images, args.output)
+    outputs = _outputs(args.images, args.output, listed)
     folder = next(iter(outputs.values())).parent
     shared = len(outputs) == 1
     if not shared:
@@ -161,6 +162,12 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
     return code
 
 
+def _stands_for_several(image: Path) -> bool:
+    """Whether it is ``@LIST``, or a pattern that the shell left alone."""
+    text = str(image)
+    return text.startswith("@") | any(each in text for each in "*?[") and not is_virtual(image) and not image.exists()
+
+
 def _expanded(images: list[Path]) -> list[Path]:
     """Replace ``@LIST`` by the lines of a file, and patterns that the shell left alone by what they match.
 
@@ -172,18 +179,16 @@ def _expanded(images: list[Path]) -> list[Path]:
     found: list[Path] = []
     for image in images:
         text = str(image)
-        if is_virtual(image):
+        if not _stands_for_several(image):
             found.append(image)
-        elif text.startswith("@") and not image.exists():
+        elif text.startswith("@"):
             try:
                 lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{text}: the list of images cannot be read: {error}") from error
             found += [image_path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
-        elif any(each in text for each in "*?[") and not image.exists():
-            found += [Path(each) for each in sorted(glob.glob(text, recursive=True))] or [image]
         else:
-            found.append(image)
+            found += [Path(each) for each in sorted(glob.glob(text, recursive=True))] or [image]
     if not found:
         raise ConfigError(f"{', '.join(map(str, images))}: no image in the list")
     return list(dict.fromkeys(found))
@@ -273,13 +278,16 @@ def _creation(pairs: list[str]) -> dict[str, str]:
     return options
 
 
-def _outputs(images: list[Path], output: Path) -> dict[Path, Path]:
+def _outputs(images: list[Path], output: Path, listed: bool) -> dict[Path, Path]:
     from xt.errors import ConfigError
 
-    if len(images) == 1 and not output.is_dir():
-        if output.suffix.lower() not in (".tif", ".tiff"):
-            raise ConfigError(f"-o {output}: the result is a GeoTIFF; name it .tif")
+    is_file = output.suffix.lower() in (".tif", ".tiff") and not output.is_dir()
+    if len(images) == 1 and is_file:
         return {images[0]: output}
+    if is_file:
+        raise ConfigError(f"-o {output}: {len(images)} images go into a folder; name one")
+    if len(images) == 1 and not listed and not output.is_dir():
+        raise ConfigError(f"-o {output}: the result is a GeoTIFF; name it .tif, or make the folder first")
     outputs = {image: output / f"{stem(image)}.tif" for image in images}
     if len(set(outputs.values())) < len(images):
         raise ConfigError("two images have the same name; predict them into different folders")

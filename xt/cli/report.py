@@ -25,9 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from xt.data.labels import LabelTable, read_labels, read_predictions
 
     labels = read_labels(args.labels) if args.labels else None
-    scores = {run.name: report.read_scores(run, args.split) for run in args.runs}
+    runs = report.by_name(args.runs)
+    scores = {name: report.read_scores(run, args.split) for name, run in runs.items()}
     written = [args.output / "losses.png", args.output / "scores.png"]
-    report.plot_curves(args.runs, written[0])
+    report.plot_curves(runs, written[0])
     report.plot_scores(scores, written[1], report.for_nothing(labels) if labels else {})
     if args.scene:
         assert labels is not None
@@ -35,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
         written.append(args.output / "scenes.png")
         report.plot_scenes(dict(map(_raster, args.scene)), found, labels, written[-1])
     width = max(map(len, scores))
-    for metric in next(iter(scores.values())):
-        row = "  ".join(f"{name:>{width}} {values.get(metric, float('nan')):.3f}" for name, values in scores.items())
+    for metric in report.metrics(scores):
+        row = "  ".join(f"{name:>{width}} {values[metric]:.3f}" for name, values in scores.items() if metric in values)
         print(f"{metric:18} {row}")
     for path in written:
         print(path)

@@ -75,6 +75,9 @@ def check_config(path: Path, overrides: list[str], more_plugins: bool = False) -
 class _Checker:
     def __init__(self, config: dict[str, Any], open_names: bool) -> None:
         self.config, self.open_names = config, open_names
+        self.renamed: dict[
+            tuple[str, ...], Any
+        ] = {}  # place → class of an override, to which later ones give arguments
 
     def said(self, path: Sequence[str]) -> Any:
         """What the config says at a place."""
@@ -133,10 +136,13 @@ class _Checker:
         if not override:
             _known(where, shown, value, CLASS)
         before = self.said(path)
-        name = name or (before.get("class_path") if isinstance(before, dict) else before)
+        if override and name:
+            self.renamed[path] = name
+        name = name or self.renamed.get(path) or (before.get("class_path") if isinstance(before, dict) else before)
         given = {key: each for key, each in value.items() if key not in CLASS}
         given |= value.get("init_args") or {}
-        target = BUILTINS[kind].get(str(name))
+        homes = BUILTINS[kind]
+        target = homes.get(str(name)) or next((each for each in homes.values() if each.replace(":", ".") == name), None)
         return given, None if target is None else _parameters(target)
 
 

@@ -214,7 +214,10 @@ def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> t
     if missing:
         raise InputError(f"{info.path}: no band {missing[0]}; it has {len(info.bands)} (1-based)")
     if len(chosen) != wanted:
-        raise InputError(f"{info.path}: {len(chosen)} bands, the model takes {wanted}; choose them with --bands 1,2,…")
+        raise InputError(
+            f"{info.path}: {len(chosen)} bands, the model takes {wanted}; choose them with --bands 1,2,…, or "
+            "data.init_args.band_indexes in training"
+        )
     return chosen
 
 

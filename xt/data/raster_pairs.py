@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.enums import ColorInterp
 
-from xt.data.masks import MaskReader, check_classes
+from xt.data.masks import MaskReader, check_classes, windows
+from xt.data.pair_crops import RasterPairs
 from xt.data.paired_rasters import PairedRasters
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
@@ -101,6 +102,34 @@ class RasterPairsData(PairedRasters):
             raise InputError(
                 f"{known}: {bands} bands, a mask of class indexes has one; give data.init_args.colors, or save one band"
             )
+
+    def dataset(self, split: str) -> RasterPairs:
+        """Match the rasters, and look whether the training masks hold more than one class.
+
+        Raises:
+            InputError: If not: nothing could be learnt.
+        """
+        found = super().dataset(split)
+        if split == "train" and len(self.classes) > 1:
+            self._check_classes()
+        return found
+
+    def _check_classes(self) -> None:
+        seen: set[int] = set()
+        for image, known in self.pairs["train"]:
+            for window in windows(self.sources[image].height, self.sources[image].width):
+                seen |= set(np.unique(self.read_mask(known, window)).tolist()) - {self.ignore_index}
+                if len(seen) > 1:
+                    return
+        what = f"class {self.classes[seen.pop()]!r} alone" if seen else "no class"
+        reason = "no pixel has a colour of data.init_args.colors"
+        if self.masks.colors is None:
+            last = len(self.classes) - 1
+            reason = (
+                f"pixels of {self.ignore_index} (data.init_args.ignore_index) and of the file's nodata are not known; "
+                f"number the classes 0 to {last}, and take the nodata tag away where it is a class"
+            )
+        raise InputError(f"{self.known_folder}: the training masks hold {what}: {reason}")
 
     def read_image(
         self, path: Path, window: Window | None = None

@@ -214,7 +214,12 @@ class Source:
                 warnings.warn(f"{self.path}: no {band}.tif; that channel is 0", XTWarning, stacklevel=3)
                 del self.files[band]
         sizes = {}
-        for band in self.files:
+        for band, file in self.files.items():
+            if not file.is_file():
+                raise InputError(
+                    f"{file}: no such file; a folder is one scene, with a file for each band, "
+                    f"and several images are '{self.path}/*.tif'"
+                )
             dataset = self._dataset(self.files[band])
             sizes[band] = (dataset.height, dataset.width)
         self.height, self.width = grid = sizes[fine[0]]

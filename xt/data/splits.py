@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 def rasters(folder: Path) -> list[Path]:
-    """Rasters of a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    """Rasters of a folder, sorted by name, without hidden files (macOS packs ``._NAME.tif`` beside each)."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
 class Splits:
@@ -29,6 +29,7 @@ class Splits:
 
     def __init__(self, validation: str, test: str | None) -> None:
         self.validation, self.test = validation, test
+        self.names: list[str] = []
         for key, pattern in (("validation", validation), ("test", test)):
             try:
                 re.compile(pattern or "")
@@ -41,6 +42,7 @@ class Splits:
     def share(self, images: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:
         """Return ``train``, ``validation`` and ``test`` with their images."""
         found: dict[str, list[T]] = {"train": [], "validation": [], "test": []}
+        self.names = [name(image) for image in images]
         for image in images:
             found[self._of(name(image))].append(image)
         if self.test is None:
@@ -55,7 +57,8 @@ class Splits:
         """
         for each in shares if split == "train" else [split]:
             if not shares[each]:
-                raise InputError(f"data: no {each} image: validation {self.validation!r}, test {self.test!r}")
+                some = f"names are such as {self.names[0]!r}" if self.names else "there is no image at all"
+                raise InputError(f"data: no {each} image: validation {self.validation!r}, test {self.test!r}; {some}")
 
     def _of(self, name: str) -> str:
         if self.test is not None and re.search(self.test, name):

@@ -153,7 +153,8 @@ def find_model(path: Path) -> Path:
         for candidate in (folder, previous(folder)):
             if (candidate / CONFIG).is_file():
                 return candidate
-    what = "has no model/ folder yet: has training saved one?" if path.is_dir() else "does not exist"
+    missing = "is a file" if path.exists() else "does not exist"
+    what = "has no model/ folder yet: has training saved one?" if path.is_dir() else missing
     raise CheckpointError(f"model {path} {what}; give a run folder of xt train, a model folder or hf://ORG/NAME")
 
 

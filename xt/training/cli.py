@@ -1,6 +1,7 @@
 """``xt train`` and ``xt eval``: what becomes of a run folder, and the calls of the trainer."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from xt.errors import CheckpointError, ConfigError, OutputError, TrainingError
+from xt.data.base import DataModule
+from xt.errors import CheckpointError, ConfigError, OutputError, TrainingError, XTWarning
 from xt.files import locked, replacing
 from xt.malloc import return_large_blocks
 from xt.models.checkpoint import find_model, load_beside, load_model
@@ -26,7 +28,7 @@ from xt.training.run_folder import DONE, RunFolder
 from xt.training.samples import Samples
 
 
-def train(config: Path, overrides: list[str], fresh: bool = False, modules: Sequence[str] = ()) -> Path:
+def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False, modules: Sequence[str] = ()) -> Path:
     """Train, or go on with a run that was cut off or whose end was moved.
 
     Args:
@@ -42,6 +44,7 @@ def train(config: Path, overrides: list[str], fresh: bool = False, modules: Sequ
         XTError: If the config, the data or the run folder is not right.
         Stopped: On Ctrl-C or SIGTERM; the state is saved.
     """
+    config = Path(config)
     cli = parse(config, overrides, modules)
     return_large_blocks(cli.datamodule.image_size)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)
@@ -130,7 +133,9 @@ def _begin(cli: CLI, checkpoint: Path | None) -> None:
 
 
 def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str] = ()) -> dict[str, float]:
-    """Measure a run's best model on ``validation`` or ``test`` data; ``RUN/SPLIT.json`` keeps the scores.
+    """Measure a run's best model on ``validation`` or ``test`` data.
+
+    ``RUN/SPLIT.json`` keeps the scores if the data are those of the run, wherever they lie now.
 
     Raises:
         XTError: If the run or its data are not right.
@@ -151,6 +156,18 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
     with showing(cli.trainer):
         results = verb(cli.model, datamodule=cli.datamodule, verbose=False)
     scores = {name: float(value) for name, value in results[0].items()}
-    with replacing(run / f"{split}.json") as partial:
+    kept, other = run / f"{split}.json", _other_data(overrides, type(cli.datamodule))
+    if other:
+        warnings.warn(
+            f"{kept} does not keep these scores: they are of other data ({other[0]})", XTWarning, stacklevel=2
+        )
+        return scores
+    with replacing(kept) as partial:
         partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     return scores
+
+
+def _other_data(overrides: Sequence[str], data: type[DataModule]) -> list[str]:
+    """Overrides that make other data of a run's own; where these lie and how they are read does not."""
+    keys = [each.partition("=")[0] for each in overrides if each.startswith("--data")]
+    return [key for key in keys if key.rpartition(".")[2] not in (*data.unbound, "batch_size")]

@@ -75,7 +75,7 @@ class CLI(LightningCLI):
         return trainer
 
 
-def parse(config: Path, overrides: list[str], modules: Sequence[str] = ()) -> CLI:
+def parse(config: Path, overrides: Sequence[str], modules: Sequence[str] = ()) -> CLI:
     """Build trainer, task and data.
 
     Args:
