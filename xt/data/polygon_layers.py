@@ -103,14 +103,15 @@ class Layer:
             raise unreadable(file, error) from error
         assert self.numbers is not None
         if not len(meta["fields"]):
-            names = ", ".join(map(str, pyogrio.read_info(file, layer)["fields"])) or "none"
-            raise InputError(f"{file}: no column {self.column!r}; set data.init_args.column to one of: {names}")
+            columns = ", ".join(map(str, pyogrio.read_info(file, layer)["fields"])) or "none"
+            raise InputError(f"{file}: no column {self.column!r}; set data.init_args.column to one of: {columns}")
         wrong = {_text(each): index for index, each in reversed(list(enumerate(values[0])))}
+        names = ", ".join(each for each in self.numbers if not each.isdigit())
         for name, index in wrong.items():
             if name not in self.numbers:
                 raise InputError(
                     f"{file}: polygon {index + 1} has {self.column} {name or 'empty'}, which is no class; mend it, or "
-                    f"name it in data.init_args.classes ({', '.join(self.numbers)}) or in unclear"
+                    f"name it in data.init_args.classes ({names}) or in unclear"
                 )
 
 
