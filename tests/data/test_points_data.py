@@ -81,6 +81,9 @@ def form(root: Path, kind: str) -> str:
             "detect_scene_row,detect_scene_column,scene_id",
             [(row, col, name) for name, row, col in ALL],
         )
+    elif kind == "csv boxes":
+        boxes = [(f"x/{name}.tif", col - 2, row - 1, col + 3, row + 2) for name, row, col in ALL]
+        csv(root / "p.csv", "image_path,xmin,ymin,xmax,ymax", boxes)
     elif kind == "map":
         csv(root / "p.csv", "x,y", [on_map(*each) for each in ALL])
     elif kind == "map of scenes":
@@ -107,7 +110,7 @@ def build(root: Path, points: str, **options: Any) -> PointsData:
 
 
 @pytest.mark.parametrize(
-    "kind", ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg", "boxes", "shp"]
+    "kind", ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg", "boxes", "shp", "csv boxes"]
 )
 def test_objects_are_found_where_the_image_is_bright(root: Path, kind: str):
     data = build(root, form(root, kind), crops_per_scene=30, flips=kind == "pixels")

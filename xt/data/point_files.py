@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from xt.errors import LabelError
 SUFFIXES = (".csv", *vector_files.SUFFIXES)
 _PIXELS = ("row", "column"), ("detect_scene_row", "detect_scene_column")
 _MAP = ("x", "y")
+_BOX = ("xmin", "ymin", "xmax", "ymax")
+_FILE: Columns = {"image_path": ("scene_id", lambda text: PurePath(text.strip()).stem)}
 _SHORT = {"vessel_len": "vessel_length_m"}
 """What shapefiles, whose names have ten letters, make of a name."""
 _SHAPES = (shapely.GeometryType.POINT, shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
@@ -30,9 +32,10 @@ def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False
     """Read the objects of scenes.
 
     Where an object lies is told by the columns ``row`` and ``column`` (pixels; also ``detect_scene_row`` and
-    ``detect_scene_column``), by ``x`` and ``y`` (on the map of the scene), or by the geometry (brought to the CRS of
-    the scene, if both are known): points, or polygons such as boxes, whose centre counts. Which scene it lies in is
-    told by a column ``scene_id``; without one, an object on the map belongs to every scene that it lies in. All
+    ``detect_scene_column``), by ``x`` and ``y`` (on the map of the scene), by the centre of a box ``xmin``, ``ymin``,
+    ``xmax`` and ``ymax`` (pixels from the corner of the image), or by the geometry (brought to the CRS of the scene, if
+    both are known): points, or polygons, whose centre counts. Which scene it lies in is told by a column ``scene_id``
+    or by the file name in ``image_path``; without one, an object on the map belongs to every scene that it lies in. All
     attributes of :class:`~xt.data.labels.LabelTable` are optional; without a confidence an object is sure (HIGH).
 
     Args:
@@ -60,21 +63,27 @@ def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False
 def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad: bool) -> LabelTable:
     vector = path.suffix.lower() in vector_files.SUFFIXES
     header, rows, crs = _vector_rows(path) if vector else (*read_csv(path), None)
-    pair = next((each for each in (_MAP, *_PIXELS) if set(each) <= set(header)), None)
+    pair = next((each for each in (_MAP, *_PIXELS, _BOX) if set(each) <= set(header)), None)
     if pair is None:
         named = ", ".join(map(repr, header[:12])) or "none"
         raise LabelError(
-            f"{path}: does not say where objects lie; give columns row and column, or x and y, separated by commas "
-            f"(its columns: {named})"
+            f"{path}: does not say where objects lie; give columns row and column, or x and y, or xmin, ymin, xmax and "
+            f"ymax, separated by commas (its columns: {named})"
         )
-    low = -math.inf if pair is _MAP else -0.5
-    columns: Columns = {pair[0]: ("row", number(low, True)), pair[1]: ("column", number(low, True))}
+    low = -0.5 if pair in _PIXELS else -math.inf
+    names = _BOX if pair is _BOX else ("row", "column")
+    columns: Columns = {name: (field, number(low, True)) for name, field in zip(pair, names, strict=True)}
     alone = len(scenes) == 1 or scene is not None
-    if pair is not _MAP and not alone and "scene_id" not in header:
+    of_scene = SCENE if "scene_id" in header or "image_path" not in header else _FILE
+    told = next(iter(of_scene)) in header
+    if pair is not _MAP and not alone and not told:
         raise LabelError(f"{path}: pixels of which scene? give a column scene_id, or a file for each scene in a folder")
-    num, parsed = parse_rows(path, header, rows, columns, ATTRIBUTES | ({} if scene else SCENE), drop_bad)
+    num, parsed = parse_rows(path, header, rows, columns, ATTRIBUTES | ({} if scene else of_scene), drop_bad)
+    if pair is _BOX:
+        left, top, right, bottom = (np.array(parsed.pop(name), np.float64) for name in _BOX)
+        parsed |= {"row": ((top + bottom) / 2 - 0.5).tolist(), "column": ((left + right) / 2 - 0.5).tolist()}
     table = sure(as_table(num, parsed))
-    if scene is not None or (alone and "scene_id" not in header):
+    if scene is not None or (alone and not told):
         table = replace(table, scene_id=np.full(num, scene or next(iter(scenes))))
     placed = _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)
     if len(table) and not len(placed):
