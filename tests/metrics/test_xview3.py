@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from xt.cli.main import main
-from xt.data.labels import LabelTable
+from xt.data.labels import LabelTable, write_predictions
 from xt.metrics.xview3 import match, score
 
 
@@ -40,6 +40,28 @@ def table(places: list[tuple[float, float]], scene: str = "s", **columns: object
 def test_exactly_200_metres_is_no_match():
     assert len(match(table([(0, 0)]), table([(0, 20)]))[0]) == 0
     assert len(match(table([(0, 0)]), table([(0, 19.99)]))[0]) == 1
+
+
+def test_an_object_is_found_within_the_tolerance(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    near = table([(0, 0), (50, 6)])
+    labels = table([(0, 3), (50, 0)], distance_from_shore_km=np.zeros(2), confidence=np.array(["HIGH", "MEDIUM"]))
+    shoreline = {"s": [np.array([[0.0, 40.0], [50.0, 40.0]])]}
+    for tolerance, hits in ((2, 0), (3, 0), (4, 1), (6, 1), (7, 2)):
+        result = score(near, labels, shoreline, tolerance=tolerance)
+        assert result.true_positives == hits
+        assert result.loc_fscore_shore == hits / 2
+    low = table([(0, 3), (50, 0)], confidence=np.array(["LOW", "HIGH"]))
+    assert score(near, low, tolerance=2).false_positives == 2
+    assert score(near, low, tolerance=4).false_positives == 1
+    write_predictions(tmp_path / "found.csv", near)
+    (tmp_path / "there.csv").write_text("scene_id,row,column\ns,0,3\ns,50,0\n")
+    argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "there.csv"), "--json"]
+    for options, want in (([], 1), (["--tolerance", "4"], 0.5), (["--tolerance", "20", "--official"], 1)):
+        assert main([*argv, *options]) == 0
+        assert json.loads(capsys.readouterr().out)["loc_fscore"] == want
+    for options, said in ((["4", "--official"], "--official has a tolerance of 20"), (["0"], "must be above 0 pixels")):
+        assert main([*argv, "--tolerance", *options]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_scene_without_predictions_counts_unless_official():

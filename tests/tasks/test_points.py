@@ -1,9 +1,14 @@
 """From painted maps to points."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from xt.data.labels import LabelTable
+from xt.errors import ConfigError
+from xt.tasks.detection import PointDetection
 from xt.tasks.points import MIN_CENTER, Candidates, Thresholds, find_candidates, tune
 
 NAMES = ("center", "vessel", "fishing", "length")
@@ -69,3 +74,22 @@ def test_thresholds_that_make_no_difference_stay_near_the_default():
         table([250.0] * 3, [np.nan] * 3, [np.nan] * 3), np.array([240, 240, 0.0]), np.array([240, 0, 0.0])
     )
     assert tune(found, truth) == Thresholds()
+
+
+def test_scores_are_of_what_the_model_tells_within_the_tolerance():
+    unknown = [np.nan] * 5
+    truth = table(unknown, [1] * 5, unknown)
+    near = table([160, 160, 160, 110, 110], unknown, unknown)
+    near = replace(near, row=np.add(truth.row, [0, 0, 0, 8, 8]))
+    scores = {}
+    for tolerance in (5.0, 20.0):
+        task = PointDetection(tolerance=tolerance)
+        task.maps = ("center", "vessel")
+        task._found, task._truth = [Candidates(near, np.full(5, 200.0), np.array(unknown))], [truth]
+        scores[tolerance] = task.scores(SimpleNamespace(shoreline=None), tune=True)
+        assert set(scores[tolerance]) == {"aggregate", "loc_fscore", "vessel_fscore"}
+        assert (task.thresholds()["center"] >= 110) == (tolerance == 5)
+    assert scores[5.0]["loc_fscore"] == 6 / 8
+    assert scores[20.0]["loc_fscore"] == 1
+    with pytest.raises(ConfigError, match=r"task\.init_args\.tolerance is 0; it must be above 0 pixels"):
+        PointDetection(tolerance=0)

@@ -14,7 +14,7 @@ from xt.data.geotiff import PLAIN, open_raster
 from xt.data.labels import LabelTable
 from xt.errors import InputError
 from xt.files import replacing
-from xt.metrics.xview3 import match
+from xt.metrics.xview3 import TOLERANCE, match
 
 matplotlib.use("Agg")
 
@@ -121,7 +121,9 @@ def plot_scores(
     _save(figure, out)
 
 
-def plot_scenes(rasters: Mapping[str, Path], found: LabelTable, truth: LabelTable, out: Path) -> None:
+def plot_scenes(
+    rasters: Mapping[str, Path], found: LabelTable, truth: LabelTable, out: Path, tolerance: float = TOLERANCE
+) -> None:
     """Draw scenes side by side, with circles where objects are and crosses where they were found.
 
     Colours tell fishing vessels, other vessels and other objects; a cross of another colour than its circle is a
@@ -132,10 +134,11 @@ def plot_scenes(rasters: Mapping[str, Path], found: LabelTable, truth: LabelTabl
         found: Predictions.
         truth: Labels.
         out: PNG.
+        tolerance: Pixels within which an object is found.
     """
     figure, axes = plt.subplots(1, len(rasters), figsize=(6.5 * len(rasters), 7.4), layout="constrained", squeeze=False)
     for axis, (name, path) in zip(axes.flat, rasters.items(), strict=True):
-        _draw_scene(axis, path, found.scene(name), truth.scene(name))
+        _draw_scene(axis, path, found.scene(name), truth.scene(name), tolerance)
     handles = [
         plt.Line2D([], [], color=colour, marker=marker, linestyle="", fillstyle="none", label=f"{what}: {kind}")
         for kind, colour in COLOURS.items()
@@ -145,7 +148,7 @@ def plot_scenes(rasters: Mapping[str, Path], found: LabelTable, truth: LabelTabl
     _save(figure, out)
 
 
-def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable) -> None:
+def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable, tolerance: float) -> None:
     with open_raster(raster, PLAIN) as dataset:
         scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
         shape = (max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale)))
@@ -158,7 +161,7 @@ def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable) -
             style: dict[str, Any] = {"facecolors": "none", "edgecolors": colour} if marker == "o" else {"c": colour}
             places = (table.column[mine] / scale, table.row[mine] / scale)
             axis.scatter(*places, s=size, marker=marker, linewidths=1.5, **style)
-    hits = len(match(found, truth)[0])
+    hits = len(match(found, truth, tolerance)[0])
     axis.set_title(f"{hits} of {len(truth)} objects found, {len(found) - hits} false alarms")
     axis.set_xticks([])
     axis.set_yticks([])

@@ -12,6 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", type=Path, nargs="+", metavar="IMAGE", help="rasters or folders of scenes to draw")
     parser.add_argument("--points", type=Path, nargs="+", metavar="CSV", help="what xt predict found in them")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="labels, of these scenes and others")
+    parser.add_argument(
+        "--tolerance", type=float, default=20.0, metavar="PX", help="pixels within which an object is found (20)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         assert labels is not None
         found = LabelTable.concatenate([read_predictions(path) for path in args.points])
         written.append(args.output / "scenes.png")
-        report.plot_scenes(dict(map(_raster, args.scene)), found, labels, written[-1])
+        report.plot_scenes(dict(map(_raster, args.scene)), found, labels, written[-1], args.tolerance)
     width = max(map(len, scores))
     for metric in report.metrics(scores):
         row = "  ".join(f"{name:>{width}} {values[metric]:.3f}" for name, values in scores.items() if metric in values)

@@ -5,9 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-SCORES = {"vessel": "vessel_fscore", "fishing": "fishing_fscore", "length": "length_acc"}
-"""What may be known of an object → score of it."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
@@ -17,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scene", metavar="NAME", help="score this scene alone (all that the labels name)")
     parser.add_argument("--shoreline", type=Path, metavar="DIR", help="folder of SCENE_shoreline.npy")
+    parser.add_argument("--tolerance", type=float, metavar="PX", help="pixels within which an object is found (20)")
     parser.add_argument(
         "--official",
         action="store_true",
@@ -31,9 +29,14 @@ def run(args: argparse.Namespace) -> int:
     from xt.data.labels import read_labels, read_predictions
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
-    from xt.errors import InputError, nearest
-    from xt.metrics.xview3 import score
+    from xt.errors import ConfigError, InputError, nearest
+    from xt.metrics.xview3 import SCORES, TOLERANCE, score
 
+    tolerance = TOLERANCE if args.tolerance is None else args.tolerance
+    if not tolerance > 0:
+        raise ConfigError(f"--tolerance {tolerance:g}: it must be above 0 pixels")
+    if args.official and tolerance != TOLERANCE:
+        raise ConfigError(f"--official has a tolerance of {TOLERANCE:g} pixels; leave one of both out")
     predictions = read_predictions(args.predictions, args.drop_bad_labels)
     labels = read_labels(args.labels, args.drop_bad_labels)
     if args.scene is not None:
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, labels.scenes)}")
         predictions, labels = predictions.scene(args.scene), labels.scene(args.scene)
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
-    result = score(predictions, labels, shoreline, args.official).to_dict()
+    result = score(predictions, labels, shoreline, args.official, tolerance).to_dict()
     if args.json:
         json.dump(result, sys.stdout)
         print()

@@ -16,11 +16,14 @@ from scipy.spatial.distance import cdist
 from xt.data.labels import LabelTable
 
 PIXEL_M = 10.0
-TOLERANCE_M = 200.0
+TOLERANCE = 20.0
+"""Pixels; of 10 m, so 200 m."""
 COSTLY = 9999999.0 * 10
 SHORE_KM = 2.0
 SHORE_PREDICTED_KM = 2.2
 MAX_LENGTH_M = 500.0
+SCORES = {"vessel": "vessel_fscore", "fishing": "fishing_fscore", "length": "length_acc"}
+"""What may be known of an object → score of it."""
 
 Shoreline = Mapping[str, Sequence[npt.NDArray[np.float64]]]
 """Scene → contours ``(N, 2)`` of row, column."""
@@ -46,8 +49,8 @@ class XView3Score:
         return asdict(self)
 
 
-def match(predictions: LabelTable, labels: LabelTable) -> tuple[Indices, Indices]:
-    """Match the predictions and labels of one scene (Hungarian assignment, strictly within 200 m).
+def match(predictions: LabelTable, labels: LabelTable, tolerance: float = TOLERANCE) -> tuple[Indices, Indices]:
+    """Match the predictions and labels of one scene (Hungarian assignment, strictly within the tolerance in pixels).
 
     Returns:
         Indices of the matched predictions and, in the same order, of their labels.
@@ -56,14 +59,18 @@ def match(predictions: LabelTable, labels: LabelTable) -> tuple[Indices, Indices
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     found, real = (np.stack([table.row, table.column], axis=1) for table in (predictions, labels))
     distance = cdist(found, real) * PIXEL_M
-    cost = np.where(distance > TOLERANCE_M, COSTLY, distance)
+    cost = np.where(distance > tolerance * PIXEL_M, COSTLY, distance)
     rows, cols = linear_sum_assignment(cost)
-    kept = cost[rows, cols] < TOLERANCE_M
+    kept = cost[rows, cols] < tolerance * PIXEL_M
     return rows[kept], cols[kept]
 
 
 def score(
-    predictions: LabelTable, labels: LabelTable, shoreline: Shoreline | None = None, official: bool = False
+    predictions: LabelTable,
+    labels: LabelTable,
+    shoreline: Shoreline | None = None,
+    official: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> XView3Score:
     """Score predictions.
 
@@ -72,18 +79,19 @@ def score(
         labels: Truth, all confidences.
         shoreline: Contours by scene; without it ``loc_fscore_shore`` is 0.
         official: Leave out scenes without predictions, as the official script does.
+        tolerance: Pixels within which an object is found; that of xView3 by default.
     """
     scenes = sorted(set(predictions.scenes) | (set() if official else set(labels.scenes)))
     counts, shore_counts = np.zeros(3, np.int64), np.zeros(3, np.int64)
     found, truth = [], []
     for scene in scenes:
-        guessed, real = _without_low(predictions.scene(scene), labels.scene(scene))
-        rows, cols = match(guessed, real)
+        guessed, real = _without_low(predictions.scene(scene), labels.scene(scene), tolerance)
+        rows, cols = match(guessed, real, tolerance)
         counts += [len(rows), len(guessed) - len(rows), len(real) - len(rows)]
         found.append(guessed.select(rows))
         truth.append(real.select(cols))
         if shoreline is not None:
-            shore_counts += _shore_counts(guessed, real, shoreline.get(scene, []))
+            shore_counts += _shore_counts(guessed, real, shoreline.get(scene, []), tolerance)
     matched, real = LabelTable.concatenate(found), LabelTable.concatenate(truth)
     known_vessel = ~np.isnan(real.is_vessel)
     known_fishing = (real.is_vessel == 1) & ~np.isnan(real.is_fishing)
@@ -102,21 +110,21 @@ def score(
     )
 
 
-def _without_low(predictions: LabelTable, labels: LabelTable) -> tuple[LabelTable, LabelTable]:
-    rows, cols = match(predictions, labels)
+def _without_low(predictions: LabelTable, labels: LabelTable, tolerance: float) -> tuple[LabelTable, LabelTable]:
+    rows, cols = match(predictions, labels, tolerance)
     keep = np.ones(len(predictions), dtype=bool)
     keep[rows[labels.confidence[cols] == "LOW"]] = False
     return predictions.select(keep), labels.select(np.isin(labels.confidence, ("HIGH", "MEDIUM")))
 
 
 def _shore_counts(
-    predictions: LabelTable, labels: LabelTable, contours: Sequence[npt.NDArray[np.float64]]
+    predictions: LabelTable, labels: LabelTable, contours: Sequence[npt.NDArray[np.float64]], tolerance: float
 ) -> npt.NDArray[np.int64]:
     near = predictions.select(_near_shore(predictions, contours))
     real = labels.select(labels.distance_from_shore_km <= SHORE_KM)
     if not len(near) or not len(real):
         return np.zeros(3, np.int64)
-    rows, _ = match(near, real)
+    rows, _ = match(near, real, tolerance)
     return np.array([len(rows), len(near) - len(rows), len(real) - len(rows)], np.int64)
 
 

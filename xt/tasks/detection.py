@@ -10,10 +10,11 @@ from torch import Tensor
 
 from xt.data.labels import LabelTable
 from xt.data.targets import LENGTH_SCALE_M, CenterActivation
+from xt.errors import ConfigError
 from xt.geometry.grid import Window
 from xt.losses.detection import DetectionLoss, PointLoss
 from xt.losses.tokens import TokenLoss
-from xt.metrics.xview3 import score
+from xt.metrics.xview3 import SCORES, TOLERANCE, score
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks import points
@@ -41,6 +42,10 @@ class PointDetection(ObjectTask):
         loss: :class:`DetectionLoss` by default; ``PaperDetectionLoss`` is the published recipe.
         token_weight: Of a loss by which the mixed tokens themselves say whether they hold a vessel and whether it
             fishes; 0 for none. The context learns from it long before the decoder tells it anything.
+        tolerance: Pixels within which an object counts as found in the scores; that of xView3 by default.
+
+    Raises:
+        ConfigError: If the tolerance is not above 0.
     """
 
     kind = "point-detection"
@@ -49,8 +54,11 @@ class PointDetection(ObjectTask):
     shown = ("fishing_fscore",)
     files = (".csv", ".gpkg", ".geojson")
 
-    def __init__(self, loss: PointLoss | None = None, token_weight: float = 1.0) -> None:
+    def __init__(self, loss: PointLoss | None = None, token_weight: float = 1.0, tolerance: float = TOLERANCE) -> None:
         super().__init__()
+        if not tolerance > 0:
+            raise ConfigError(f"model.task.init_args.tolerance is {tolerance}; it must be above 0 pixels")
+        self.tolerance = tolerance
         self.loss, self.token_weight = loss or DetectionLoss(), token_weight
         self.center_activation: CenterActivation = self.loss.center_activation
         self.token_loss: TokenLoss | None = None
@@ -141,13 +149,17 @@ class PointDetection(ObjectTask):
         ]
 
     def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
-        """Scores of the xView3 metric."""
+        """Scores of the xView3 metric, without those of what the model or the data do not tell."""
         found, truth = Candidates.concatenate(gathered(self._found)), LabelTable.concatenate(gathered(self._truth))
         self._found, self._truth = [], []
         if tune:
-            self._thresholds = points.tune(found, truth)
-        result = score(found.decide(self._thresholds), truth, data.shoreline)
-        return {name: value for name, value in result.to_dict().items() if isinstance(value, float)}
+            self._thresholds = points.tune(found, truth, self.tolerance)
+        result = score(found.decide(self._thresholds), truth, data.shoreline, tolerance=self.tolerance)
+        left = {SCORES[name] for name in SCORES if name not in self.maps}
+        left |= {"loc_fscore_shore"} if data.shoreline is None else set()
+        return {
+            name: value for name, value in result.to_dict().items() if isinstance(value, float) and name not in left
+        }
 
     @property
     def product(self) -> Product:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from xt.data.labels import LabelTable
 from xt.errors import CheckpointError, nearest
-from xt.metrics.xview3 import score
+from xt.metrics.xview3 import TOLERANCE, score
 
 Maps = Mapping[str, npt.NDArray[np.float32]]
 MIN_CENTER = 50.0
@@ -190,15 +190,18 @@ def describe(
     return Candidates(table, vessel, fishing)
 
 
-def tune(candidates: Candidates, labels: LabelTable) -> Thresholds:
-    """Choose each head's threshold by its own F1 on labelled scenes; of equals the one nearest the default."""
+def tune(candidates: Candidates, labels: LabelTable, tolerance: float = TOLERANCE) -> Thresholds:
+    """Choose each head's threshold by its own F1 on labelled scenes; of equals the one nearest the default.
+
+    An object is found within the tolerance in pixels.
+    """
     best = Thresholds()
     grid = sorted(range(50, 250, 5), key=lambda value: abs(value - 100))
     for name, metric in (("center", "loc_fscore"), ("vessel", "vessel_fscore"), ("fishing", "fishing_fscore")):
         values = []
         for value in grid:
             tried = replace(best, **{name: float(value)})
-            values.append(getattr(score(candidates.decide(tried), labels), metric))
+            values.append(getattr(score(candidates.decide(tried), labels, tolerance=tolerance), metric))
         best = replace(best, **{name: float(grid[int(np.argmax(values))])})
     return best
 
