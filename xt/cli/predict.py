@@ -287,7 +287,8 @@ def _outputs(images: list[Path], output: Path, listed: bool) -> dict[Path, Path]
     if is_file:
         raise ConfigError(f"-o {output}: {len(images)} images go into a folder; name one")
     if len(images) == 1 and not listed and not output.is_dir():
-        raise ConfigError(f"-o {output}: the result is a GeoTIFF; name it .tif, or make the folder first")
+        what = "the result is a GeoTIFF, and points come beside it"
+        raise ConfigError(f"-o {output}: {what}; name it .tif, or make the folder first")
     outputs = {image: output / f"{stem(image)}.tif" for image in images}
     if len(set(outputs.values())) < len(images):
         raise ConfigError("two images have the same name; predict them into different folders")
