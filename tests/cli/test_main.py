@@ -51,6 +51,28 @@ def test_info_says_size_nodata_and_notes(raster: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["width"] == 7
 
 
+def test_info_names_bands_and_says_what_is_not_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "m.tif"
+    profile = {"driver": "GTiff", "count": 4, "height": 8, "width": 9, "dtype": "uint16", "nodata": 0}
+    with rasterio.open(path, "w", **profile, photometric="minisblack") as out:
+        out.write(np.ones((4, 8, 9), np.uint16))
+        out.set_band_description(1, "B02")
+        out.set_band_description(3, "B04")
+        out.scales = [1e-4] * 4
+    assert main(["info", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "  bands      1 B02, 2 –, 3 B04, 4 –\n" in told
+    assert "  colours    gray, 3 × undefined\n" in told
+    assert "scale and offset are in the file and not applied" in told
+    assert main(["info", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["names"], facts["scales"][0], facts["offsets"][0]) == (["B02", None, "B04", None], 1e-4, 0)
+    with rasterio.open(path, "r+") as out:
+        out.scales = [1] * 4
+    assert main(["info", str(path)]) == 0
+    assert "not applied" not in capsys.readouterr().out
+
+
 def test_info_tells_a_model(raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     part = {
         "name": "convnext_atto",

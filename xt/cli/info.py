@@ -4,8 +4,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,12 @@ def _name(crs: str) -> str:
     return crs.split(chr(34))[1]
 
 
+def _runs(names: Sequence[str]) -> str:
+    """Names, those that follow each other counted."""
+    counts = [(name, len(list(each))) for name, each in groupby(names)]
+    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts)
+
+
 def _unit(crs: str | None) -> str:
     from rasterio.crs import CRS
 
@@ -85,11 +92,13 @@ def _of_raster(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     info = inspect(path, PLAIN)
     shown = [
         ("size", f"{info.height} rows × {info.width} columns, {len(info.bands)} bands, {info.dtype}"),
-        ("colours", ", ".join(info.colours)),
+        ("colours", _runs(info.colours)),
         ("stored", f"{info.driver}, blocks {info.block[0]} × {info.block[1]}, {info.compression or 'raw'}"),
         ("nodata", "none" if info.nodata is None else str(info.nodata)),
         ("CRS", "none" if info.crs is None else _name(info.crs)),
     ]
+    if any(info.names):
+        shown.insert(1, ("bands", ", ".join(f"{index} {name or '–'}" for index, name in enumerate(info.names, 1))))
     if info.transform is not None:
         shown.append(("transform", ", ".join(f"{value:.10g}" for value in info.transform)))
     return {**asdict(info), "notes": info.notes}, shown + [("note", note) for note in info.notes]

@@ -30,6 +30,9 @@ class RasterInfo:
         compression: Name, or None.
         colours: Colour interpretation of each band.
         has_mask: Whether a mask band or file says what is valid.
+        names: What the file calls each band, or None.
+        scales: Factor by which the file would have the values of each band multiplied.
+        offsets: What it would have added then.
     """
 
     path: str
@@ -48,6 +51,9 @@ class RasterInfo:
     compression: str | None
     colours: tuple[str, ...]
     has_mask: bool
+    names: tuple[str | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
 
     @property
     def notes(self) -> list[str]:
@@ -63,6 +69,10 @@ class RasterInfo:
             found.append("nothing marks missing pixels: give --nodata VALUE if a border is not data")
         if self.dtype.startswith("complex"):
             found.append("complex samples: only their absolute value can be used (--complex abs)")
+        if set(self.scales) != {1.0} or set(self.offsets) != {0.0}:
+            found.append(
+                "scale and offset are in the file and not applied: models learn and predict from what is stored"
+            )
         return found
 
 
@@ -90,6 +100,9 @@ def describe(dataset: Any) -> RasterInfo:
         compression=dataset.compression.name if dataset.compression else None,
         colours=tuple(c.name for c in colours),
         has_mask=any(MaskFlags.per_dataset in flags and alpha is None for flags in dataset.mask_flag_enums),
+        names=tuple(dataset.descriptions),
+        scales=tuple(map(float, dataset.scales)),
+        offsets=tuple(map(float, dataset.offsets)),
     )
 
 
