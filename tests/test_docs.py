@@ -12,10 +12,10 @@ import yaml
 
 from xt import plugins
 from xt.cli.main import COMMANDS
-from xt.cli.schema import check_config
 from xt.geometry.grid import TokenLayout
 from xt.testing import EncoderFault, check_context_encoder, pytest_plugin
 from xt.testing.kit import CHECKS
+from xt.training.schema import check_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt eval``; return the exit code."""
-    from xt.cli.schema import check_config
     from xt.errors import EXIT_OK
+    from xt.training.schema import check_config
 
     for config in [run / "config.yaml" for run in args.runs]:
         if args.overrides and config.is_file():

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt train``; return the exit code."""
-    from xt.cli.schema import check_config
     from xt.errors import EXIT_OK
+    from xt.training.schema import check_config
 
     own = {"--run_dir": args.run_dir, "--checkpoint_every": args.checkpoint_every}
     overrides = [*args.overrides, *(f"{key}={value}" for key, value in own.items() if value is not None)]

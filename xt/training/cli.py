@@ -26,6 +26,7 @@ from xt.training.parsing import CLI, parse
 from xt.training.progress import showing
 from xt.training.run_folder import DONE, RunFolder
 from xt.training.samples import Samples
+from xt.training.schema import check_config
 
 
 def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False, modules: Sequence[str] = ()) -> Path:
@@ -44,7 +45,8 @@ def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False
         XTError: If the config, the data or the run folder is not right.
         Stopped: On Ctrl-C or SIGTERM; the state is saved.
     """
-    config = Path(config)
+    config, overrides = Path(config), list(overrides)
+    check_config(config, overrides, bool(modules))
     cli = parse(config, overrides, modules)
     return_large_blocks(cli.datamodule.image_size)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)

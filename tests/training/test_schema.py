@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from xt.cli.schema import check_config
+import xt
 from xt.errors import ConfigError
+from xt.training.schema import check_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/xview3_4096_512.yaml"
@@ -133,3 +134,13 @@ def test_arguments_go_to_the_class_that_an_override_names(name: str):
         with pytest.raises(ConfigError, match="unknown key 'head_dim'"):
             check_config(CONFIG, [f"--{key}", name, "--model.model.context.head_dim", "8"])
     check_config(CONFIG, ["--model.model.context", "Mine", "--model.model.context.scale", "2"], more_plugins=True)
+
+
+def test_python_is_told_of_mistakes_as_the_command_line_is(tmp_path: Path):
+    for overrides, said in (
+        (["--trainer.max_step", "3"], "--trainer.max_step: unknown key 'max_step'; did you mean 'max_steps'"),
+        (["--model.model.context", "Mambo"], "'Mambo' is unknown; did you mean 'Mamba'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            xt.train(CONFIG, [*overrides, "--run_dir", str(tmp_path / "run")])
+    assert not list(tmp_path.iterdir())
