@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from xt import plugins
-from xt.cli import schema
 from xt.errors import PluginError, nearest
 from xt.plugins import Configurable
+from xt.training import schema
 
 KIND = "context_encoders"
 PLAIN = "class Mine(Configurable):\n    def __init__(self, dim): ...\n"

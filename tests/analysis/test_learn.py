@@ -12,8 +12,8 @@ from xt import plugins
 from xt.analysis.bench import compare, learn, plot, sizes
 from xt.analysis.bench.settings import Settings
 from xt.cli.main import main
-from xt.cli.schema import check_config
 from xt.errors import XTWarning
+from xt.training.schema import check_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/xview3_demo_context.yaml"
