@@ -35,6 +35,7 @@ BUILTINS: dict[str, dict[str, str]] = {
     },
     "tasks": {
         "ImageClassification": "xt.tasks.classification:ImageClassification",
+        "ObjectDetection": "xt.tasks.objects:ObjectDetection",
         "PixelRegression": "xt.tasks.regression:PixelRegression",
         "PointDetection": "xt.tasks.detection:PointDetection",
         "SemanticSegmentation": "xt.tasks.segmentation:SemanticSegmentation",

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from xt.errors import ConfigError
 from xt.losses.base import TileLoss
-from xt.losses.detection import DetectionLoss, PaperDetectionLoss
+from xt.losses.detection import ClassLoss, DetectionLoss, PaperDetectionLoss
 from xt.losses.regression import RegressionLoss
 from xt.losses.segmentation import SegmentationLoss
 
@@ -41,8 +41,17 @@ def regression_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return maps, {"value": values, "valid": torch.rand(2, 1, 24, 30, generator=g) > 0.2}
 
 
+def class_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    maps, targets = detection_case()
+    g = torch.Generator().manual_seed(1)
+    maps = {"center": maps["center"], "kind": torch.randn(2, 3, 24, 30, generator=g).double().requires_grad_()}
+    kind = torch.tensor([0, 1, 2, 255])[torch.randint(4, (2, 1, 24, 30), generator=g)].to(torch.uint8)
+    return maps, {"kind": kind, "center": targets["center"], "valid": targets["valid"]}
+
+
 CASES = [
     (DetectionLoss(), detection_case),
+    (ClassLoss(), class_case),
     (PaperDetectionLoss(), detection_case),
     (SegmentationLoss(), segmentation_case),
     (RegressionLoss(), regression_case),
@@ -136,6 +145,23 @@ def test_the_default_loss_equals_its_definition_pixel_by_pixel(options: dict[str
         "length": length_loss(maps, targets),
     }
     assert_parts(DetectionLoss(**options), want, weights(options, vessel=1, fishing=1, center=1, length=0.5))
+
+
+def test_the_loss_of_classes_equals_its_definition():
+    maps, targets = class_case()
+    loss = ClassLoss(2.0, 3.0)
+    got = loss.total(loss.statistics(maps, targets), 2)
+    known = (targets["kind"] != 255) & targets["valid"]
+    logits = maps["kind"].movedim(1, -1)[known[:, 0]]
+    want = F.cross_entropy(logits, targets["kind"][known].long())
+    torch.testing.assert_close(got["kind"].double(), want, rtol=1e-5, atol=0)
+    flags = {"vessel": targets["center"], "fishing": targets["center"], "length": targets["center"].double()}
+    zeros = dict.fromkeys(flags, torch.zeros_like(maps["center"]))
+    other = DetectionLoss()
+    center = other.total(other.statistics({**zeros, **maps}, {**flags, **targets}), 2)["center"]
+    torch.testing.assert_close(got["center"], center)
+    torch.testing.assert_close(got["loss"], 2 * got["center"] + 3 * got["kind"])
+    assert set(loss.biases()) == {"center"}
 
 
 def test_the_center_s_loss_falls_towards_the_object():

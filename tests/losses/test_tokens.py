@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from xt.losses.tokens import TokenLoss
+from xt.losses.tokens import ClassTokenLoss, TokenLoss
 
 STRIDE = 4
 
@@ -57,3 +57,29 @@ def test_cells_that_are_not_seen_teach_nothing():
     torch.testing.assert_close(
         half, loss.of_cells(mixed[:, :, :1], {name: each[:, :, :1] for name, each in cells.items()})
     )
+
+
+def test_classes_of_cells_equal_their_definition():
+    torch.manual_seed(0)
+    loss = ClassTokenLoss(5, STRIDE, 3, weight=2.0, positive_weight=7.0)
+    mixed, targets = case()
+    kind = torch.full((1, 1, 10, 13), 255, dtype=torch.uint8)
+    for row, col, number in ((1, 2, 2), (1, 0, 1), (5, 6, 0), (2, 9, 255), (1, 12, 1)):  # two in the first cell
+        kind[0, 0, row, col] = number
+        targets["center"][0, 0, row, col] = 255
+    targets = {"center": targets["center"], "kind": kind, "valid": targets["valid"]}
+    said = loss.head(mixed)[0]
+    total = weights = 0.0
+    for row in range(3):
+        for col in range(4):
+            if (row, col) == (1, 0):
+                continue  # not a valid pixel
+            holds = (row, col) in ((0, 0), (1, 1), (2, 3), (0, 2))
+            weight = 7.0 if holds else 1.0
+            total += weight * F.binary_cross_entropy_with_logits(said[0, row, col], torch.tensor(float(holds)))
+            weights += weight
+    classes = torch.stack([said[1:, 0, 0], said[1:, 1, 1]])
+    want = total / weights + F.cross_entropy(classes, torch.tensor([2, 0]))
+    torch.testing.assert_close(loss.total(loss.statistics(mixed, targets)), 2.0 * want)
+    nothing = loss.total(loss.statistics(mixed, targets | {"valid": torch.zeros_like(targets["valid"])}))
+    assert nothing == 0

@@ -15,7 +15,8 @@ Maps = dict[str, np.ndarray]
 def noise(height: int, width: int, seed: int = 0) -> Maps:
     """Maps without an object."""
     rng = np.random.default_rng(seed)
-    maps = {name: rng.uniform(0, 250, (height, width)).astype(np.float32) for name in ("vessel", "fishing", "length")}
+    names = ("vessel", "fishing", "length", "class a", "class b")
+    maps = {name: rng.uniform(0, 250, (height, width)).astype(np.float32) for name in names}
     return {"center": rng.uniform(0, 50, (height, width)).astype(np.float32)} | maps
 
 
@@ -67,6 +68,8 @@ def assert_same(found: Candidates, whole: Candidates) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-9, err_msg=name)
     np.testing.assert_array_equal(found.vessel[order], whole.vessel[other])
     np.testing.assert_array_equal(found.fishing[order], whole.fishing[other])
+    assert found.kinds.shape == (len(found.table), 2) or not len(found.table)
+    np.testing.assert_array_equal(found.kinds[order], whole.kinds[other])
     assert set(found.table.scene_id) <= {"s"}
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pyogrio
 import pytest
 import rasterio
 import torch
@@ -14,15 +15,17 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+import xt
 from xt import plugins
 from xt.cli.main import main
 from xt.data.base import DataModule
+from xt.data.labels import read_predictions
 from xt.models.checkpoint import load_model
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
 from xt.tasks.detection import COLOURS
-from xt.tasks.preview import GAP, NO_DATA, of_classes
+from xt.tasks.preview import GAP, NO_DATA, class_colours, of_classes
 from xt.tasks.registry import task_of
 
 PARTS = {
@@ -177,6 +180,54 @@ def test_detection(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     got = json.loads(capsys.readouterr().out.splitlines()[-1])
     for name, value in want.items():
         assert got[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_objects_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng, rows = np.random.default_rng(0), ["scene_id,row,column,class"]
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b", "c", "v"):
+        pixels = rng.normal(100, 4, (SIZE, 2 * SIZE))
+        for index, (row, col) in enumerate(
+            rng.permutation([(r, c) for r in (20, 60, 100) for c in range(20, 240, 30)])
+        ):
+            label, sign = (("roof", 1), ("pond", -1))[index % 2]
+            pixels[row - 3 : row + 4, col - 3 : col + 4] += 60 * sign
+            rows.append(f"{name},{row},{col},{label}")
+        Image.fromarray(pixels.clip(1, 255).astype(np.uint8)).save(tmp_path / f"images/{name}.png")
+    (tmp_path / "points.csv").write_text("\n".join(rows) + "\n")
+    options = {"root": str(tmp_path), "bands": ["grey"], "classes": ["roof", "pond"], "validation": "^v",
+               "image_size": SIZE, "validation_tile": 2 * SIZE, "crops_per_scene": 8}  # fmt: skip
+    task = {"class_path": "ObjectDetection", "init_args": {"tolerance": 6}}
+    run = train(tmp_path, task, {"class_path": "PointsData", "init_args": options}, 10)
+    want = measured(run, capsys)
+    assert set(want) == {"f1", "loc_f1", "f1_roof", "f1_pond"}
+    assert want["f1"] > 0.6
+    drawn = samples(run, 2 * SIZE)["0_v_rows_0_columns_0.png"][:, : 2 * SIZE]
+    assert all((drawn == colour).all(-1).any() for colour in class_colours(3)[1:])
+    maps = predicted(run, tmp_path / "images/v.png", tmp_path / "v.tif")
+    np.testing.assert_allclose(maps[1] + maps[2], 255, atol=1e-3)
+    with rasterio.open(tmp_path / "v.tif") as dataset:
+        assert dataset.descriptions == ("center", "class roof", "class pond")
+    capsys.readouterr()
+    argv = ["score", str(tmp_path / "v.csv"), str(tmp_path / "points.csv"), "--scene", "v", "--tolerance", "6"]
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == pytest.approx(want, abs=1e-6)
+    layer = pyogrio.raw.read(tmp_path / "v.gpkg")
+    table = read_predictions(tmp_path / "v.csv")
+    assert list(layer[0]["fields"]) == ["row", "column", "scene_id", "class", "score"]
+    assert layer[3][3].tolist() == table.label.tolist()
+    _, metadata = load_model(run)
+    assert (metadata.task, metadata.classes) == ("object-detection", ("roof", "pond"))
+    assert set(metadata.thresholds) == {"center"}
+    with xt.predict(xt.load(run), tmp_path / "images/v.png", tile=2 * SIZE) as result:
+        assert result.objects.label.tolist() == table.label.tolist()
+    argv = ["train", str(tmp_path / "c.yaml"), "--run_dir", str(tmp_path / "other")]
+    for changes, said in (
+        (["--data.classes", "[]"], "ObjectDetection learns at least two"),
+        (["--model.task", "PointDetection"], "PointDetection tells no classes; take ObjectDetection"),
+    ):
+        assert main([*argv, *changes]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_segmentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -9,6 +9,7 @@ import pytest
 from xt.data.labels import LabelTable
 from xt.errors import ConfigError
 from xt.tasks.detection import PointDetection
+from xt.tasks.objects import ObjectDetection
 from xt.tasks.points import MIN_CENTER, Candidates, Thresholds, find_candidates, tune
 
 NAMES = ("center", "vessel", "fishing", "length")
@@ -52,6 +53,7 @@ def table(scores: list[float], vessel: list[float], fishing: list[float]) -> Lab
         distance_from_shore_km=np.full(num, 9999.99),
         confidence=np.full(num, "HIGH"),
         score=np.array(scores),
+        label=np.full(num, ""),
     )
 
 
@@ -93,3 +95,35 @@ def test_scores_are_of_what_the_model_tells_within_the_tolerance():
     assert scores[20.0]["loc_fscore"] == 1
     with pytest.raises(ConfigError, match=r"task\.init_args\.tolerance is 0; it must be above 0 pixels"):
         PointDetection(tolerance=0)
+
+
+def test_classes_are_read_beside_the_centre():
+    rng = np.random.default_rng(3)
+    maps = {"center": np.zeros((12, 15), np.float32), "class a": rng.random((12, 15)), "class b": rng.random((12, 15))}
+    for row, col in ((0, 0), (6, 7), (11, 14)):
+        maps["center"][row, col] = 200
+    found = find_candidates(maps, "s")
+    places = (slice(0, 2), slice(0, 2)), (slice(5, 8), slice(6, 9)), (slice(10, 12), slice(13, 15))
+    want = np.array([[maps[name][at].mean() for name in ("class a", "class b")] for at in places])
+    np.testing.assert_allclose(found.kinds, want)
+    named = found.named(["x", "y"]).table.label.tolist()
+    assert named == [("x", "y")[int(b > a)] for a, b in want]
+    assert set(named) == {"x", "y"}
+    assert find_candidates({name: 0 * each for name, each in maps.items()}).named(["x", "y"]).table.label.tolist() == []
+    assert Candidates.concatenate([found, found]).kinds.shape == (6, 2)
+    assert Candidates.concatenate([]).named(["x", "y"]).table.label.tolist() == []
+
+
+def test_the_threshold_of_objects_is_that_of_the_best_classes():
+    unknown = [np.nan] * 6
+    truth = replace(table(unknown, unknown, unknown), label=np.array(["x", "x", "y", "y", "x", "y"]))
+    found = table([160, 170, 160, 180, 120, 130], unknown, unknown)  # the last two have the wrong class
+    kinds = np.array([[2, 1], [2, 1], [1, 2], [1, 2], [1, 2], [2, 1]])
+    task = ObjectDetection()
+    task.classes = ("x", "y")
+    for tuned in (True, False):
+        task._found, task._truth = [Candidates(found, np.array(unknown), np.array(unknown), kinds)], [truth]
+        scores = task.scores(SimpleNamespace(), tune=tuned)
+        assert scores["f1"] == scores["f1_x"] == scores["f1_y"] == pytest.approx(4 / 5)
+        assert scores["loc_f1"] == 4 / 5
+    assert task.thresholds() == {"center": 130}

@@ -126,8 +126,8 @@ def plot_scenes(
 ) -> None:
     """Draw scenes side by side, with circles where objects are and crosses where they were found.
 
-    Colours tell fishing vessels, other vessels and other objects; a cross of another colour than its circle is a
-    mistake in kind, one without a circle a false alarm, a circle without a cross a miss.
+    Colours tell fishing vessels, other vessels and other objects, or classes; a cross of another colour than its circle
+    is a mistake in kind, one without a circle a false alarm, a circle without a cross a miss.
 
     Args:
         rasters: Scene → a raster of it, whose first band is drawn.
@@ -136,19 +136,23 @@ def plot_scenes(
         out: PNG.
         tolerance: Pixels within which an object is found.
     """
+    classes = sorted({*found.label.tolist(), *truth.label.tolist()} - {""})
+    colours = {name: f"C{index}" for index, name in enumerate(classes)} or COLOURS
     figure, axes = plt.subplots(1, len(rasters), figsize=(6.5 * len(rasters), 7.4), layout="constrained", squeeze=False)
     for axis, (name, path) in zip(axes.flat, rasters.items(), strict=True):
-        _draw_scene(axis, path, found.scene(name), truth.scene(name), tolerance)
+        _draw_scene(axis, path, found.scene(name), truth.scene(name), tolerance, colours)
     handles = [
         plt.Line2D([], [], color=colour, marker=marker, linestyle="", fillstyle="none", label=f"{what}: {kind}")
-        for kind, colour in COLOURS.items()
+        for kind, colour in colours.items()
         for marker, what in (("o", "there"), ("+", "found"))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(rasters) == 1 else 6)
     _save(figure, out)
 
 
-def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable, tolerance: float) -> None:
+def _draw_scene(
+    axis: Any, raster: Path, found: LabelTable, truth: LabelTable, tolerance: float, colours: Mapping[str, str]
+) -> None:
     with open_raster(raster, PLAIN) as dataset:
         scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
         shape = (max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale)))
@@ -156,7 +160,7 @@ def _draw_scene(axis: Any, raster: Path, found: LabelTable, truth: LabelTable, t
     low, high = np.percentile(pixels.compressed(), (1, 99.7)) if pixels.count() else (0, 1)
     axis.imshow(pixels.filled(low), cmap="gray", vmin=low, vmax=high)
     for table, marker, size in ((truth, "o", 170), (found, "+", 80)):
-        for kind, colour in COLOURS.items():
+        for kind, colour in colours.items():
             mine = table.kinds == kind
             style: dict[str, Any] = {"facecolors": "none", "edgecolors": colour} if marker == "o" else {"c": colour}
             places = (table.column[mine] / scale, table.row[mine] / scale)

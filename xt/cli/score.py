@@ -4,6 +4,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xt.data.labels import LabelTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
         if args.scene not in labels.scenes:
             raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, labels.scenes)}")
         predictions, labels = predictions.scene(args.scene), labels.scene(args.scene)
+    classes = sorted({*labels.label.tolist(), *predictions.label.tolist()} - {""})
+    if classes:
+        return _of_classes(predictions, labels, classes, tolerance, args)
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
     result = score(predictions, labels, shoreline, args.official, tolerance).to_dict()
     if args.json:
@@ -55,4 +62,19 @@ def run(args: argparse.Namespace) -> int:
         print("loc_fscore_shore is 0 without --shoreline DIR", file=sys.stderr)
     for name in untold(labels):
         print(f"{SCORES[name]} is 0: the labels do not tell it", file=sys.stderr)
+    return 0
+
+
+def _of_classes(
+    predictions: "LabelTable", labels: "LabelTable", classes: list[str], tolerance: float, args: argparse.Namespace
+) -> int:
+    from xt.errors import ConfigError
+    from xt.metrics.objects import class_scores
+
+    for option, given in (("--official", args.official), ("--shoreline", args.shoreline)):
+        if given:
+            raise ConfigError(f"{option} is of xView3; {args.labels} has classes of its own, so leave it out")
+    result = class_scores(predictions, labels, classes, tolerance)
+    width = max(18, *map(len, result))
+    print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
     return 0

@@ -14,6 +14,9 @@ from xt.errors import LabelError, nearest
 
 CONFIDENCES = ("HIGH", "MEDIUM", "LOW", "")
 NO_SHORE_KM = 9999.99
+CLASS = "class"
+"""Column of an object's class."""
+_TEXT = ("scene_id", "confidence", "label")
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,6 +35,7 @@ class LabelTable:
         distance_from_shore_km: Kilometres; 9999.99 where there is no shore.
         confidence: HIGH, MEDIUM, LOW, or empty for predictions.
         score: Confidence of a prediction in 0..255; NaN for labels.
+        label: Class of the object, where the task has classes of its own; else empty.
     """
 
     row: Floats
@@ -43,21 +47,18 @@ class LabelTable:
     distance_from_shore_km: Floats
     confidence: npt.NDArray[np.str_]
     score: Floats
+    label: npt.NDArray[np.str_]
 
     @classmethod
     def build(cls, num: int, **columns: Any) -> "LabelTable":
         """Make a table of ``num`` rows; columns that are not given are unknown."""
-        defaults: dict[str, Any] = {
-            "scene_id": np.full(num, ""),
-            "confidence": np.full(num, ""),
-            "distance_from_shore_km": np.full(num, NO_SHORE_KM),
-        }
+        defaults: dict[str, Any] = {name: np.full(num, "") for name in _TEXT}
+        defaults["distance_from_shore_km"] = np.full(num, NO_SHORE_KM)
         values: dict[str, Any] = {}
         for field in fields(cls):
             value = columns.get(field.name, defaults.get(field.name))
             array = np.full(num, np.nan) if value is None else np.asarray(value)
-            is_text = field.name in ("scene_id", "confidence")
-            values[field.name] = array.astype(np.str_ if is_text else np.float64).reshape(num)
+            values[field.name] = array.astype(np.str_ if field.name in _TEXT else np.float64).reshape(num)
         return cls(**values)
 
     def __len__(self) -> int:
@@ -65,9 +66,10 @@ class LabelTable:
 
     @property
     def kinds(self) -> npt.NDArray[np.str_]:
-        """What each object is: ``fishing``, ``vessel`` or ``other``."""
+        """What each object is: its class if it has one, else ``fishing``, ``vessel`` or ``other``."""
         vessel, fishing = self.is_vessel == 1, self.is_fishing == 1
-        return np.where(vessel & fishing, "fishing", np.where(vessel, "vessel", "other"))
+        known = np.where(vessel & fishing, "fishing", np.where(vessel, "vessel", "other"))
+        return np.where(self.label != "", self.label, known)
 
     def select(self, mask: npt.NDArray[Any]) -> "LabelTable":
         """Return the rows that a mask or an index array chooses."""
@@ -161,7 +163,8 @@ def read_labels(path: Path | str, drop_bad: bool = False) -> LabelTable:
     """
     path, header = Path(path), set(read_csv(Path(path))[0])
     own = header >= {"row", "column"} and "detect_scene_row" not in header
-    return sure(_read(path, _OWN, drop_bad, ATTRIBUTES)) if own else _read(path, _LABEL, drop_bad)
+    of_class: Columns = {CLASS: ("label", str.strip)}
+    return sure(_read(path, _OWN, drop_bad, ATTRIBUTES | of_class)) if own else _read(path, _LABEL, drop_bad, of_class)
 
 
 def sure(table: LabelTable) -> LabelTable:
@@ -170,7 +173,7 @@ def sure(table: LabelTable) -> LabelTable:
 
 
 def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
-    """Read a submission CSV. A column ``score`` is optional; a point may lie outside its scene.
+    """Read a submission CSV, or points of classes. A column ``score`` is optional; a point may lie outside its scene.
 
     Raises:
         LabelError: As :func:`read_labels`.
@@ -179,19 +182,23 @@ def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
         "detect_scene_row": ("row", number(-math.inf, required=True)),
         "detect_scene_column": ("column", number(-math.inf, required=True)),
     }
-    return _read(Path(path), _COMMON | anywhere, drop_bad, {"score": ("score", number(-math.inf, required=False))})
+    what: Columns = SCENE | {CLASS: ("label", str.strip)} if CLASS in read_csv(Path(path))[0] else _COMMON
+    return _read(Path(path), what | anywhere, drop_bad, {"score": ("score", number(-math.inf, required=False))})
 
 
-def write_predictions(path: Path, table: LabelTable) -> None:
-    """Write a submission CSV with a column ``score`` at the end; into a partial of :mod:`xt.files`."""
+def write_predictions(path: Path, table: LabelTable, of_classes: bool = False) -> None:
+    """Write a submission CSV with a column ``score`` at the end; into a partial of :mod:`xt.files`.
+
+    With ``of_classes`` there is the class of each object instead of vessel, fishing and length.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*PREDICTION_COLUMNS, "score"])
+        writer.writerow([*PREDICTION_COLUMNS[:3], *([CLASS] if of_classes else PREDICTION_COLUMNS[3:]), "score"])
         for i in range(len(table)):
             numbers = [_text(getattr(table, name)[i]) for name in ("row", "column")]
             flags = [_boolean(getattr(table, name)[i]) for name in ("is_vessel", "is_fishing")]
-            rest = [_text(table.vessel_length_m[i]), _text(table.score[i])]
-            writer.writerow([*numbers, table.scene_id[i], *flags, *rest])
+            what = [table.label[i]] if of_classes else [*flags, _text(table.vessel_length_m[i])]
+            writer.writerow([*numbers, table.scene_id[i], *what, _text(table.score[i])])
 
 
 def _text(value: float) -> str:

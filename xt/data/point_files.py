@@ -1,7 +1,7 @@
 """Objects of CSV, GeoJSON, GeoPackage and shapefiles, in pixels or on the map, brought to the pixels of scenes."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,7 +14,7 @@ import shapely
 
 from xt.data import vector_files
 from xt.data.georeference import map_crs, to_pixels
-from xt.data.labels import ATTRIBUTES, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv, sure
+from xt.data.labels import ATTRIBUTES, CLASS, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv, sure
 from xt.data.source import Source
 from xt.errors import LabelError
 
@@ -28,7 +28,13 @@ _SHORT = {"vessel_len": "vessel_length_m"}
 _SHAPES = (shapely.GeometryType.POINT, shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
-def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False) -> LabelTable:
+def read_points(
+    path: Path,
+    scenes: Mapping[str, Source],
+    drop_bad: bool = False,
+    classes: Sequence[str] = (),
+    column: str = CLASS,
+) -> LabelTable:
     """Read the objects of scenes.
 
     Where an object lies is told by the columns ``row`` and ``column`` (pixels; also ``detect_scene_row`` and
@@ -43,24 +49,36 @@ def read_points(path: Path, scenes: Mapping[str, Source], drop_bad: bool = False
             with objects.
         scenes: By name.
         drop_bad: Leave bad rows out instead of failing.
+        classes: Of the objects; none for objects without.
+        column: Column that names the class.
 
     Raises:
         LabelError: If a file cannot be read, does not say where objects lie, has bad rows, or has objects of which
             none lies in any scene.
     """
+    of_class = {column: ("label", _one_of(classes))} if classes else {}
     if not path.is_dir():
-        return _read(path, scenes, None, drop_bad)
+        return _read(path, scenes, None, drop_bad, of_class)
     files = {name: [path / f"{name}{suffix}" for suffix in SUFFIXES] for name in scenes}
     found = [(name, file) for name, each in files.items() for file in each if file.is_file()]
     if not found:
         raise LabelError(
             f"{path}: no file SCENE.csv, .geojson, .gpkg or .shp for any scene, such as {next(iter(scenes))}.csv"
         )
-    tables = [_read(file, {name: scenes[name]}, name, drop_bad) for name, file in found]
+    tables = [_read(file, {name: scenes[name]}, name, drop_bad, of_class) for name, file in found]
     return LabelTable.concatenate(tables)
 
 
-def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad: bool) -> LabelTable:
+def _one_of(classes: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.strip() not in classes:
+            raise ValueError(f"{text!r} is no class ({', '.join(classes)})")
+        return text.strip()
+
+    return parse
+
+
+def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad: bool, of_class: Columns) -> LabelTable:
     vector = path.suffix.lower() in vector_files.SUFFIXES
     header, rows, crs = _vector_rows(path) if vector else (*read_csv(path), None)
     pair = next((each for each in (_MAP, *_PIXELS, _BOX) if set(each) <= set(header)), None)
@@ -72,7 +90,7 @@ def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad:
         )
     low = -0.5 if pair in _PIXELS else -math.inf
     names = _BOX if pair is _BOX else ("row", "column")
-    columns: Columns = {name: (field, number(low, True)) for name, field in zip(pair, names, strict=True)}
+    columns: Columns = {name: (field, number(low, True)) for name, field in zip(pair, names, strict=True)} | of_class
     alone = len(scenes) == 1 or scene is not None
     of_scene = SCENE if "scene_id" in header or "image_path" not in header else _FILE
     told = next(iter(of_scene)) in header

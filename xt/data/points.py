@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xt.data.base import DataModule, check_bands
-from xt.data.labels import LabelTable
+from xt.data.labels import CLASS, LabelTable
 from xt.data.point_files import read_points
 from xt.data.scene_crops import SceneCrops
 from xt.data.source import Source
 from xt.data.splits import Splits, rasters
 from xt.data.statistics import measure
-from xt.data.targets import CENTER_SIGMA, untold
+from xt.data.targets import CENTER_SIGMA, UNKNOWN, untold
 from xt.errors import ConfigError, InputError, LabelError, at_least
 
 
@@ -26,6 +26,9 @@ class PointsData(DataModule):
         bands: Names of the bands that are read; of scene folders the file names without ``.tif``.
         validation: Regular expression; images whose name it matches validate, the others train.
         test: Likewise for the test images; those of validation by default.
+        classes: Of the objects, for :class:`~xt.tasks.objects.ObjectDetection`; none for
+            :class:`~xt.tasks.detection.PointDetection`, which tells vessel, fishing and length.
+        column: Column that names the class of an object.
         images: Folder of the images under ``root``.
         points: File or folder of the objects under ``root``.
         band_indexes: 1-based bands of a raster; all by default.
@@ -59,6 +62,8 @@ class PointsData(DataModule):
         bands: Sequence[str],
         validation: str,
         test: str | None = None,
+        classes: Sequence[str] = (),
+        column: str = CLASS,
         images: str = "images",
         points: str = "points.csv",
         band_indexes: Sequence[int] | None = None,
@@ -83,6 +88,10 @@ class PointsData(DataModule):
         check_bands(bands, band_indexes)
         at_least(1, "data.init_args", crops_per_scene=crops_per_scene, validation_tile=validation_tile)
         at_least(0, "data.init_args", gain=gain)
+        if len(set(classes)) < len(classes):
+            raise ConfigError(f"data.init_args.classes is {list(classes)}; give each of them a name of its own")
+        if len(classes) > UNKNOWN:
+            raise ConfigError(f"data.init_args.classes are {len(classes)}; {UNKNOWN} are possible")
         if not 1 <= center_sigma <= 10:
             raise ConfigError(f"data.init_args.center_sigma is {center_sigma}; it must lie between 1 and 10 pixels")
         if not 0 <= centred <= 1:
@@ -94,6 +103,7 @@ class PointsData(DataModule):
         self.image_folder, self.points = self.root / images, self.root / points
         self.splits, self.nodata, self.resolution = Splits(validation, test), nodata, resolution
         self.mean, self.std = tuple(mean or ()), tuple(std or ())
+        self.classes, self.column = tuple(classes), column
         self.centred, self.crops_per_scene, self.drop_bad_labels = centred, crops_per_scene, drop_bad_labels
         self.validation_tile, self.gain = validation_tile or image_size, gain
         self.center_sigma, self.flips = center_sigma, flips
@@ -104,7 +114,8 @@ class PointsData(DataModule):
         """Find images and objects, and measure mean and std if they are not given."""
         if not self.sources:
             images = self._images()
-            self.objects = read_points(self.points, {image.name: image for image in images}, self.drop_bad_labels)
+            named = {image.name: image for image in images}
+            self.objects = read_points(self.points, named, self.drop_bad_labels, self.classes, self.column)
             self.sources = self.splits.share(images, lambda image: image.name)
         self.splits.check(self.sources, split)
         if not self.mean:
@@ -120,7 +131,7 @@ class PointsData(DataModule):
                 )
             self.untold = untold(known)
         size, crops = (self.image_size, self.crops_per_scene) if split == "train" else (self.validation_tile, None)
-        options = (self.gain, self.center_sigma, self.flips)
+        options = (self.gain, self.center_sigma, self.flips, self.classes)
         return SceneCrops(sources, tables, size, self.seed, self.centred, crops, *options)
 
     def _images(self) -> list[Source]:

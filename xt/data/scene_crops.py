@@ -1,6 +1,6 @@
 """Samples of point detection: crops or tiles of scenes, their objects, and the targets that are drawn of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from xt.data.labels import LabelTable
 from xt.data.loading import Key, sample_rng
 from xt.data.source import Source
-from xt.data.targets import CENTER_SIGMA, center_radius, detection_targets
+from xt.data.targets import CENTER_SIGMA, center_radius, class_targets, detection_targets
 from xt.geometry.grid import RegionGrid, Window
 
 Array = npt.NDArray[Any]
@@ -30,7 +30,7 @@ class SceneCrops(Dataset[dict[str, Any]]):
 
     ``gain`` is the deviation of the logarithm of the factor on the raw values of a crop, drawn anew for each;
     ``center_sigma`` is that of :func:`~xt.data.targets.detection_targets`. With ``flips`` a crop is seen in any of
-    eight ways, without in two.
+    eight ways, without in two. With ``classes`` targets are those of :func:`~xt.data.targets.class_targets`.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class SceneCrops(Dataset[dict[str, Any]]):
         gain: float = 0.0,
         center_sigma: float = CENTER_SIGMA,
         flips: bool = False,
+        classes: Sequence[str] = (),
     ) -> None:
         self.readers, self.labels, self.image_size = readers, labels, image_size
         self.seed, self.centred, self.crops_per_scene, self.gain = seed, centred, crops_per_scene, gain
-        self.center_sigma, self.flips = center_sigma, flips
+        self.center_sigma, self.flips, self.classes = center_sigma, flips, classes
         self.tiles = [
             (scene, window)
             for scene, reader in enumerate(readers)
@@ -76,7 +77,11 @@ class SceneCrops(Dataset[dict[str, Any]]):
         near = (
             (local.row > -reach) & (local.row < size + reach) & (local.column > -reach) & (local.column < size + reach)
         )
-        targets = detection_targets(local.select(near), size, size, self.center_sigma)
+        targets = (
+            class_targets(local.select(near), self.classes, size, size, self.center_sigma)
+            if self.classes
+            else detection_targets(local.select(near), size, size, self.center_sigma)
+        )
         inside = _within(local, 0, size)
         sample: dict[str, Any] = {"image": pixels, "valid": valid[None], "targets": targets}
         for view in views:

@@ -1,7 +1,7 @@
 """Targets of point detection, as in the xView3 recipe of xT (arXiv 2403.01915, appendix)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
 
@@ -19,6 +19,8 @@ CENTER_SCALE = 255.0
 LENGTH_SCALE_M = 100.0
 IGNORE = 255
 IGNORE_LENGTH = -1.0
+UNKNOWN = 255
+"""Of a pixel without a class."""
 
 CenterActivation = Literal["sigmoid", "linear"]
 """How the output of the centre's head becomes a value in 0..1; the loss decides."""
@@ -62,6 +64,32 @@ def detection_targets(
         if metres[i] > 0:
             _stamp(length, rows[i], cols[i], _DISC[DISC_RADIUS], _setter(metres[i]))
     return {"center": center[None], "vessel": vessel[None], "fishing": fishing[None], "length": length[None]}
+
+
+def class_targets(
+    points: LabelTable, classes: Sequence[str], height: int, width: int, center_sigma: float = CENTER_SIGMA
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Draw the targets of objects of classes.
+
+    Args:
+        points: Objects; row and column in pixels of this image, they may lie outside.
+        classes: Their names, in the order of the channels.
+        height: Rows of the image.
+        width: Columns of the image.
+        center_sigma: As in :func:`detection_targets`.
+
+    Returns:
+        ``center`` ``(1, H, W)`` as there; ``kind`` uint8, the number of the class in discs of radius 4 px, and
+        :data:`UNKNOWN` elsewhere and where nobody is sure.
+    """
+    center, kind = np.zeros((height, width), np.uint8), np.full((height, width), UNKNOWN, np.uint8)
+    rows, cols = np.rint(points.row).astype(int), np.rint(points.column).astype(int)
+    numbers = {name: number for number, name in enumerate(classes)}
+    for i in np.arange(len(points)):
+        _stamp(center, rows[i], cols[i], _gaussian(center_sigma), np.maximum)
+        if points.confidence[i] != "LOW":
+            _stamp(kind, rows[i], cols[i], _DISC[DISC_RADIUS], _setter(numbers[str(points.label[i])]))
+    return {"center": center[None], "kind": kind[None]}
 
 
 def untold(points: LabelTable) -> tuple[str, ...]:

@@ -66,9 +66,9 @@ def publish(
             with outcome.seconds.timed("objects"):
                 table = _objects(task, raster, source)
             summary.points = len(table)
-            write_predictions(beside[0], table)
+            write_predictions(beside[0], table, bool(task.classes))
             for layer in beside[1:]:
-                write_points(layer, table, profile)
+                write_points(layer, table, profile, bool(task.classes))
         elif isinstance(task, ImageTask):
             answer = task.describe(outcome.mean)
             summary.label = answer["class"]

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xt.data.targets import CENTER_SCALE, IGNORE, LENGTH_SCALE_M, CenterActivation
+from xt.data.targets import CENTER_SCALE, IGNORE, LENGTH_SCALE_M, UNKNOWN, CenterActivation
 from xt.losses.base import TileLoss
 
 Maps = dict[str, Tensor]
 
 
 class PointLoss(TileLoss):
-    """What both losses share: the parts of one flag, and relative length.
+    """What these losses share: the parts of one flag, and relative length.
 
     Attributes:
         center_activation: How the head's output becomes a value in 0..1 at an object's centre.
@@ -85,7 +85,7 @@ class DetectionLoss(PointLoss):
         asked = (targets["vessel"] == 1) & (target != IGNORE) & targets["valid"]
         bce = F.binary_cross_entropy_with_logits(logits, (target == 1).float(), reduction="none")
         parts += [(bce * asked).sum(), asked.sum().float()]
-        parts += self._center(maps["center"].float(), targets["center"].float() / CENTER_SCALE, targets["valid"])
+        parts += _center_sums(maps, targets, self.gamma, self.beta)
         return torch.stack(parts + self._length(maps, targets))
 
     def total(self, statistics: Tensor, images: int) -> Maps:
@@ -99,11 +99,38 @@ class DetectionLoss(PointLoss):
         }
         return _weighted(losses, self.weights, statistics)
 
-    def _center(self, logits: Tensor, target: Tensor, valid: Tensor) -> list[Tensor]:
-        peak = (target == 1) & valid
-        away = -F.logsigmoid(-logits) * logits.sigmoid() ** self.gamma * (1 - target) ** self.beta
-        at = -F.logsigmoid(logits) * (-logits).sigmoid() ** self.gamma
-        return [(torch.where(peak, at, away) * valid).sum(), peak.sum().float()]
+
+class ClassLoss(PointLoss):
+    """Of objects of classes. Centre: the focal loss of :class:`DetectionLoss`; class: cross entropy at the objects.
+
+    Args:
+        center_weight: Of the centre's part.
+        class_weight: Of the class's part, a mean over the discs of the objects.
+        gamma: Exponent of the focal loss.
+        beta: Exponent by which the centre's loss falls near an object.
+    """
+
+    center_activation = "sigmoid"
+
+    def __init__(
+        self, center_weight: float = 1.0, class_weight: float = 1.0, gamma: float = 2.0, beta: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.weights, self.priors = {"center": center_weight, "kind": class_weight}, {"center": 0.01}
+        self.gamma, self.beta = gamma, beta
+
+    def statistics(self, maps: Maps, targets: Maps) -> Tensor:
+        """Sums over a tile: two each for centre and class."""
+        kind, logits = targets["kind"][:, 0].long(), maps["kind"].float()
+        known = (kind != UNKNOWN) & targets["valid"][:, 0]
+        entropy = F.cross_entropy(logits, kind.masked_fill(~known, 0), reduction="none") * known
+        return torch.stack([*_center_sums(maps, targets, self.gamma, self.beta), entropy.sum(), known.sum().float()])
+
+    def total(self, statistics: Tensor, images: int) -> Maps:
+        """Losses from the sums: ``loss``, ``center``, ``kind``."""
+        center, peaks, entropy, known = statistics
+        losses = {"center": center / peaks.clamp(min=1), "kind": entropy / known.clamp(min=1)}
+        return _weighted(losses, self.weights, statistics)
 
 
 class PaperDetectionLoss(PointLoss):
@@ -158,6 +185,14 @@ class PaperDetectionLoss(PointLoss):
             "length": relative / discs.clamp(min=1),
         }
         return _weighted(losses, self.weights, statistics)
+
+
+def _center_sums(maps: Maps, targets: Maps, gamma: float, beta: float) -> list[Tensor]:
+    logits, target, valid = maps["center"].float(), targets["center"].float() / CENTER_SCALE, targets["valid"]
+    peak = (target == 1) & valid
+    away = -F.logsigmoid(-logits) * logits.sigmoid() ** gamma * (1 - target) ** beta
+    at = -F.logsigmoid(logits) * (-logits).sigmoid() ** gamma
+    return [(torch.where(peak, at, away) * valid).sum(), peak.sum().float()]
 
 
 def _flag_sums(logits: Tensor, target: Tensor, valid: Tensor, gamma: float) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xt.data.targets import CENTER_SCALE, IGNORE
+from xt.data.targets import CENTER_SCALE, IGNORE, UNKNOWN
 
 
 class TokenLoss(nn.Module):
@@ -61,5 +61,47 @@ class TokenLoss(nn.Module):
         return loss
 
     def _cells(self, pixels: Tensor, like: Tensor) -> Tensor:
-        bottom, right = (n * self.stride - m for n, m in zip(like.shape[-2:], pixels.shape[-2:], strict=True))
-        return F.max_pool2d(F.pad(pixels.float(), (0, right, 0, bottom)), self.stride)
+        return cells(pixels, like, self.stride)
+
+
+class ClassTokenLoss(nn.Module):
+    """BCE of "this cell holds an object" over all cells, and cross entropy of its class over the cells of objects.
+
+    Args:
+        channels: Of the map of the last stage.
+        stride: Pixels per cell.
+        classes: How many there are. A cell that holds several takes the one with the highest number.
+        weight: Of both.
+        positive_weight: Of a cell that holds an object against one that holds none.
+    """
+
+    def __init__(
+        self, channels: int, stride: int, classes: int, weight: float = 1.0, positive_weight: float = 20.0
+    ) -> None:
+        super().__init__()
+        self.stride, self.weight, self.positive_weight = stride, weight, positive_weight
+        self.head = nn.Conv2d(channels, 1 + classes, 1)
+
+    def statistics(self, mixed: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Sums over mixed maps ``(B, channels, h, w)`` and targets ``(B, 1, H, W)`` of classes."""
+        place = (targets["center"] == CENTER_SCALE) & targets["valid"]
+        known = place & (targets["kind"] != UNKNOWN)
+        holds, seen = (cells(each, mixed, self.stride) for each in (place, targets["valid"]))
+        kind = cells((targets["kind"].int() + 1) * known, mixed, self.stride)[:, 0].long()  # 0 for none
+        logits = self.head(mixed).float()
+        bce = F.binary_cross_entropy_with_logits(logits[:, :1], holds, reduction="none")
+        weight = seen * (1 + (self.positive_weight - 1) * holds)
+        entropy = F.cross_entropy(logits[:, 1:], (kind - 1).clamp(min=0), reduction="none") * (kind > 0)
+        return torch.stack([(bce * weight).sum(), weight.sum(), entropy.sum(), (kind > 0).sum().float()])
+
+    def total(self, sums: Tensor) -> Tensor:
+        """The loss of the sums."""
+        holds, seen, kind, known = sums
+        loss: Tensor = self.weight * (holds / seen.clamp(min=1) + kind / known.clamp(min=1))
+        return loss
+
+
+def cells(pixels: Tensor, like: Tensor, stride: int) -> Tensor:
+    """The largest value of the pixels ``(B, 1, H, W)`` in each cell of a map."""
+    bottom, right = (n * stride - m for n, m in zip(like.shape[-2:], pixels.shape[-2:], strict=True))
+    return F.max_pool2d(F.pad(pixels.float(), (0, right, 0, bottom)), stride)

@@ -85,7 +85,7 @@ def score(
     counts, shore_counts = np.zeros(3, np.int64), np.zeros(3, np.int64)
     found, truth = [], []
     for scene in scenes:
-        guessed, real = _without_low(predictions.scene(scene), labels.scene(scene), tolerance)
+        guessed, real = without_low(predictions.scene(scene), labels.scene(scene), tolerance)
         rows, cols = match(guessed, real, tolerance)
         counts += [len(rows), len(guessed) - len(rows), len(real) - len(rows)]
         found.append(guessed.select(rows))
@@ -95,7 +95,7 @@ def score(
     matched, real = LabelTable.concatenate(found), LabelTable.concatenate(truth)
     known_vessel = ~np.isnan(real.is_vessel)
     known_fishing = (real.is_vessel == 1) & ~np.isnan(real.is_fishing)
-    location, shore = _f1(*counts), _f1(*shore_counts)
+    location, shore = f1(*counts), f1(*shore_counts)
     vessel = _agreement(matched.is_vessel[known_vessel], real.is_vessel[known_vessel])
     fishing = _agreement(matched.is_fishing[known_fishing], real.is_fishing[known_fishing])
     length = _length_accuracy(matched.vessel_length_m, real.vessel_length_m)
@@ -110,7 +110,8 @@ def score(
     )
 
 
-def _without_low(predictions: LabelTable, labels: LabelTable, tolerance: float) -> tuple[LabelTable, LabelTable]:
+def without_low(predictions: LabelTable, labels: LabelTable, tolerance: float) -> tuple[LabelTable, LabelTable]:
+    """Leave out labels that nobody is sure of, and what was found of them."""
     rows, cols = match(predictions, labels, tolerance)
     keep = np.ones(len(predictions), dtype=bool)
     keep[rows[labels.confidence[cols] == "LOW"]] = False
@@ -141,14 +142,15 @@ def _near_shore(table: LabelTable, contours: Sequence[npt.NDArray[np.float64]]) 
     return np.asarray(within) > np.asarray(on_point)
 
 
-def _f1(true_positives: int, false_positives: int, false_negatives: int) -> float:
+def f1(true_positives: int, false_positives: int, false_negatives: int) -> float:
+    """Harmonic mean of precision and recall; 0 without a hit."""
     total = 2 * true_positives + false_positives + false_negatives
     return float(2 * true_positives / total) if true_positives else 0.0
 
 
 def _agreement(guessed: npt.NDArray[np.float64], real: npt.NDArray[np.float64]) -> float:
     positive, true = guessed == 1, real == 1
-    return _f1(int((positive & true).sum()), int((positive & ~true).sum()), int((~positive & true).sum()))
+    return f1(int((positive & true).sum()), int((positive & ~true).sum()), int((~positive & true).sum()))
 
 
 def _length_accuracy(guessed: npt.NDArray[np.float64], real: npt.NDArray[np.float64]) -> float:

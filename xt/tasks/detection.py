@@ -1,7 +1,7 @@
 """Point detection with attributes: xView3."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from xt.data.targets import LENGTH_SCALE_M, CenterActivation
 from xt.errors import ConfigError
 from xt.geometry.grid import Window
 from xt.losses.detection import DetectionLoss, PointLoss
-from xt.losses.tokens import TokenLoss
+from xt.losses.tokens import ClassTokenLoss, TokenLoss
 from xt.metrics.xview3 import SCORES, TOLERANCE, score
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -53,6 +53,8 @@ class PointDetection(ObjectTask):
     monitor = "aggregate"
     shown = ("fishing_fscore",)
     files = (".csv", ".gpkg", ".geojson")
+    of_classes: ClassVar[bool] = False
+    """Whether objects have classes of their own."""
 
     def __init__(self, loss: PointLoss | None = None, token_weight: float = 1.0, tolerance: float = TOLERANCE) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class PointDetection(ObjectTask):
         self.tolerance = tolerance
         self.loss, self.token_weight = loss or DetectionLoss(), token_weight
         self.center_activation: CenterActivation = self.loss.center_activation
-        self.token_loss: TokenLoss | None = None
+        self.token_loss: TokenLoss | ClassTokenLoss | None = None
         self.maps: tuple[str, ...] = MAPS
         self._thresholds = Thresholds()
         self._found: list[Candidates] = []
@@ -92,9 +94,14 @@ class PointDetection(ObjectTask):
         """Leave out the maps that the data cannot teach.
 
         Raises:
-            ConfigError: If they do not give points.
+            ConfigError: If they do not give points, or give some of classes of their own.
         """
         super().adopt(data)
+        if data.classes and not self.of_classes:
+            name = type(self).__name__
+            raise ConfigError(
+                f"data.init_args.classes: {name} tells no classes; take ObjectDetection, or leave them out"
+            )
         self.maps = tuple(name for name in MAPS if name not in data.untold)
 
     def attach(self, model: XT) -> None:
@@ -138,11 +145,11 @@ class PointDetection(ObjectTask):
         candidates, truth = find_candidates(known, batch["scene_id"][index], origin), batch["points"][index]
 
         def marks() -> list[Mark]:
-            found = candidates.decide(self._thresholds)
-            return [*_marks(truth, origin, False), *_marks(found, origin, True)]
+            found = self.decide(candidates)
+            return [*self._marks(truth, origin, False), *self._marks(found, origin, True)]
 
         scale = shrinking(*image.shape[-2:])
-        title = f"{batch['name'][index]}\no there, + found; red fishing, blue vessel, yellow other"
+        title = f"{batch['name'][index]}\n{self.legend()}"
         return [
             Panel(title, of_image(image, valid), scale, marks),
             Panel("centres", of_values(known["center"], valid, 255.0), scale),
@@ -154,7 +161,7 @@ class PointDetection(ObjectTask):
         self._found, self._truth = [], []
         if tune:
             self._thresholds = points.tune(found, truth, self.tolerance)
-        result = score(found.decide(self._thresholds), truth, data.shoreline, tolerance=self.tolerance)
+        result = score(self.decide(found), truth, data.shoreline, tolerance=self.tolerance)
         left = {SCORES[name] for name in SCORES if name not in self.maps}
         left |= {"loc_fscore_shore"} if data.shoreline is None else set()
         return {
@@ -199,11 +206,22 @@ class PointDetection(ObjectTask):
         def maps(window: Window) -> Maps:
             return dict(zip(self.maps, np.nan_to_num(read(window), copy=False), strict=True))
 
-        return find_in_blocks(maps, height, width, name).decide(self._thresholds)
+        return self.decide(find_in_blocks(maps, height, width, name))
 
+    def decide(self, candidates: Candidates) -> LabelTable:
+        """Keep the objects among them, and say what each is."""
+        return candidates.decide(self._thresholds)
 
-def _marks(table: LabelTable, origin: tuple[int, int], found: bool) -> list[Mark]:
-    return [
-        Mark(float(row) - origin[0], float(column) - origin[1], COLOURS[str(kind)], found)
-        for row, column, kind in zip(table.row, table.column, table.kinds, strict=True)
-    ]
+    def colour(self, kind: str) -> tuple[int, int, int]:
+        """Of the marks of a kind of objects."""
+        return COLOURS[kind]
+
+    def legend(self) -> str:
+        """What marks mean."""
+        return "o there, + found; red fishing, blue vessel, yellow other"
+
+    def _marks(self, table: LabelTable, origin: tuple[int, int], found: bool) -> list[Mark]:
+        return [
+            Mark(float(row) - origin[0], float(column) - origin[1], self.colour(str(kind)), found)
+            for row, column, kind in zip(table.row, table.column, table.kinds, strict=True)
+        ]

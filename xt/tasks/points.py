@@ -1,8 +1,8 @@
 """From maps of point detection to points, and thresholds tuned on validation."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from xt.metrics.xview3 import TOLERANCE, score
 Maps = Mapping[str, npt.NDArray[np.float32]]
 MIN_CENTER = 50.0
 """Components are of pixels above this, of 255."""
+OF_CLASS = "class "
+"""Begins the names of maps that tell a class."""
 AROUND = 4
 """Pixels around a centre that decide about its flags and length."""
 
@@ -62,11 +64,18 @@ class Candidates:
         table: Place and length; the score is the highest centre value in 0..255.
         vessel: The value that decides the vessel flag; NaN where none is known.
         fishing: The value that decides the fishing flag; likewise.
+        kinds: What the maps of the classes say ``(N, classes)``.
     """
 
     table: LabelTable
     vessel: npt.NDArray[np.float64]
     fishing: npt.NDArray[np.float64]
+    kinds: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def named(self, classes: Sequence[str]) -> "Candidates":
+        """Give each the class of which its maps say most."""
+        names = np.array(classes)[self.kinds.argmax(1)] if len(self.table) else np.zeros(0, np.str_)
+        return replace(self, table=replace(self.table, label=names))
 
     def decide(self, thresholds: Thresholds) -> LabelTable:
         """Keep the objects and set their flags."""
@@ -78,7 +87,8 @@ class Candidates:
     def in_raster_order(self) -> "Candidates":
         """Sort by row, then by column."""
         order = np.lexsort((self.table.column, self.table.row))
-        return Candidates(self.table.select(order), self.vessel[order], self.fishing[order])
+        kinds = self.kinds[order] if len(self.kinds) else self.kinds
+        return Candidates(self.table.select(order), self.vessel[order], self.fishing[order], kinds)
 
     @classmethod
     def concatenate(cls, parts: list["Candidates"]) -> "Candidates":
@@ -86,7 +96,9 @@ class Candidates:
         if not parts:
             return cls(LabelTable.build(0), np.zeros(0), np.zeros(0))
         tables = LabelTable.concatenate([part.table for part in parts])
-        return cls(tables, np.concatenate([p.vessel for p in parts]), np.concatenate([p.fishing for p in parts]))
+        flags = (np.concatenate([getattr(part, name) for part in parts]) for name in ("vessel", "fishing"))
+        kinds = [part.kinds for part in parts if len(part.kinds)]
+        return cls(tables, next(flags), next(flags), np.concatenate(kinds) if kinds else parts[0].kinds)
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ def find_candidates(
 
     Args:
         maps: ``center``, ``vessel``, ``fishing`` in 0..255 and ``length`` in metres, each ``(H, W)``; what all but the
-            centre tell is unknown where they are missing.
+            centre tell is unknown where they are missing. Those of classes are named ``class NAME``.
         scene_id: Of the points.
         origin: Row and column of the maps in the scene.
         min_center: Components are of pixels above this.
@@ -179,6 +191,8 @@ def describe(
             nearby = maps[name][around].ravel()
             rank = min(pixels, nearby.size - 1)
             values[index] = np.partition(nearby, nearby.size - 1 - rank)[nearby.size - 1 - rank]
+    of_classes = [values for name, values in maps.items() if name.startswith(OF_CLASS)]
+    kinds = np.array([[each[at].mean() for each in of_classes] for at in map(_beside, rows, cols)])
     table = LabelTable.build(
         num,
         row=rows + origin[0],
@@ -187,7 +201,13 @@ def describe(
         vessel_length_m=lengths,
         score=peaks,
     )
-    return Candidates(table, vessel, fishing)
+    return Candidates(table, vessel, fishing, kinds.reshape(num, len(of_classes)))
+
+
+def _beside(row: float, col: float) -> tuple[slice, slice]:
+    """Pixels around a centre that decide about its class."""
+    top, left = (max(nearest_pixel(place) - 1, 0) for place in (row, col))
+    return slice(top, nearest_pixel(row) + 2), slice(left, nearest_pixel(col) + 2)
 
 
 def tune(candidates: Candidates, labels: LabelTable, tolerance: float = TOLERANCE) -> Thresholds:

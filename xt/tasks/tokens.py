@@ -8,6 +8,7 @@ from torch import Tensor
 from xt.data.tokens import TokenData
 from xt.errors import ConfigError, ModelError
 from xt.geometry.grid import RegionGrid
+from xt.losses.tokens import TokenLoss
 from xt.models.checkpoint import encoder_sha256
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -63,7 +64,7 @@ class TokenDetection(PointDetection):
 
     def losses(self, model: XT, batch: Batch) -> Losses:
         """The token loss of a batch of scenes."""
-        assert self.token_loss is not None
+        assert isinstance(self.token_loss, TokenLoss)
         return {"loss": self.token_loss.total(summed(self.token_loss.of_cells(_mixed(model, batch), batch["cells"])))}
 
     def measure(self, model: XT, batch: Batch) -> None:

@@ -1,0 +1,67 @@
+"""F1 of objects of classes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xt.cli.main import main
+from xt.data.labels import LabelTable, write_predictions
+from xt.metrics.objects import class_scores
+
+CLASSES = ("car", "tree", "plane")
+
+
+def table(rows: list[tuple[str, float, float, str]], confidence: str = "HIGH") -> LabelTable:
+    scene, row, column, label = zip(*rows, strict=True)
+    return LabelTable.build(
+        len(rows), scene_id=scene, row=row, column=column, label=label, confidence=[confidence] * len(rows)
+    )
+
+
+TRUTH = table([("a", 10, 10, "car"), ("a", 50, 50, "tree"), ("a", 90, 10, "tree"), ("b", 10, 10, "car")])
+FOUND = table([("a", 12, 10, "car"), ("a", 52, 50, "car"), ("a", 10, 60, "tree"), ("a", 90, 10, "tree")], "")
+
+
+def test_places_and_classes_are_scored_apart():
+    got = class_scores(FOUND, TRUTH, CLASSES, tolerance=5)
+    assert got == {
+        "f1": pytest.approx((0.5 + 0.5) / 2),
+        "loc_f1": pytest.approx(2 * 3 / (4 + 4)),
+        "f1_car": pytest.approx(2 * 1 / (2 + 2)),
+        "f1_tree": pytest.approx(2 * 1 / (2 + 2)),
+    }
+    assert class_scores(FOUND, TRUTH, CLASSES, tolerance=1)["f1_car"] == 0
+    other = replace(FOUND, label=np.array(["car", "car", "tree", "plane"]))
+    got = class_scores(other, TRUTH, CLASSES, tolerance=5)
+    assert (got["f1"], got["f1_plane"]) == (pytest.approx(0.5 / 3), 0)
+    assert class_scores(FOUND, TRUTH.select(np.zeros(4, bool)), CLASSES)["f1"] == 0
+    assert class_scores(LabelTable.build(0), LabelTable.build(0), CLASSES) == {"f1": 0, "loc_f1": 0}
+
+
+def test_what_nobody_is_sure_of_counts_neither_way():
+    unsure = replace(TRUTH, confidence=np.array(["LOW", "HIGH", "HIGH", "HIGH"]))
+    got = class_scores(FOUND, unsure, CLASSES, tolerance=5)
+    assert got["loc_f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert got["f1_car"] == 0
+
+
+def test_tables_of_classes_are_scored_by_xt_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_predictions(tmp_path / "found.csv", FOUND, of_classes=True)
+    assert (tmp_path / "found.csv").read_text().splitlines()[:2] == [
+        "detect_scene_row,detect_scene_column,scene_id,class,score",
+        "12.0,10.0,a,car,",
+    ]
+    rows = zip(TRUTH.scene_id, TRUTH.row, TRUTH.column, TRUTH.label, strict=True)
+    lines = ["scene_id,row,column,class", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "there.csv").write_text("\n".join(lines) + "\n")
+    argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "there.csv"), "--tolerance", "5"]
+    for tolerance in (1, 5):
+        assert main([*argv[:-1], str(tolerance), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == class_scores(FOUND, TRUTH, CLASSES, tolerance)
+    assert main([*argv, "--scene", "a"]) == 0
+    assert "f1_car             0.6667\n" in capsys.readouterr().out
+    assert main([*argv[:3], "--official"]) == 2
+    assert "--official is of xView3" in capsys.readouterr().err
