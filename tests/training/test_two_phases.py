@@ -109,9 +109,11 @@ def test_an_image_that_changes_meanwhile_gives_no_tokens(
 def test_done_images_are_kept_and_another_model_is_refused(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ):
-    images = [str(scene(tmp_path / f"{name}.tif")) for name in "ab"]
+    for name in "ab":
+        scene(tmp_path / f"{name}.tif")
     out = tmp_path / "out"
-    argv = ["features", *images, str(tmp_path / "none.tif"), "-o", str(out), "-m"]
+    (tmp_path / "list").write_text(f"{tmp_path / 'none.tif'}\n{tmp_path / 'b.tif'}\n")
+    argv = ["features", str(tmp_path / "[ab].tif"), f"@{tmp_path / 'list'}", "-o", str(out), "-m"]
     assert main([*argv, str(model)]) == 3
     assert "none.tif: no such file" in capsys.readouterr().err
     assert sorted(path.name for path in out.iterdir()) == ["a.json", "a.npy", "b.json", "b.npy"]

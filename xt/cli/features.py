@@ -5,14 +5,13 @@ import sys
 from pathlib import Path
 
 from xt.cli import options
+from xt.cli.images import HELP, expanded
 from xt.data.address import image_path, is_virtual, stem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt features``."""
-    parser.add_argument(
-        "images", type=image_path, nargs="+", metavar="IMAGE", help="GeoTIFF, its address, or scene folder"
-    )
+    parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")
@@ -29,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from xt.inference.outputs import folder_for_outputs
     from xt.inference.session import load
 
-    names = [stem(image) for image in args.images]
+    images = expanded(args.images)
+    names = [stem(image) for image in images]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two images are named {twice[0]}; give them different output folders")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     show = progress(str(args.output), "image")
     failed = 0
     with folder_for_outputs(args.output, parents=True):
-        for index, (name, image) in enumerate(zip(names, args.images, strict=True)):
+        for index, (name, image) in enumerate(zip(names, images, strict=True)):
             try:
                 if not is_virtual(image) and not image.exists():
                     raise InputError(f"{image}: no such file")

@@ -1,7 +1,6 @@
 """``xt predict``: run a trained model over whole images."""
 
 import argparse
-import glob
 import json
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xt.cli import options
+from xt.cli.images import HELP, expanded, stands_for_several
 from xt.data.address import image_path, is_virtual, stem
 
 if TYPE_CHECKING:
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
-    parser.add_argument(
-        "images",
-        type=image_path,
-        nargs="+",
-        metavar="IMAGE",
-        help="GeoTIFF, scene folder, pattern, https:// or s3:// address, /vsi… of GDAL, or @LIST of these",
-    )
+    parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
@@ -65,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.engine == "ray" and (args.shard != (1, 1) or args.dry_run):
         raise ConfigError(f"--engine ray makes the shares itself; leave out --{'dry-run' if args.dry_run else 'shard'}")
-    listed = any(map(_stands_for_several, args.images))
-    args.images = _expanded(args.images)
+    listed = any(map(stands_for_several, args.images))
+    args.images = expanded(args.images)
     outputs = _outputs(args.images, args.output, listed)
     folder = next(iter(outputs.values())).parent
     shared = len(outputs) == 1
@@ -160,38 +154,6 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                 note = f"; share {options.share[0]} of {options.share[1]}, xt merge {out} when all are done"
             print(json.dumps(asdict(summary)) if args.json else line(summary) + note)
     return code
-
-
-def _stands_for_several(image: Path) -> bool:
-    """Whether it is ``@LIST``, or a pattern that the shell left alone."""
-    text = str(image)
-    return text.startswith("@") | any(each in text for each in "*?[") and not is_virtual(image) and not image.exists()
-
-
-def _expanded(images: list[Path]) -> list[Path]:
-    """Replace ``@LIST`` by the lines of a file, and patterns that the shell left alone by what they match.
-
-    Raises:
-        ConfigError: If a list cannot be read, or nothing is left.
-    """
-    from xt.errors import ConfigError
-
-    found: list[Path] = []
-    for image in images:
-        text = str(image)
-        if not _stands_for_several(image):
-            found.append(image)
-        elif text.startswith("@"):
-            try:
-                lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{text}: the list of images cannot be read: {error}") from error
-            found += [image_path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
-        else:
-            found += [Path(each) for each in sorted(glob.glob(text, recursive=True))] or [image]
-    if not found:
-        raise ConfigError(f"{', '.join(map(str, images))}: no image in the list")
-    return list(dict.fromkeys(found))
 
 
 def _leave_out_existing(
