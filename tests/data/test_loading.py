@@ -131,3 +131,22 @@ def test_the_base_sets_up_once_and_skips_once():
 def test_sizes_too_small_name_their_key(key: str, value: int):
     with pytest.raises(ConfigError, match=rf"data\.init_args\.{key} is {value}"):
         Numbers("x", **{key: value})
+
+
+def test_statistics_of_a_run_are_taken_where_the_data_say_none():
+    class Late(DataModule):
+        """Says its statistics when it is set up."""
+
+        def dataset(self, split: str) -> Keys:
+            return Keys()
+
+        def setup(self, stage: str) -> None:
+            self.mean, self.std = getattr(self, "mean", ()) or (3.0,), (1.0,)
+
+    data = Late()
+    assert data.state_dict() == {"mean": [], "std": [], "target_mean": [], "target_std": []}
+    data.load_state_dict({"mean": [7.0], "other": 1})
+    data.setup("fit")
+    assert data.state_dict() == {"mean": [7.0], "std": [1.0], "target_mean": [], "target_std": []}
+    data.load_state_dict({"mean": [8.0], "target_mean": [2.0]})
+    assert (data.mean, data.target_mean) == ((7.0,), (2.0,))

@@ -124,12 +124,12 @@ class DataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Mean and deviation of bands and targets, which a checkpoint keeps."""
-        return {name: list(getattr(self, name)) for name in STATISTICS}
+        return {name: list(getattr(self, name, ())) for name in STATISTICS}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take those of a run or a model, so that :meth:`setup` need not measure them; what the config says counts."""
         for name in STATISTICS:
-            if not getattr(self, name):
+            if not getattr(self, name, ()):
                 setattr(self, name, tuple(state_dict.get(name, ())))
 
     def train_dataloader(self) -> DataLoader[Any]:
