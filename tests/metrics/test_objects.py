@@ -5,7 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyogrio
 import pytest
+import rasterio
+import shapely
+from rasterio.transform import Affine
 
 from xt.cli.main import main
 from xt.data.labels import LabelTable, write_predictions
@@ -65,3 +69,28 @@ def test_tables_of_classes_are_scored_by_xt_score(tmp_path: Path, capsys: pytest
     assert "f1_car             0.6667\n" in capsys.readouterr().out
     assert main([*argv[:3], "--official"]) == 2
     assert "--official is of xView3" in capsys.readouterr().err
+
+
+def test_labels_on_the_map_are_placed_by_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    grid = Affine(2, 0, 500_000, 0, -2, 6_000_000)
+    for name, east in (("a", 0), ("b", 1000)):
+        place = {"crs": "EPSG:32632", "transform": Affine.translation(east, 0) * grid}
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", driver="GTiff", count=2, height=100, width=100, dtype="uint8", **place
+        ) as out:
+            out.write(np.ones((2, 100, 100), np.uint8))
+    places = [(1000 * (scene == "b") + 500_001 + 2 * col, 5_999_999 - 2 * row)
+              for scene, row, col in zip(TRUTH.scene_id, TRUTH.row, TRUTH.column, strict=True)]  # fmt: skip
+    points, sorts = shapely.to_wkb(shapely.points(places)), [TRUTH.label.astype(object)]
+    pyogrio.raw.write(
+        str(tmp_path / "p.gpkg"), points, sorts, ["sort"], geometry_type="Point", crs="EPSG:32632", driver="GPKG"
+    )
+    write_predictions(tmp_path / "found.csv", FOUND, of_classes=True)
+    argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "p.gpkg"), "--column", "sort", "--json"]
+    for names in ("ab", "a"):
+        images = [str(tmp_path / f"{name}.tif") for name in names]
+        assert main([*argv, "--tolerance", "5", "--images", *images]) == 0
+        mine = [each.select(np.isin(each.scene_id, list(names))) for each in (FOUND, TRUTH)]
+        assert json.loads(capsys.readouterr().out) == pytest.approx(class_scores(*mine, CLASSES, 5))
+    assert main(argv) == 2
+    assert "p.gpkg: give --images, the images on which these points lie" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from xt.cli import labels
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt report``."""
@@ -11,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=["validation", "test"], default="test", help="scores to compare (test)")
     parser.add_argument("--scene", type=Path, nargs="+", metavar="IMAGE", help="rasters or folders of scenes to draw")
     parser.add_argument("--points", type=Path, nargs="+", metavar="CSV", help="what xt predict found in them")
-    parser.add_argument("--labels", type=Path, metavar="CSV", help="labels, of these scenes and others")
+    parser.add_argument("--labels", type=Path, metavar="LABELS", help=labels.HELP)
+    labels.add_column(parser)
     parser.add_argument(
         "--tolerance", type=float, default=20.0, metavar="PX", help="pixels within which an object is found (20)"
     )
@@ -25,19 +28,19 @@ def run(args: argparse.Namespace) -> int:
     if any(drawn) and not (all(drawn) and args.labels):
         raise ConfigError("--scene, --points and --labels belong together; give all three")
     from xt.analysis import report
-    from xt.data.labels import LabelTable, read_labels, read_predictions
+    from xt.data.labels import LabelTable, read_predictions
 
-    labels = read_labels(args.labels) if args.labels else None
+    truth = labels.read(args.labels, _on_the_map(args), args.column, option="--scene") if args.labels else None
     runs = report.by_name(args.runs)
     scores = {name: report.read_scores(run, args.split) for name, run in runs.items()}
     written = [args.output / "losses.png", args.output / "scores.png"]
     report.plot_curves(runs, written[0])
-    report.plot_scores(scores, written[1], report.for_nothing(labels) if labels else {})
+    report.plot_scores(scores, written[1], report.for_nothing(truth) if truth else {})
     if args.scene:
-        assert labels is not None
+        assert truth is not None
         found = LabelTable.concatenate([read_predictions(path) for path in args.points])
         written.append(args.output / "scenes.png")
-        report.plot_scenes(dict(map(_raster, args.scene)), found, labels, written[-1], args.tolerance)
+        report.plot_scenes(dict(map(_raster, args.scene)), found, truth, written[-1], args.tolerance)
     width = max(map(len, scores))
     for metric in report.metrics(scores):
         row = "  ".join(f"{name:>{width}} {values[metric]:.3f}" for name, values in scores.items() if metric in values)
@@ -45,6 +48,11 @@ def run(args: argparse.Namespace) -> int:
     for path in written:
         print(path)
     return EXIT_OK
+
+
+def _on_the_map(args: argparse.Namespace) -> list[Path] | None:
+    """Images by which points on the map are placed: those that are drawn, where the labels are no table of pixels."""
+    return None if args.labels.suffix.lower() == ".csv" else [raster for _, raster in map(_raster, args.scene or [])]
 
 
 def _raster(scene: Path) -> tuple[str, Path]:

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xt.cli import labels
+
 if TYPE_CHECKING:
     from xt.data.labels import LabelTable
 
@@ -13,9 +15,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
     parser.add_argument("predictions", type=Path, metavar="PRED.csv", help="points that xt predict wrote")
-    parser.add_argument(
-        "labels", type=Path, metavar="LABELS.csv", help="labels in the columns of xView3, or scene_id, row, column"
-    )
+    parser.add_argument("labels", type=Path, metavar="LABELS", help=labels.HELP)
+    what = "images on which the labels lie, for labels on the map (GeoJSON, GeoPackage, shapefile, x and y)"
+    parser.add_argument("--images", type=Path, nargs="+", metavar="IMAGE", help=what)
+    labels.add_column(parser)
     parser.add_argument("--scene", metavar="NAME", help="score this scene alone (all that the labels name)")
     parser.add_argument("--shoreline", type=Path, metavar="DIR", help="folder of SCENE_shoreline.npy")
     parser.add_argument("--tolerance", type=float, metavar="PX", help="pixels within which an object is found (20)")
@@ -30,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
-    from xt.data.labels import read_labels, read_predictions
+    import numpy as np
+
+    from xt.data.labels import read_predictions
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
     from xt.errors import ConfigError, InputError, nearest
@@ -42,16 +47,18 @@ def run(args: argparse.Namespace) -> int:
     if args.official and tolerance != TOLERANCE:
         raise ConfigError(f"--official has a tolerance of {TOLERANCE:g} pixels; leave one of both out")
     predictions = read_predictions(args.predictions, args.drop_bad_labels)
-    labels = read_labels(args.labels, args.drop_bad_labels)
+    truth = labels.read(args.labels, args.images, args.column, args.drop_bad_labels)
+    if args.images:
+        predictions = predictions.select(np.isin(predictions.scene_id, [image.stem for image in args.images]))
     if args.scene is not None:
-        if args.scene not in labels.scenes:
-            raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, labels.scenes)}")
-        predictions, labels = predictions.scene(args.scene), labels.scene(args.scene)
-    classes = sorted({*labels.label.tolist(), *predictions.label.tolist()} - {""})
+        if args.scene not in truth.scenes:
+            raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, truth.scenes)}")
+        predictions, truth = predictions.scene(args.scene), truth.scene(args.scene)
+    classes = sorted({*truth.label.tolist(), *predictions.label.tolist()} - {""})
     if classes:
-        return _of_classes(predictions, labels, classes, tolerance, args)
+        return _of_classes(predictions, truth, classes, tolerance, args)
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
-    result = score(predictions, labels, shoreline, args.official, tolerance).to_dict()
+    result = score(predictions, truth, shoreline, args.official, tolerance).to_dict()
     if args.json:
         json.dump(result, sys.stdout)
         print()
@@ -60,13 +67,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
     if shoreline is None:
         print("loc_fscore_shore is 0 without --shoreline DIR", file=sys.stderr)
-    for name in untold(labels):
+    for name in untold(truth):
         print(f"{SCORES[name]} is 0: the labels do not tell it", file=sys.stderr)
     return 0
 
 
 def _of_classes(
-    predictions: "LabelTable", labels: "LabelTable", classes: list[str], tolerance: float, args: argparse.Namespace
+    predictions: "LabelTable", truth: "LabelTable", classes: list[str], tolerance: float, args: argparse.Namespace
 ) -> int:
     from xt.errors import ConfigError
     from xt.metrics.objects import class_scores
@@ -74,7 +81,7 @@ def _of_classes(
     for option, given in (("--official", args.official), ("--shoreline", args.shoreline)):
         if given:
             raise ConfigError(f"{option} is of xView3; {args.labels} has classes of its own, so leave it out")
-    result = class_scores(predictions, labels, classes, tolerance)
+    result = class_scores(predictions, truth, classes, tolerance)
     width = max(18, *map(len, result))
     print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
     return 0

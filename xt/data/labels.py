@@ -151,19 +151,20 @@ ATTRIBUTES: Columns = {name: each for name, each in _LABEL.items() if each[0] no
 _OWN: Columns = {name: (name, number(-0.5, required=True)) for name in ("row", "column")} | SCENE
 
 
-def read_labels(path: Path | str, drop_bad: bool = False) -> LabelTable:
+def read_labels(path: Path | str, drop_bad: bool = False, column: str = CLASS) -> LabelTable:
     """Read a label CSV of xView3, or points of one's own in pixels, as :class:`~xt.data.points.PointsData` takes them.
 
     Args:
         path: File with the columns of xView3, or ``scene_id``, ``row``, ``column`` and what else is known.
         drop_bad: Leave bad rows out instead of failing.
+        column: Names the class of an object, if it is there.
 
     Raises:
         LabelError: If the file or a column is missing, or rows are bad (up to 20 line numbers are given).
     """
     path, header = Path(path), set(read_csv(Path(path))[0])
     own = header >= {"row", "column"} and "detect_scene_row" not in header
-    of_class: Columns = {CLASS: ("label", str.strip)}
+    of_class: Columns = {column: ("label", str.strip)}
     return sure(_read(path, _OWN, drop_bad, ATTRIBUTES | of_class)) if own else _read(path, _LABEL, drop_bad, of_class)
 
 

@@ -32,7 +32,7 @@ def read_points(
     path: Path,
     scenes: Mapping[str, Source],
     drop_bad: bool = False,
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | None = (),
     column: str = CLASS,
 ) -> LabelTable:
     """Read the objects of scenes.
@@ -49,23 +49,25 @@ def read_points(
             with objects.
         scenes: By name.
         drop_bad: Leave bad rows out instead of failing.
-        classes: Of the objects; none for objects without.
+        classes: Of the objects; none for objects without, None for whatever the file says.
         column: Column that names the class.
 
     Raises:
         LabelError: If a file cannot be read, does not say where objects lie, has bad rows, or has objects of which
             none lies in any scene.
     """
-    of_class = {column: ("label", _one_of(classes))} if classes else {}
+    of_class: Columns = {column: ("label", _one_of(classes) if classes else str.strip)}
+    needed, optional = (of_class if each else {} for each in (classes, classes is None))
     if not path.is_dir():
-        return _read(path, scenes, None, drop_bad, of_class)
+        return _read(path, scenes, None, drop_bad, needed, ATTRIBUTES | optional)
     files = {name: [path / f"{name}{suffix}" for suffix in SUFFIXES] for name in scenes}
     found = [(name, file) for name, each in files.items() for file in each if file.is_file()]
     if not found:
         raise LabelError(
             f"{path}: no file SCENE.csv, .geojson, .gpkg or .shp for any scene, such as {next(iter(scenes))}.csv"
         )
-    tables = [_read(file, {name: scenes[name]}, name, drop_bad, of_class) for name, file in found]
+    more = needed, ATTRIBUTES | optional
+    tables = [_read(file, {name: scenes[name]}, name, drop_bad, *more) for name, file in found]
     return LabelTable.concatenate(tables)
 
 
@@ -78,7 +80,14 @@ def _one_of(classes: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
-def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad: bool, of_class: Columns) -> LabelTable:
+def _read(
+    path: Path,
+    scenes: Mapping[str, Source],
+    scene: str | None,
+    drop_bad: bool,
+    needed: Columns,
+    optional: Columns,
+) -> LabelTable:
     vector = path.suffix.lower() in vector_files.SUFFIXES
     header, rows, crs = _vector_rows(path) if vector else (*read_csv(path), None)
     pair = next((each for each in (_MAP, *_PIXELS, _BOX) if set(each) <= set(header)), None)
@@ -90,18 +99,18 @@ def _read(path: Path, scenes: Mapping[str, Source], scene: str | None, drop_bad:
         )
     low = -0.5 if pair in _PIXELS else -math.inf
     names = _BOX if pair is _BOX else ("row", "column")
-    columns: Columns = {name: (field, number(low, True)) for name, field in zip(pair, names, strict=True)} | of_class
+    columns: Columns = {name: (field, number(low, True)) for name, field in zip(pair, names, strict=True)} | needed
     alone = len(scenes) == 1 or scene is not None
     of_scene = SCENE if "scene_id" in header or "image_path" not in header else _FILE
     told = next(iter(of_scene)) in header
     if pair is not _MAP and not alone and not told:
         raise LabelError(f"{path}: pixels of which scene? give a column scene_id, or a file for each scene in a folder")
-    num, parsed = parse_rows(path, header, rows, columns, ATTRIBUTES | ({} if scene else of_scene), drop_bad)
+    num, parsed = parse_rows(path, header, rows, columns, optional | ({} if scene else of_scene), drop_bad)
     if pair is _BOX:
         left, top, right, bottom = (np.array(parsed.pop(name), np.float64) for name in _BOX)
         parsed |= {"row": ((top + bottom) / 2 - 0.5).tolist(), "column": ((left + right) / 2 - 0.5).tolist()}
     table = sure(as_table(num, parsed))
-    if scene is not None or (alone and not told):
+    if scene is not None or (alone and not told and pair is not _MAP):
         table = replace(table, scene_id=np.full(num, scene or next(iter(scenes))))
     placed = _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)
     if len(table) and not len(placed):
