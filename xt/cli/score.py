@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
-    from xt.data.labels import read_labels, read_predictions
+    from xt.data.labels import CLASS, read_csv, read_labels, read_predictions
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
     from xt.errors import ConfigError, InputError, nearest
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, labels.scenes)}")
         predictions, labels = predictions.scene(args.scene), labels.scene(args.scene)
     classes = sorted({*labels.label.tolist(), *predictions.label.tolist()} - {""})
-    if classes:
+    if classes and CLASS in read_csv(args.predictions)[0]:
         return _of_classes(predictions, labels, classes, tolerance, args)
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
     result = score(predictions, labels, shoreline, args.official, tolerance).to_dict()
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_classes(
     predictions: "LabelTable", labels: "LabelTable", classes: list[str], tolerance: float, args: argparse.Namespace
 ) -> int:
+    from xt.data.labels import CLASS
     from xt.errors import ConfigError
     from xt.metrics.objects import class_scores
 
@@ -77,4 +78,6 @@ def _of_classes(
     result = class_scores(predictions, labels, classes, tolerance)
     width = max(18, *map(len, result))
     print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
+    if unknown := int((labels.label == "").sum()):
+        print(f"{unknown} of {len(labels)} labels have no {CLASS} and count for loc_f1 alone", file=sys.stderr)
     return 0
