@@ -11,6 +11,8 @@ import shapely
 from rasters import GRID, UTM, noise, write
 
 from xt.data.polygon_masks import PolygonsData
+from xt.data.polygons import read_polygons
+from xt.data.source import InputSpec, Source
 from xt.errors import InputError
 
 SIDE = 60
@@ -53,6 +55,13 @@ def test_a_polygon_around_the_world_is_drawn_in_the_memory_of_the_image(root: Pa
     save(root / "world.gpkg", [shapely.box(-180, -90, 180, 90)], "EPSG:4326")
     assert houses(root, polygons="world.gpkg") == [0, SIDE**2, 0]
     assert houses(root, areas="world.gpkg") == [SIDE**2 - 200, 200, 0]
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_a_polygon_around_the_poles_holds_the_image(root: Path, near: bool):
+    path = save(root / "world.gpkg", [shapely.box(-180, -90, 180, 90)], "EPSG:4326")
+    (shape,), _ = read_polygons(path, Source(root / "images/a.tif", InputSpec(("p",), (0.0,), (1.0,))), near=near)
+    assert shape.covers(shapely.box(0, 0, SIDE, SIDE))
 
 
 def test_what_has_no_area_is_not_drawn_and_collections_are(root: Path):

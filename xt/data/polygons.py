@@ -46,10 +46,10 @@ def read_polygons(
         InputError: If file or image do not say where they lie, or the file cannot be read.
     """
     given, own = crs_of(path), placed(source, path)
-    box = _extent(source, own, given) if near else None
+    box = _extent(source, own, given) if near or given != own else None
     try:
         layer, columns = only_layer(path), [column] if column else []
-        _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box)
+        _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box if near else None)
         shapes = shapely.from_wkb(geometry)
     except FAULTS as error:
         raise unreadable(path, error) from error
