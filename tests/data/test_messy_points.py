@@ -103,3 +103,9 @@ def test_an_image_without_a_name_is_said(root: Path):
     (root / "p.csv").write_text("image_path,xmin,ymin,xmax,ymax\na.tif,1,1,5,3\n,1,1,5,3\n")
     with pytest.raises(LabelError, match="line 3: image_path is empty"):
         objects(root, "p.csv")
+
+
+@pytest.mark.parametrize("name", ["", " car"])
+def test_a_class_that_no_table_can_hold_is_refused(root: Path, name: str):
+    with pytest.raises(ConfigError, match=f"classes holds '{name}'; give a name without spaces around it"):
+        objects(root, "p.csv", classes=["tree", name])

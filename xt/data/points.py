@@ -90,6 +90,8 @@ class PointsData(DataModule):
         at_least(0, "data.init_args", gain=gain)
         if len(set(classes)) < len(classes):
             raise ConfigError(f"data.init_args.classes is {list(classes)}; give each of them a name of its own")
+        if wrong := [each for each in classes if not each or each != each.strip()]:
+            raise ConfigError(f"data.init_args.classes holds {wrong[0]!r}; give a name without spaces around it")
         if classes and column in PLACES:
             raise ConfigError(f"data.init_args.column is {column!r}, which says where an object lies; name another")
         if len(classes) > UNKNOWN:
