@@ -28,6 +28,7 @@ BUILTINS: dict[str, dict[str, str]] = {
         "UPerNet": "xt.models.decoders.upernet:UPerNet",
     },
     "losses": {
+        "ClassLoss": "xt.losses.detection:ClassLoss",
         "DetectionLoss": "xt.losses.detection:DetectionLoss",
         "PaperDetectionLoss": "xt.losses.detection:PaperDetectionLoss",
         "RegressionLoss": "xt.losses.regression:RegressionLoss",

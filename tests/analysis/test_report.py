@@ -77,6 +77,19 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
     assert 0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figures[0].bbox.width
 
 
+def test_objects_without_a_class_are_drawn_beside_those_with_one(
+    scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    figures = []
+    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    found = LabelTable.build(1, row=[20], column=[30], scene_id=["s1"], label=["car"])
+    truth = LabelTable.build(2, row=[20, 5], column=[30, 9], scene_id=["s1", "s1"])
+    report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
+    drawn = [tuple(place) for each in figures[0].axes[0].collections for place in np.asarray(each.get_offsets())]
+    assert sorted(drawn) == [(9, 5), (30, 20), (30, 20)]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()][0::2] == ["there: other", "there: car"]
+
+
 def test_fishing_had_for_nothing(scene: dict[str, Path]):
     from xt.data.labels import read_labels
 
@@ -109,6 +122,8 @@ def test_scene_without_points_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     run = run_folder(tmp_path / "a", 1.0)
     assert main(["report", str(run), "-o", str(tmp_path / "out"), "--scene", "x.tif"]) == 2
     assert "give all three" in capsys.readouterr().err
+    assert main(["report", str(run), "-o", str(tmp_path / "out"), "--tolerance", "0"]) == 2
+    assert "--tolerance 0: it must be above 0 pixels" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -44,7 +44,7 @@ def test_own_points_from_training_to_points(
     monkeypatch.chdir(tmp_path)
     harbours(Path("data/harbours"))
     values = yaml.safe_load((ROOT / "configs/xview3_demo.yaml").read_text())
-    block, _ = re.findall(r"```yaml\n(.*?)```", DOC, re.S)
+    block, *_ = re.findall(r"```yaml\n(.*?)```", DOC, re.S)
     values |= yaml.safe_load(block)
     values["trainer"] |= {"max_epochs": 30, "check_val_every_n_epoch": 15, "enable_progress_bar": False}
     values["model"]["warmup_steps"] = 10

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xt.builtin_names import BUILTINS
 from xt.errors import ConfigError
 from xt.losses.base import TileLoss
 from xt.losses.detection import ClassLoss, DetectionLoss, PaperDetectionLoss
@@ -68,6 +69,10 @@ def tiled(loss: TileLoss, maps: dict[str, Tensor], targets: dict[str, Tensor]) -
             )
             total = part if total is None else total + part
     return loss.total(total, 2)
+
+
+def test_a_config_can_name_every_loss():
+    assert {type(loss).__name__ for loss, _ in CASES} == set(BUILTINS["losses"])
 
 
 @pytest.mark.parametrize(("loss", "case"), CASES)

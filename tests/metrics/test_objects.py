@@ -94,3 +94,16 @@ def test_labels_on_the_map_are_placed_by_images(tmp_path: Path, capsys: pytest.C
         assert json.loads(capsys.readouterr().out) == pytest.approx(class_scores(*mine, CLASSES, 5))
     assert main(argv) == 2
     assert "p.gpkg: give --images, the images on which these points lie" in capsys.readouterr().err
+
+
+def test_scores_without_classes_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = list(zip(TRUTH.scene_id, TRUTH.row, TRUTH.column, TRUTH.label, strict=True))
+    for name in ("class", "kind"):
+        lines = [f"scene_id,row,column,{name}", *(",".join(map(str, row)) for row in rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    write_predictions(tmp_path / "found.csv", FOUND, of_classes=True)
+    assert main(["score", str(tmp_path / "found.csv"), str(tmp_path / "kind.csv")]) == 0
+    assert f"{len(rows)} of {len(rows)} labels have no class and count for loc_f1 alone" in capsys.readouterr().err
+    write_predictions(tmp_path / "plain.csv", FOUND)
+    assert main(["score", str(tmp_path / "plain.csv"), str(tmp_path / "class.csv")]) == 0
+    assert "aggregate" in capsys.readouterr().out

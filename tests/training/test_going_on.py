@@ -36,6 +36,13 @@ def test_killed_run_goes_on_exactly(unbroken: Path, scenes: Path, tmp_path: Path
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_a_run_with_loader_processes_goes_on_exactly(unbroken: Path, scenes: Path, tmp_path: Path):
+    argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--data.num_workers", "1"]
+    assert run_train(*argv, kill_at=6) == 9
+    assert main(["train", *argv]) == 0
+    assert losses(tmp_path / "run") == losses(unbroken)
+
+
 @pytest.mark.slow
 def test_sparse_checkpoints_go_on_exactly_too(unbroken: Path, scenes: Path, tmp_path: Path):
     argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--checkpoint_every", "3"]

@@ -137,7 +137,9 @@ def plot_scenes(
         tolerance: Pixels within which an object is found.
     """
     classes = sorted({*found.label.tolist(), *truth.label.tolist()} - {""})
-    colours = {name: f"C{index}" for index, name in enumerate(classes)} or COLOURS
+    others = {*found.kinds.tolist(), *truth.kinds.tolist()} - {*classes} if classes else COLOURS
+    colours = {name: each for name, each in COLOURS.items() if name in others}
+    colours |= {name: f"C{index}" for index, name in enumerate(classes)}
     figure, axes = plt.subplots(1, len(rasters), figsize=(6.5 * len(rasters), 7.4), layout="constrained", squeeze=False)
     for axis, (name, path) in zip(axes.flat, rasters.items(), strict=True):
         _draw_scene(axis, path, found.scene(name), truth.scene(name), tolerance, colours)

@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     drawn = (args.scene, args.points)
     if any(drawn) and not (all(drawn) and args.labels):
         raise ConfigError("--scene, --points and --labels belong together; give all three")
+    if not args.tolerance > 0:
+        raise ConfigError(f"--tolerance {args.tolerance:g}: it must be above 0 pixels")
     from xt.analysis import report
     from xt.data.labels import LabelTable, read_predictions
 

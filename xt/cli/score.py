@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
     import numpy as np
 
-    from xt.data.labels import read_predictions
+    from xt.data.labels import CLASS, read_csv, read_predictions
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
     from xt.errors import ConfigError, InputError, nearest
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, truth.scenes)}")
         predictions, truth = predictions.scene(args.scene), truth.scene(args.scene)
     classes = sorted({*truth.label.tolist(), *predictions.label.tolist()} - {""})
-    if classes:
+    if classes and CLASS in read_csv(args.predictions)[0]:
         return _of_classes(predictions, truth, classes, tolerance, args)
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
     result = score(predictions, truth, shoreline, args.official, tolerance).to_dict()
@@ -84,4 +84,6 @@ def _of_classes(
     result = class_scores(predictions, truth, classes, tolerance)
     width = max(18, *map(len, result))
     print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
+    if unknown := int((truth.label == "").sum()):
+        print(f"{unknown} of {len(truth)} labels have no {args.column} and count for loc_f1 alone", file=sys.stderr)
     return 0

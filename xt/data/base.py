@@ -66,7 +66,8 @@ class DataModule(LightningDataModule):
         resolution: Metres per pixel, or None.
         shoreline: Scene → contours, if the data have any; for scores close to the shore.
         datasets: Split (``train``, ``validation``, ``test``) → what its samples are read from, after :meth:`setup`.
-        skip_batches: Batches of the next epoch that an earlier run has used, in each process.
+        epoch: The next one to train.
+        skip_batches: Batches of it that an earlier run has used, in each process.
         unbound: Constructor arguments that say where the data lie and how they are read; a run may go on with others.
 
     Raises:
@@ -99,7 +100,7 @@ class DataModule(LightningDataModule):
         at_least(0, "data.init_args", num_workers=num_workers)
         self.root, self.image_size = Path(root), image_size
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.skip_batches = 0
+        self.epoch = self.skip_batches = 0
         self.datasets: dict[str, Dataset[Any]] = {}
 
     @property
@@ -135,7 +136,7 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Training samples in an order that changes from epoch to epoch."""
         skip, self.skip_batches = self.skip_batches, 0
-        return make_loader(self.datasets["train"], self.batch_size, self.num_workers, self.seed, True, skip)
+        return make_loader(self.datasets["train"], self.batch_size, self.num_workers, self.seed, True, skip, self.epoch)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation samples in their own order."""

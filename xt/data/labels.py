@@ -253,7 +253,7 @@ def parse_rows(
     for column in columns:
         if column not in header:
             raise LabelError(f"{path}: no column {column!r}{nearest(column, header)}")
-    wanted = columns | {k: v for k, v in optional.items() if k in header}
+    wanted = {k: v for k, v in optional.items() if k in header} | columns
     parsed: dict[str, list[Any]] = {name: [] for name, _ in wanted.values()}
     for where, record in rows:
         values, problem = _parse(record, wanted)
@@ -282,7 +282,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the header as the keys of a first row, then the rows."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, skipinitialspace=True)
             names = reader.fieldnames or []
             if "".join(names[:1]).lstrip().startswith("{"):
                 raise csv.Error("it is JSON")

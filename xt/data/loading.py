@@ -77,7 +77,13 @@ class EpochSampler(Sampler[Key]):
 
 
 def make_loader(
-    dataset: Dataset[Any], batch_size: int, num_workers: int, seed: int, shuffle: bool, skip_batches: int = 0
+    dataset: Dataset[Any],
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    shuffle: bool,
+    skip_batches: int = 0,
+    epoch: int = 0,
 ) -> DataLoader[Any]:
     """Make a loader over a dataset that is asked for ``(epoch, index)``.
 
@@ -90,9 +96,11 @@ def make_loader(
         seed: Of the order.
         shuffle: Change the order from epoch to epoch; a last, smaller batch is then left out.
         skip_batches: Batches of the first epoch that an earlier run has used.
+        epoch: The first; worker processes ask for samples before a trainer that goes on says which it is.
     """
     length = len(dataset)  # type: ignore[arg-type]
     sampler = EpochSampler(length, seed, shuffle, skip_batches * batch_size, batch_size)
+    sampler.set_epoch(epoch)
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -1,9 +1,10 @@
 """Objects of CSV, GeoJSON, GeoPackage and shapefiles, in pixels or on the map, brought to the pixels of scenes."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ SUFFIXES = (".csv", *vector_files.SUFFIXES)
 _PIXELS = ("row", "column"), ("detect_scene_row", "detect_scene_column")
 _MAP = ("x", "y")
 _BOX = ("xmin", "ymin", "xmax", "ymax")
-_FILE: Columns = {"image_path": ("scene_id", lambda text: PurePath(text.strip()).stem)}
+PLACES = frozenset({*_MAP, *itertools.chain(*_PIXELS), *_BOX, "scene_id", "image_path"})
+"""Columns that say where an object lies."""
 _SHORT = {"vessel_len": "vessel_length_m"}
 """What shapefiles, whose names have ten letters, make of a name."""
 _SHAPES = (shapely.GeometryType.POINT, shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
@@ -60,8 +62,8 @@ def read_points(
     needed, optional = (of_class if each else {} for each in (classes, classes is None))
     if not path.is_dir():
         return _read(path, scenes, None, drop_bad, needed, ATTRIBUTES | optional)
-    files = {name: [path / f"{name}{suffix}" for suffix in SUFFIXES] for name in scenes}
-    found = [(name, file) for name, each in files.items() for file in each if file.is_file()]
+    files = (each for each in sorted(path.iterdir()) if each.suffix.lower() in SUFFIXES)
+    found = [(each.stem, each) for each in files if each.stem in scenes]
     if not found:
         raise LabelError(
             f"{path}: no file SCENE.csv, .geojson, .gpkg or .shp for any scene, such as {next(iter(scenes))}.csv"
@@ -69,6 +71,15 @@ def read_points(
     more = needed, ATTRIBUTES | optional
     tables = [_read(file, {name: scenes[name]}, name, drop_bad, *more) for name, file in found]
     return LabelTable.concatenate(tables)
+
+
+def _file(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return PureWindowsPath(text.strip()).stem  # takes both kinds of slashes
+
+
+_FILE: Columns = {"image_path": ("scene_id", _file)}
 
 
 def _one_of(classes: Sequence[str]) -> Callable[[str], str]:
@@ -89,7 +100,10 @@ def _read(
     optional: Columns,
 ) -> LabelTable:
     vector = path.suffix.lower() in vector_files.SUFFIXES
-    header, rows, crs = _vector_rows(path) if vector else (*read_csv(path), None)
+    header, rows, crs = _vector_rows(path, drop_bad) if vector else (*read_csv(path), None)
+    start = list(itertools.islice(rows, 1))
+    if vector and not start:
+        return LabelTable.build(0)  # GeoJSON names no columns then
     pair = next((each for each in (_MAP, *_PIXELS, _BOX) if set(each) <= set(header)), None)
     if pair is None:
         named = ", ".join(map(repr, header[:12])) or "none"
@@ -105,7 +119,9 @@ def _read(
     told = next(iter(of_scene)) in header
     if pair is not _MAP and not alone and not told:
         raise LabelError(f"{path}: pixels of which scene? give a column scene_id, or a file for each scene in a folder")
-    num, parsed = parse_rows(path, header, rows, columns, optional | ({} if scene else of_scene), drop_bad)
+    num, parsed = parse_rows(
+        path, header, itertools.chain(start, rows), columns, optional | ({} if scene else of_scene), drop_bad
+    )
     if pair is _BOX:
         left, top, right, bottom = (np.array(parsed.pop(name), np.float64) for name in _BOX)
         parsed |= {"row": ((top + bottom) / 2 - 0.5).tolist(), "column": ((left + right) / 2 - 0.5).tolist()}
@@ -175,8 +191,8 @@ def _on(table: LabelTable, source: Source) -> np.ndarray[Any, np.dtype[np.bool_]
     return np.asarray((rows >= 0) & (rows < source.height) & (cols >= 0) & (cols < source.width))
 
 
-def _vector_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]], Any]:
-    """Return header, rows as a CSV gives them, with x and y, and the CRS."""
+def _vector_rows(path: Path, drop_bad: bool) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]], Any]:
+    """Return header, rows as a CSV gives them, with x and y, and the CRS; a bad geometry that is left out has none."""
     driver = {".gpkg": "GeoPackage", ".shp": "shapefile"}.get(path.suffix.lower(), "GeoJSON")
     try:
         with path.open("rb") as file:
@@ -196,9 +212,12 @@ def _vector_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str
     if geometry is None:
         return fields, _records(fields, values), None
     shapes = shapely.from_wkb(geometry)
+    one = (shapely.get_type_id(shapes) == shapely.GeometryType.MULTIPOINT) & (shapely.get_num_geometries(shapes) == 1)
+    shapes[one] = shapely.get_geometry(shapes[one], 0)
     bad = np.flatnonzero(~np.isin(shapely.get_type_id(shapes), _SHAPES) | shapely.is_empty(shapes))
-    if len(bad):
+    if len(bad) and not drop_bad:
         raise LabelError(f"{path}: feature {bad[0] + 1} is no point or polygon; give one for each object")
+    shapes[bad] = None
     centres = shapely.centroid(shapes)
     kept = [(name, each) for name, each in zip(fields, values, strict=True) if name not in _MAP]
     columns = [*(each for _, each in kept), shapely.get_x(centres), shapely.get_y(centres)]
@@ -208,5 +227,4 @@ def _vector_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str
 
 def _records(names: list[str], columns: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for index, values in enumerate(zip(*columns, strict=True)):
-        texts = ("" if value is None or value != value else str(value) for value in values)
-        yield f"feature {index + 1}", dict(zip(names, texts, strict=True))
+        yield f"feature {index + 1}", dict(zip(names, map(vector_files.as_text, values), strict=True))

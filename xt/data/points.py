@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xt.data.base import DataModule, check_bands
 from xt.data.labels import CLASS, LabelTable
-from xt.data.point_files import read_points
+from xt.data.point_files import PLACES, read_points
 from xt.data.scene_crops import SceneCrops
 from xt.data.source import Source
 from xt.data.splits import Splits, rasters
@@ -90,6 +90,10 @@ class PointsData(DataModule):
         at_least(0, "data.init_args", gain=gain)
         if len(set(classes)) < len(classes):
             raise ConfigError(f"data.init_args.classes is {list(classes)}; give each of them a name of its own")
+        if wrong := [each for each in classes if not each or each != each.strip()]:
+            raise ConfigError(f"data.init_args.classes holds {wrong[0]!r}; give a name without spaces around it")
+        if classes and column in PLACES:
+            raise ConfigError(f"data.init_args.column is {column!r}, which says where an object lies; name another")
         if len(classes) > UNKNOWN:
             raise ConfigError(f"data.init_args.classes are {len(classes)}; {UNKNOWN} are possible")
         if not 1 <= center_sigma <= 10:

@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from rasterio.features import rasterize
 
 from xt.data.polygons import read_polygons, touching, unreadable
 from xt.data.source import Source
-from xt.data.vector_files import FAULTS, SUFFIXES, only_layer
+from xt.data.vector_files import FAULTS, SUFFIXES, as_text, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
 
@@ -69,6 +68,9 @@ class Layer:
             what = "file of polygons such as IMAGE.gpkg" if path.is_dir() else "such file or folder"
             raise InputError(f"{path}: no {what}; set data.init_args.root to the folder that holds it")
         self.files = {each.stem: each for each in files} if path.is_dir() else None
+        if self.files is not None and (double := set(files) - set(self.files.values())):
+            file = min(double)
+            raise InputError(f"{file}: {self.files[file.stem].name} is for the same image; leave one of them")
         for each in files if column else []:
             self._check(each)
 
@@ -89,8 +91,9 @@ class Layer:
         file = self.path if self.files is None else self.files.get(source.path.stem)
         none = np.zeros(0, object)
         shapes, told = (none, none) if file is None else read_polygons(file, source, self.column, near=True)
-        numbers = [1 if self.numbers is None else self.numbers[_text(each)] for each in told]
-        inside = shapely.intersects(shapes, shapely.box(0, 0, source.width, source.height)).astype(bool)
+        numbers = [1 if self.numbers is None else self.numbers[as_text(each)] for each in told]
+        image = shapely.box(0, 0, source.width, source.height)
+        inside = (shapely.intersects(shapes, image) & ~shapely.touches(shapes, image)).astype(bool)
         shapes = shapes[inside]
         return Drawn(shapes, np.array(numbers, np.int64)[inside], shapely.STRtree(shapes))
 
@@ -98,14 +101,17 @@ class Layer:
         """Look at the classes of all polygons before a step is taken."""
         try:
             layer = only_layer(file)
+            info = pyogrio.read_info(file, layer, force_feature_count=True)
             meta, _, _, values = pyogrio.raw.read(file, layer, columns=[self.column], read_geometry=False)
         except FAULTS as error:
             raise unreadable(file, error) from error
         assert self.numbers is not None
+        if not info["features"]:
+            return  # GeoJSON names no columns then
         if not len(meta["fields"]):
-            columns = ", ".join(map(str, pyogrio.read_info(file, layer)["fields"])) or "none"
+            columns = ", ".join(map(str, info["fields"])) or "none"
             raise InputError(f"{file}: no column {self.column!r}; set data.init_args.column to one of: {columns}")
-        wrong = {_text(each): index for index, each in reversed(list(enumerate(values[0])))}
+        wrong = {as_text(each): index for index, each in reversed(list(enumerate(values[0])))}
         names = ", ".join(each for each in self.numbers if not each.isdigit())
         for name, index in wrong.items():
             if name not in self.numbers:
@@ -113,10 +119,3 @@ class Layer:
                     f"{file}: polygon {index + 1} has {self.column} {name or 'empty'}, which is no class; mend it, or "
                     f"name it in data.init_args.classes ({names}) or in unclear"
                 )
-
-
-def _text(value: Any) -> str:
-    """A value of a column as a name or number of a class; empty for none."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float | np.floating) and value == int(value) else str(value)

@@ -188,11 +188,18 @@ class PolygonsData(PairedRasters):
         for source in self.sources.values():
             placed(source, self.known_folder)
         if not any(len(layer.over(source).shapes) for source in self.sources.values()):
-            raise InputError(f"{self.known_folder}: no polygon lies on an image of {self.image_folder}; check its CRS")
+            raise self._nowhere(layer)
         if areas is None:
             return list(images)
         told = [image if len(areas.over(self.sources[image]).shapes) else None for image in images]
-        if left := told.count(None):
+        left = told.count(None)
+        if left == len(told):
+            raise self._nowhere(areas)
+        if left:
             text = f"{self.area_path}: {left} of {len(told)} images lie in no area and are left out"
             warnings.warn(text, XTWarning, stacklevel=2)
         return told
+
+    def _nowhere(self, layer: Layer) -> InputError:
+        look = "CRS" if layer.files is None else "CRS, and that files are named as images are"
+        return InputError(f"{layer.path}: no polygon lies on an image of {self.image_folder}; check its {look}")

@@ -22,6 +22,8 @@ PLACES = 33
 """Places along each side of an image by which its extent in another CRS is told."""
 MARGIN = 0.05
 """Share of that extent by which it is widened on each side."""
+AREAS = shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely.GeometryType.GEOMETRYCOLLECTION
+"""Types of what may hold polygons."""
 Shapes = npt.NDArray[np.object_]
 
 
@@ -44,22 +46,27 @@ def read_polygons(
         InputError: If file or image do not say where they lie, or the file cannot be read.
     """
     given, own = crs_of(path), placed(source, path)
-    box = _extent(source, own, given) if near else None
+    box = _extent(source, own, given) if near or given != own else None
     try:
         layer, columns = only_layer(path), [column] if column else []
-        _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box)
+        _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box if near else None)
         shapes = shapely.from_wkb(geometry)
     except FAULTS as error:
         raise unreadable(path, error) from error
-    told = values[0] if column else np.full(len(shapes), None)
-    kept = np.array([each is not None and each.geom_type.endswith("Polygon") for each in shapes], bool)
+    told = values[0] if len(values) else np.full(len(shapes), None)
+    kept = np.isin(shapely.get_type_id(shapes), AREAS)
     shapes, told = shapely.force_2d(shapes[kept]), told[kept]
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        raise InputError(f"{path}: a polygon has a vertex whose x or y is no number; mend it")
     if not len(shapes):
         return shapes, told
     if given != own:
         left, bottom, right, top = box or shapely.total_bounds(shapes)
         # Vertices are added to valid polygons only: of one that crosses itself a part would be lost.
-        shapes = shapely.segmentize(shapely.make_valid(shapes), max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
+        shapes = shapely.make_valid(shapes)
+        if box:
+            shapes = shapely.intersection(shapes, shapely.box(*box))
+        shapes = shapely.segmentize(shapes, max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
     places = shapely.get_coordinates(shapes)
     x, y = _moved(given, own, *places.T)
     rows, cols = to_pixels(x, y, source.profile())
@@ -102,9 +109,9 @@ def touching(tree: shapely.STRtree, window: Window) -> npt.NDArray[np.int64]:
 
 def _areas(shape: Any) -> Any:
     """What is left of a polygon that was mended, without its lines and points."""
-    if shape.geom_type != "GeometryCollection":
+    if shape.geom_type.endswith("Polygon"):
         return shape
-    return shapely.union_all([each for each in shape.geoms if each.geom_type.endswith("Polygon")])
+    return shapely.union_all([each for each in shapely.get_parts(shape) if each.geom_type.endswith("Polygon")])
 
 
 def _extent(source: Source, own: Any, given: Any) -> tuple[float, ...] | None:

@@ -1,7 +1,9 @@
 """Files of points and polygons: which there are, and their one layer."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyogrio
 import shapely
 
@@ -27,3 +29,13 @@ def only_layer(path: Path) -> str:
             f"{path}: holds {len(shaped)} layers ({names}); save the one that is meant as a file of its own"
         )
     return shaped[0] if shaped else str(layers[0][0])
+
+
+def as_text(value: Any) -> str:
+    """A value of a column as a CSV would hold it: empty for none, and whole numbers without a point.
+
+    Columns of whole numbers are read as fractions where one is empty.
+    """
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    return "" if value is None else str(value)

@@ -46,9 +46,10 @@ class RunFolder(Callback):
         self.best = best if best is not None and math.isfinite(best) else None
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tell the data which batches of the epoch are done."""
+        """Tell the data which epoch it is, and which of its batches are done."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        trainer.datamodule.skip_batches = progress["completed"]  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        data.epoch, data.skip_batches = checkpoint["epoch"], progress["completed"]
         self._saved_at = checkpoint["global_step"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
