@@ -9,7 +9,8 @@ from PIL import Image
 
 from xt.analysis import report
 from xt.cli.main import main
-from xt.data.labels import LabelTable, write_predictions
+from xt.data.labels import LabelTable
+from xt.data.predictions import write_predictions
 from xt.data.synthetic.scenes import COLUMNS
 
 
@@ -61,7 +62,8 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
 ):
     figures = []
     monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
-    from xt.data.labels import read_labels, read_predictions
+    from xt.data.labels import read_labels
+    from xt.data.predictions import read_predictions
 
     found, truth = read_predictions(scene["points"]), read_labels(scene["labels"])
     report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")

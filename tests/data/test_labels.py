@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xt.data.labels import LabelTable, read_labels, read_predictions, write_predictions
+from xt.data.labels import LabelTable, read_labels
+from xt.data.predictions import read_predictions, write_predictions
 from xt.errors import LabelError
 
 HEADER = "detect_scene_row,detect_scene_column,scene_id,is_vessel,is_fishing,vessel_length_m,distance_from_shore_km,confidence"

@@ -12,7 +12,8 @@ import shapely
 from rasterio.transform import Affine
 
 from xt.cli.main import main
-from xt.data.labels import LabelTable, write_predictions
+from xt.data.labels import LabelTable
+from xt.data.predictions import write_predictions
 from xt.metrics.objects import class_scores
 
 CLASSES = ("car", "tree", "plane")

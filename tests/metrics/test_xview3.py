@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 
 from xt.cli.main import main
-from xt.data.labels import LabelTable, write_predictions
+from xt.data.labels import LabelTable
+from xt.data.predictions import write_predictions
 from xt.metrics.xview3 import match, score
 
 

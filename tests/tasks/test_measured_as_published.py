@@ -19,7 +19,7 @@ import xt
 from xt import plugins
 from xt.cli.main import main
 from xt.data.base import DataModule
-from xt.data.labels import read_predictions
+from xt.data.predictions import read_predictions
 from xt.models.checkpoint import load_model
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.tolerance > 0:
         raise ConfigError(f"--tolerance {args.tolerance:g}: it must be above 0 pixels")
     from xt.analysis import report
-    from xt.data.labels import LabelTable, read_predictions
+    from xt.data.labels import LabelTable
+    from xt.data.predictions import read_predictions
 
     truth = labels.read(args.labels, _on_the_map(args), args.column, option="--scene") if args.labels else None
     runs = report.by_name(args.runs)

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
     import numpy as np
 
-    from xt.data.labels import CLASS, read_csv, read_predictions
+    from xt.data.labels import CLASS, read_csv
+    from xt.data.predictions import read_predictions
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
     from xt.errors import ConfigError, InputError, nearest

@@ -133,7 +133,7 @@ def _confidence(text: str) -> str:
 
 
 SCENE: Columns = {"scene_id": ("scene_id", _scene)}
-_COMMON: Columns = {
+COMMON: Columns = {
     "detect_scene_row": ("row", number(0, required=True)),
     "detect_scene_column": ("column", number(0, required=True)),
     **SCENE,
@@ -141,8 +141,7 @@ _COMMON: Columns = {
     "is_fishing": ("is_fishing", _flag),
     "vessel_length_m": ("vessel_length_m", number(0, required=False)),
 }
-PREDICTION_COLUMNS = tuple(_COMMON)
-_LABEL: Columns = _COMMON | {
+_LABEL: Columns = COMMON | {
     "distance_from_shore_km": ("distance_from_shore_km", number(0, required=False)),
     "confidence": ("confidence", _confidence),
 }
@@ -165,7 +164,11 @@ def read_labels(path: Path | str, drop_bad: bool = False, column: str = CLASS) -
     path, header = Path(path), set(read_csv(Path(path))[0])
     own = header >= {"row", "column"} and "detect_scene_row" not in header
     of_class: Columns = {column: ("label", str.strip)}
-    return sure(_read(path, _OWN, drop_bad, ATTRIBUTES | of_class)) if own else _read(path, _LABEL, drop_bad, of_class)
+    return (
+        sure(read_table(path, _OWN, drop_bad, ATTRIBUTES | of_class))
+        if own
+        else read_table(path, _LABEL, drop_bad, of_class)
+    )
 
 
 def sure(table: LabelTable) -> LabelTable:
@@ -173,44 +176,12 @@ def sure(table: LabelTable) -> LabelTable:
     return replace(table, confidence=np.where(table.confidence == "", "HIGH", table.confidence))
 
 
-def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
-    """Read a submission CSV, or points of classes. A column ``score`` is optional; a point may lie outside its scene.
+def read_table(path: Path, columns: Columns, drop_bad: bool, optional: Columns | None = None) -> LabelTable:
+    """Read a CSV with these columns.
 
     Raises:
         LabelError: As :func:`read_labels`.
     """
-    anywhere = {
-        "detect_scene_row": ("row", number(-math.inf, required=True)),
-        "detect_scene_column": ("column", number(-math.inf, required=True)),
-    }
-    what: Columns = SCENE | {CLASS: ("label", str.strip)} if CLASS in read_csv(Path(path))[0] else _COMMON
-    return _read(Path(path), what | anywhere, drop_bad, {"score": ("score", number(-math.inf, required=False))})
-
-
-def write_predictions(path: Path, table: LabelTable, of_classes: bool = False) -> None:
-    """Write a submission CSV with a column ``score`` at the end; into a partial of :mod:`xt.files`.
-
-    With ``of_classes`` there is the class of each object instead of vessel, fishing and length.
-    """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*PREDICTION_COLUMNS[:3], *([CLASS] if of_classes else PREDICTION_COLUMNS[3:]), "score"])
-        for i in range(len(table)):
-            numbers = [_text(getattr(table, name)[i]) for name in ("row", "column")]
-            flags = [_boolean(getattr(table, name)[i]) for name in ("is_vessel", "is_fishing")]
-            what = [table.label[i]] if of_classes else [*flags, _text(table.vessel_length_m[i])]
-            writer.writerow([*numbers, table.scene_id[i], *what, _text(table.score[i])])
-
-
-def _text(value: float) -> str:
-    return "" if math.isnan(value) else repr(round(float(value), 4))
-
-
-def _boolean(value: float) -> str:
-    return "" if math.isnan(value) else str(bool(value))
-
-
-def _read(path: Path, columns: Columns, drop_bad: bool, optional: Columns | None = None) -> LabelTable:
     return as_table(*parse_rows(path, *read_csv(path), columns, optional or {}, drop_bad))
 
 

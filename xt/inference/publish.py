@@ -13,7 +13,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from xt.data.address import shown
 from xt.data.georeference import warn_without_place
-from xt.data.labels import LabelTable, write_predictions
+from xt.data.labels import LabelTable
+from xt.data.predictions import write_predictions
 from xt.data.source import Source
 from xt.errors import InputError
 from xt.files import replacing_all

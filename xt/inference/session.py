@@ -15,7 +15,8 @@ import torch
 
 from xt.data.address import image_path
 from xt.data.geotiff import open_raster
-from xt.data.labels import LabelTable, read_predictions
+from xt.data.labels import LabelTable
+from xt.data.predictions import read_predictions
 from xt.errors import ConfigError, GeometryError
 from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
