@@ -12,7 +12,33 @@ from torch import Tensor, nn
 from xt.data.targets import CENTER_SCALE, IGNORE, UNKNOWN
 
 
-class TokenLoss(nn.Module):
+class _CellLoss(nn.Module):
+    """A linear head on the mixed tokens, whose first output says whether a cell holds something."""
+
+    def __init__(self, channels: int, stride: int, outputs: int, weight: float, positive_weight: float) -> None:
+        super().__init__()
+        self.stride, self.weight, self.positive_weight = stride, weight, positive_weight
+        self.head = nn.Conv2d(channels, outputs, 1)
+
+    def total(self, sums: Tensor) -> Tensor:
+        """The loss of the sums: of what is held and of its kind, each before its weight."""
+        holds, seen, kind, known = sums
+        loss: Tensor = self.weight * (holds / seen.clamp(min=1) + kind / known.clamp(min=1))
+        return loss
+
+    def _held(self, logits: Tensor, holds: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of BCE and of its weight over cells."""
+        bce = F.binary_cross_entropy_with_logits(logits, holds, reduction="none")
+        weight = seen * (1 + (self.positive_weight - 1) * holds)
+        return (bce * weight).sum(), weight.sum()
+
+    def _cells(self, pixels: Tensor, like: Tensor) -> Tensor:
+        """The largest value of the pixels ``(B, 1, H, W)`` in each cell of a map."""
+        bottom, right = (n * self.stride - m for n, m in zip(like.shape[-2:], pixels.shape[-2:], strict=True))
+        return F.max_pool2d(F.pad(pixels.float(), (0, right, 0, bottom)), self.stride)
+
+
+class TokenLoss(_CellLoss):
     """BCE of "this cell holds a vessel" over all cells, and of "it fishes" over the cells of vessels.
 
     Args:
@@ -23,9 +49,7 @@ class TokenLoss(nn.Module):
     """
 
     def __init__(self, channels: int, stride: int, weight: float = 1.0, positive_weight: float = 20.0) -> None:
-        super().__init__()
-        self.stride, self.weight, self.positive_weight = stride, weight, positive_weight
-        self.head = nn.Conv2d(channels, 2, 1)
+        super().__init__(channels, stride, 2, weight, positive_weight)
 
     def statistics(self, mixed: Tensor, targets: dict[str, Tensor]) -> Tensor:
         """Sums over mixed maps ``(B, channels, h, w)`` and detection targets ``(B, 1, H, W)``."""
@@ -47,24 +71,14 @@ class TokenLoss(nn.Module):
                 (:func:`xt.data.targets.cell_targets`).
         """
         logits = self.head(mixed).float()
-        vessel, fishing = logits[:, :1], logits[:, 1:]
-        bce = F.binary_cross_entropy_with_logits(vessel, cells["holds"], reduction="none")
-        weight = cells["seen"] * (1 + (self.positive_weight - 1) * cells["holds"])
         asked = cells["asked"] * cells["seen"]
-        kind = F.binary_cross_entropy_with_logits(fishing, cells["fishing"], reduction="none")
-        return torch.stack([(bce * weight).sum(), weight.sum(), (kind * asked).sum(), asked.sum()])
-
-    def total(self, sums: Tensor) -> Tensor:
-        """The loss of the sums."""
-        vessel, cells, fishing, asked = sums
-        loss: Tensor = self.weight * (vessel / cells.clamp(min=1) + fishing / asked.clamp(min=1))
-        return loss
-
-    def _cells(self, pixels: Tensor, like: Tensor) -> Tensor:
-        return cells(pixels, like, self.stride)
+        kind = F.binary_cross_entropy_with_logits(logits[:, 1:], cells["fishing"], reduction="none")
+        return torch.stack(
+            [*self._held(logits[:, :1], cells["holds"], cells["seen"]), (kind * asked).sum(), asked.sum()]
+        )
 
 
-class ClassTokenLoss(nn.Module):
+class ClassTokenLoss(_CellLoss):
     """BCE of "this cell holds an object" over all cells, and cross entropy of its class over the cells of objects.
 
     Args:
@@ -78,30 +92,14 @@ class ClassTokenLoss(nn.Module):
     def __init__(
         self, channels: int, stride: int, classes: int, weight: float = 1.0, positive_weight: float = 20.0
     ) -> None:
-        super().__init__()
-        self.stride, self.weight, self.positive_weight = stride, weight, positive_weight
-        self.head = nn.Conv2d(channels, 1 + classes, 1)
+        super().__init__(channels, stride, 1 + classes, weight, positive_weight)
 
     def statistics(self, mixed: Tensor, targets: dict[str, Tensor]) -> Tensor:
         """Sums over mixed maps ``(B, channels, h, w)`` and targets ``(B, 1, H, W)`` of classes."""
         place = (targets["center"] == CENTER_SCALE) & targets["valid"]
         known = place & (targets["kind"] != UNKNOWN)
-        holds, seen = (cells(each, mixed, self.stride) for each in (place, targets["valid"]))
-        kind = cells((targets["kind"].int() + 1) * known, mixed, self.stride)[:, 0].long()  # 0 for none
+        kind = self._cells((targets["kind"].int() + 1) * known, mixed)[:, 0].long()  # 0 for none
         logits = self.head(mixed).float()
-        bce = F.binary_cross_entropy_with_logits(logits[:, :1], holds, reduction="none")
-        weight = seen * (1 + (self.positive_weight - 1) * holds)
+        held = self._held(logits[:, :1], self._cells(place, mixed), self._cells(targets["valid"], mixed))
         entropy = F.cross_entropy(logits[:, 1:], (kind - 1).clamp(min=0), reduction="none") * (kind > 0)
-        return torch.stack([(bce * weight).sum(), weight.sum(), entropy.sum(), (kind > 0).sum().float()])
-
-    def total(self, sums: Tensor) -> Tensor:
-        """The loss of the sums."""
-        holds, seen, kind, known = sums
-        loss: Tensor = self.weight * (holds / seen.clamp(min=1) + kind / known.clamp(min=1))
-        return loss
-
-
-def cells(pixels: Tensor, like: Tensor, stride: int) -> Tensor:
-    """The largest value of the pixels ``(B, 1, H, W)`` in each cell of a map."""
-    bottom, right = (n * stride - m for n, m in zip(like.shape[-2:], pixels.shape[-2:], strict=True))
-    return F.max_pool2d(F.pad(pixels.float(), (0, right, 0, bottom)), stride)
+        return torch.stack([*held, entropy.sum(), (kind > 0).sum().float()])
