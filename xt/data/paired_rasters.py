@@ -109,7 +109,6 @@ class PairedRasters(DataModule):
         """
 
     def _match(self) -> dict[str, list[tuple[Path, Path]]]:
-        check_folder(self.image_folder)
         images = rasters(self.image_folder)
         self.sources = {image: Source(image, self.inputs, self.band_indexes) for image in images}
         pairs = zip(images, self.match(images), strict=True)
@@ -122,7 +121,6 @@ class PairedRasters(DataModule):
         Raises:
             InputError: If one is missing or does not fit.
         """
-        check_folder(self.known_folder)
         others = {path.stem: path for path in rasters(self.known_folder)}
         found = []
         for image in images:
@@ -138,13 +136,3 @@ class PairedRasters(DataModule):
                 self.check_pair(known, b)
             found.append(known)
         return found
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse what is no folder.
-
-    Raises:
-        InputError: If it is none.
-    """
-    if not folder.is_dir():
-        raise InputError(f"data: no folder {folder}; set data.init_args.root to the folder that holds it")

@@ -140,8 +140,6 @@ class PointsData(DataModule):
 
     def _images(self) -> list[Source]:
         folder = self.image_folder
-        if not folder.is_dir():
-            raise InputError(f"data: no folder {folder}; set data.init_args.root to where images and points are")
         paths = [*rasters(folder), *sorted(path for path in folder.iterdir() if path.is_dir())]
         names: dict[str, Path] = {}
         for path in paths:

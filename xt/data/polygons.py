@@ -45,10 +45,10 @@ def read_polygons(
     Raises:
         InputError: If file or image do not say where they lie, or the file cannot be read.
     """
-    given, own = crs_of(path), placed(source, path)
+    (layer, given), own = _layer(path), placed(source, path)
     box = _extent(source, own, given) if near or given != own else None
     try:
-        layer, columns = only_layer(path), [column] if column else []
+        columns = [column] if column else []
         _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box if near else None)
         shapes = shapely.from_wkb(geometry)
     except FAULTS as error:
@@ -86,25 +86,22 @@ def placed(source: Source, path: Path) -> Any:
     return own
 
 
-def crs_of(path: Path) -> Any:
-    """CRS of a file of polygons.
-
-    Raises:
-        InputError: If it has none, or cannot be read.
-    """
-    try:
-        told = pyogrio.read_info(path, only_layer(path))["crs"]
-    except FAULTS as error:
-        raise unreadable(path, error) from error
-    if told is None:
-        raise InputError(f"{path}: has no CRS; save it with one")
-    return rasterio.CRS.from_user_input(told)
-
-
 def touching(tree: shapely.STRtree, window: Window) -> npt.NDArray[np.int64]:
     """Which polygons of a tree touch a window."""
     box = shapely.box(window.col, window.row, window.col_stop, window.row_stop)
     return np.asarray(tree.query(box, "intersects"))
+
+
+def _layer(path: Path) -> tuple[str, Any]:
+    """The layer of a file of polygons, and its CRS."""
+    try:
+        layer = only_layer(path)
+        told = pyogrio.read_info(path, layer)["crs"]
+    except FAULTS as error:
+        raise unreadable(path, error) from error
+    if told is None:
+        raise InputError(f"{path}: has no CRS; save it with one")
+    return layer, rasterio.CRS.from_user_input(told)
 
 
 def _areas(shape: Any) -> Any:

@@ -12,7 +12,13 @@ T = TypeVar("T")
 
 
 def rasters(folder: Path) -> list[Path]:
-    """Rasters of a folder, sorted by name, without hidden files (macOS packs ``._NAME.tif`` beside each)."""
+    """Rasters of a folder of the data, sorted by name, without hidden files (macOS packs ``._NAME.tif`` beside each).
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"data: no folder {folder}; set data.init_args.root to the folder that holds it")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 
