@@ -15,7 +15,7 @@ from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.detection import PointDetection
 from xt.tasks.gather import gathered
-from xt.tasks.points import OF_CLASS, Candidates, Thresholds
+from xt.tasks.points import GRID, OF_CLASS, Candidates, Thresholds
 from xt.tasks.preview import class_colours
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class ObjectDetection(PointDetection):
             return class_scores(table, truth, self.classes, self.tolerance)
 
         if tune:
-            grid = sorted(range(50, 250, 5), key=lambda value: abs(value - Thresholds.center))
-            self._thresholds = Thresholds(float(max(grid, key=lambda value: scored(value)["f1"])))
+            self._thresholds = Thresholds(max(GRID, key=lambda value: scored(value)["f1"]))
         return scored(self._thresholds.center)
 
     def decide(self, candidates: Candidates) -> LabelTable:

@@ -56,6 +56,10 @@ class Thresholds:
         return cls(**values)
 
 
+GRID = tuple(sorted(map(float, range(50, 250, 5)), key=lambda value: abs(value - Thresholds.center)))
+"""Thresholds that are tried, the default first, so that of equals the nearest to it counts."""
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Components of the centre map with what decides about them.
@@ -216,13 +220,12 @@ def tune(candidates: Candidates, labels: LabelTable, tolerance: float = TOLERANC
     An object is found within the tolerance in pixels.
     """
     best = Thresholds()
-    grid = sorted(range(50, 250, 5), key=lambda value: abs(value - 100))
     for name, metric in (("center", "loc_fscore"), ("vessel", "vessel_fscore"), ("fishing", "fishing_fscore")):
         values = []
-        for value in grid:
-            tried = replace(best, **{name: float(value)})
+        for value in GRID:
+            tried = replace(best, **{name: value})
             values.append(getattr(score(candidates.decide(tried), labels, tolerance=tolerance), metric))
-        best = replace(best, **{name: float(grid[int(np.argmax(values))])})
+        best = replace(best, **{name: GRID[int(np.argmax(values))]})
     return best
 
 
