@@ -18,6 +18,8 @@ from xt_kernels.selective_scan import selective_scan_channels_last, triton_impl
 from xt_kernels.window_attention import window_attention
 
 DIM, STATES = 1536, 16
+SIZES = [(64, 64, 8192), (64, 32, 8192), (64, 64, 4096), (64, 64, 16384), (32, 64, 8192)]
+"""Channels of a program, tokens of a chunk at least, programs that are enough: what the kernel has, and others."""
 START = time.perf_counter()
 
 
@@ -94,21 +96,13 @@ def time_scan(facts: dict[str, object], copied: float) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             tensors = draw(length, dtype, False)
             bound = 4 * tensors[0].nbytes / copied * 1e3
-            for width in (32, 64):
-                for shortest in (32, 64):
-                    triton_impl.CHANNELS["forward"], triton_impl.SHORTEST = width, shortest
-                    run = lambda: selective_scan_channels_last(*tensors, delta_softplus=True, backend="triton")  # noqa: B023, E731
-                    spent = milliseconds(run)
-                    facts[f"forward {length} {dtype} width {width} chunk {shortest}"] = spent
-                    say(
-                        "forward",
-                        length,
-                        dtype,
-                        width,
-                        shortest,
-                        f"{spent:.3f} ms, bound {bound:.3f}, {bound / spent:.0%}",
-                    )
-            triton_impl.CHANNELS["forward"], triton_impl.SHORTEST = 64, 64
+            for width, shortest, enough in SIZES:
+                triton_impl.CHANNELS["forward"], triton_impl.SHORTEST, triton_impl.ENOUGH = width, shortest, enough
+                run = lambda: selective_scan_channels_last(*tensors, delta_softplus=True, backend="triton")  # noqa: B023, E731
+                spent = milliseconds(run)
+                facts[f"forward {length} {dtype} width {width} chunk {shortest} programs {enough}"] = spent
+                say("forward", length, dtype, width, shortest, enough, f"{spent:.3f} ms, {bound / spent:.0%} of bound")
+            triton_impl.CHANNELS["forward"], triton_impl.SHORTEST, triton_impl.ENOUGH = SIZES[0]
             tensors = draw(length, dtype, True)
             for width in (16, 32):
                 triton_impl.CHANNELS["backward"] = width

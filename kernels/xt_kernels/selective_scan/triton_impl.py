@@ -16,8 +16,8 @@ CHANNELS = {"forward": 64, "backward": 32}
 """Channels of a program of one warp. Backward with 16 spills no register, and takes 2.3 times as long (H200)."""
 KEPT = 8
 """Tokens between two kept states."""
-SHORTEST, CUTS = 64, 128
-"""Tokens of a chunk at least, and chunks at most while they grow."""
+SHORTEST, CUTS, ENOUGH = 64, 512, 8192
+"""Tokens of a chunk at least, chunks at most while they grow, and programs that fill a GPU a few times over."""
 LENGTHS = ["length", "chunk", "num_chunks", "num_kept"]
 
 
@@ -27,13 +27,52 @@ def _row(pointer, place, inside):
 
 
 @triton.jit
+def _whole_row(pointer, place, inside, WHOLE: tl.constexpr):
+    """A row of which all channels are ``inside`` if ``WHOLE``, so that nothing is asked of each."""
+    if WHOLE:
+        return tl.load(pointer + place).to(tl.float32)
+    return _row(pointer, place, inside)
+
+
+@triton.jit
+def _channels(dim, groups, WIDTH: tl.constexpr):
+    """Group, channels, and which of them exist, of this program."""
+    per_group = tl.num_programs(0) // groups
+    g = tl.program_id(0) // per_group
+    inner = tl.program_id(0) % per_group * WIDTH + tl.arange(0, WIDTH)
+    return g, g * (dim // groups) + inner, inner < dim // groups
+
+
+@triton.jit
+def _rates(A, chans, inside, STATES: tl.constexpr):
+    """``A`` for powers of 2, a vector of channels for each state: registers of one thread, and numbers beside them."""
+    rates = ()
+    for n in tl.static_range(STATES):
+        rates += (_row(A, chans * STATES + n, inside) * 1.4426950408889634,)
+    return rates
+
+
+@triton.jit
+def _walk(length, chunk, num_chunks, REVERSE: tl.constexpr):
+    """Row of the chunk of this program, its first token, how many it has, and the way from one to the next."""
+    c, at = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    count = tl.minimum(chunk, length - c * chunk)
+    return at * num_chunks + c, at * length + _token(c * chunk, length, REVERSE), count, -1 if REVERSE else 1
+
+
+@triton.jit
 def _softplus(x):
-    # max(x, 0) + 2 atanh(e / (2 + e)): digits of a small e are kept, and a logarithm is more instructions.
+    # max(x, 0) + log(1 + e), which is e + e² (a polynomial of least relative error): digits of a small e are kept.
     e = tl.exp2(-tl.abs(x) * 1.4426950408889634)
-    s = e / (2.0 + e)
-    t = s * s
-    series = ((((t * (1 / 13) + 1 / 11) * t + 1 / 9) * t + 1 / 7) * t + 1 / 5) * t + 1 / 3
-    return tl.maximum(x, 0.0) + 2.0 * (s + s * t * series)
+    p = 0.005364814307540655 * e - 0.030065754428505898
+    p = p * e + 0.07920447736978531
+    p = p * e - 0.13753798604011536
+    p = p * e + 0.1915365308523178
+    p = p * e - 0.24857163429260254
+    p = p * e + 0.3332132399082184
+    p = p * e - 0.49999648332595825
+    p = p * e + 1.0
+    return p * e + tl.maximum(x, 0.0)
 
 
 @triton.jit
@@ -104,34 +143,36 @@ def _pull(
 
 @triton.jit(do_not_specialize=LENGTHS)
 def _local(
-    u, delta, A, B, bias, added, total, length, chunk, num_chunks, dim, groups, states,
-    WIDTH: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
+    u, delta, A, B, bias, added, total, length, chunk, num_chunks, dim, groups,
+    WIDTH: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """What each chunk adds to a state of zero ``(B, chunks, N, D)``, and the sum of its steps ``(B, chunks, D)``."""
-    c, at = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    per_group = tl.num_programs(0) // groups
-    g = tl.program_id(0) // per_group
-    inner = tl.program_id(0) % per_group * WIDTH + tl.arange(0, WIDTH)
-    inside, chans = inner < dim // groups, g * (dim // groups) + inner
-    ns = tl.arange(0, STATES)
-    both = (ns < states)[:, None] & inside[None, :]
-    rates = tl.load(A + chans[None, :] * states + ns[:, None], mask=both, other=0.0).to(tl.float32) * 1.4426950408889634
+    g, chans, inside = _channels(dim, groups, WIDTH)
+    rates = _rates(A, chans, inside, STATES)
     shift = _row(bias, chans, inside)
-    state, sum = tl.zeros((STATES, WIDTH), tl.float32), tl.zeros((WIDTH,), tl.float32)
-    end = tl.minimum(length, (c + 1) * chunk)
-    t = at * length + _token(c * chunk, length, REVERSE)
-    next_raw, next_x = _row(delta, t * dim + chans, inside), _row(u, t * dim + chans, inside)
-    next_b = _row(B, (t * groups + g) * states + ns, ns < states)
-    for i in range(c * chunk, end):
-        raw, x, b = next_raw, next_x, next_b
-        t = at * length + _token(tl.minimum(i + 1, end - 1), length, REVERSE)
-        next_raw, next_x = _row(delta, t * dim + chans, inside), _row(u, t * dim + chans, inside)
-        next_b = _row(B, (t * groups + g) * states + ns, ns < states)
-        step = _step(raw, shift, inside, SOFTPLUS)
-        state = tl.exp2(step[None, :] * rates) * state + (step * x)[None, :] * b[:, None]
+    state, sum = (), tl.zeros((WIDTH,), tl.float32)
+    for _ in tl.static_range(STATES):
+        state += (sum,)
+    row, t, count, way = _walk(length, chunk, num_chunks, REVERSE)
+    u, delta, B = u + t * dim, delta + t * dim, B + (t * groups + g) * STATES
+    next_raw, next_x = _whole_row(delta, chans, inside, WHOLE), _whole_row(u, chans, inside, WHOLE)
+    for i in range(count):
+        raw, x = next_raw, next_x
+        move = tl.where(i + 1 < count, way, 0)
+        u, delta = u + move * dim, delta + move * dim
+        next_raw, next_x = _whole_row(delta, chans, inside, WHOLE), _whole_row(u, chans, inside, WHOLE)
+        step = raw + shift
+        if SOFTPLUS:
+            step = _softplus(step)
+        x *= step
         sum += step
-    row = at * num_chunks + c
-    tl.store(added + (row * states + ns[:, None]) * dim + chans[None, :], state, mask=both)
+        after = ()
+        for n in tl.static_range(STATES):
+            after += (tl.exp2(step * rates[n]) * state[n] + x * tl.load(B + n).to(tl.float32),)
+        state = after
+        B += way * groups * STATES
+    for n in tl.static_range(STATES):
+        tl.store(added + (row * STATES + n) * dim + chans, state[n], mask=inside)
     tl.store(total + row * dim + chans, sum, mask=inside)
 
 
@@ -143,65 +184,69 @@ def _carry(A, added, total, start, end, num_chunks, dim, states, WIDTH: tl.const
     inside = chans < dim
     rates = _row(A, chans * states + n, inside) * 1.4426950408889634
     state = _row(start, (at * states + n) * dim + chans, inside)
-    row = at * num_chunks
-    if BACK:
-        row += num_chunks - 1
-    more = _row(added, (row * states + n) * dim + chans, inside)
-    steps = _row(total, row * dim + chans, inside)
-    for k in range(num_chunks):
-        following = row - 1 if BACK else row + 1
-        there = inside & (k + 1 < num_chunks)
-        next_more = _row(added, (following * states + n) * dim + chans, there)
-        next_steps = _row(total, following * dim + chans, there)
-        tl.store(added + (row * states + n) * dim + chans, state, mask=inside)
-        state = tl.exp2(steps * rates) * state + more
-        row, more, steps = following, next_more, next_steps
+    for first in range(0, num_chunks, 8):
+        rows, more, decay = (), (), ()
+        for k in tl.static_range(8):  # all eight are on their way before the first is needed
+            place = tl.minimum(first + k, num_chunks - 1)
+            rows += (at * num_chunks + (num_chunks - 1 - place if BACK else place),)
+            more += (_row(added, (rows[k] * states + n) * dim + chans, inside),)
+            decay += (tl.exp2(_row(total, rows[k] * dim + chans, inside) * rates),)
+        for k in tl.static_range(8):
+            exists = first + k < num_chunks
+            tl.store(added + (rows[k] * states + n) * dim + chans, state, mask=inside & exists)
+            state = tl.where(exists, decay[k] * state + more[k], state)
     tl.store(end + (at * states + n) * dim + chans, state, mask=inside)
 
 
 @triton.jit(do_not_specialize=LENGTHS)
 def _outputs(
-    u, delta, A, B, C, D, z, bias, start, y, kept, length, chunk, num_chunks, num_kept, dim, groups, states,
-    WIDTH: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, GATED: tl.constexpr,
-    KEPT: tl.constexpr,
+    u, delta, A, B, C, D, z, bias, start, y, kept, length, chunk, num_chunks, num_kept, dim, groups,
+    WIDTH: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, WHOLE: tl.constexpr,
+    GATED: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """Every chunk from its own state."""
-    c, at = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    per_group = tl.num_programs(0) // groups
-    g = tl.program_id(0) // per_group
-    inner = tl.program_id(0) % per_group * WIDTH + tl.arange(0, WIDTH)
-    inside, chans = inner < dim // groups, g * (dim // groups) + inner
-    ns = tl.arange(0, STATES)
-    both = (ns < states)[:, None] & inside[None, :]
-    rates = tl.load(A + chans[None, :] * states + ns[:, None], mask=both, other=0.0).to(tl.float32) * 1.4426950408889634
+    g, chans, inside = _channels(dim, groups, WIDTH)
+    rates = _rates(A, chans, inside, STATES)
     shift, skip = _row(bias, chans, inside), _row(D, chans, inside)
-    row = at * num_chunks + c
-    state = tl.load(start + (row * states + ns[:, None]) * dim + chans[None, :], mask=both, other=0.0)
-    end = tl.minimum(length, (c + 1) * chunk)
-    following = at * length + _token(c * chunk, length, REVERSE)
-    next_raw, next_x = _row(delta, following * dim + chans, inside), _row(u, following * dim + chans, inside)
-    next_b = _row(B, (following * groups + g) * states + ns, ns < states)
-    next_c = _row(C, (following * groups + g) * states + ns, ns < states)
-    next_gate = _row(z, following * dim + chans, inside)
-    for i in range(c * chunk, end):
-        raw, x, b, to_output, gate = next_raw, next_x, next_b, next_c, next_gate
-        place = following * dim + chans
-        following = at * length + _token(tl.minimum(i + 1, end - 1), length, REVERSE)
-        next_raw, next_x = _row(delta, following * dim + chans, inside), _row(u, following * dim + chans, inside)
-        next_b = _row(B, (following * groups + g) * states + ns, ns < states)
-        next_c = _row(C, (following * groups + g) * states + ns, ns < states)
+    row, t, count, way = _walk(length, chunk, num_chunks, REVERSE)
+    state = ()
+    for n in tl.static_range(STATES):
+        state += (_row(start, (row * STATES + n) * dim + chans, inside),)
+    u, delta, z, y = u + t * dim, delta + t * dim, z + t * dim, y + t * dim
+    B, C = B + (t * groups + g) * STATES, C + (t * groups + g) * STATES
+    if KEPT:
+        kept += tl.program_id(2).to(tl.int64) * num_kept * STATES * dim
+    next_raw, next_x = _whole_row(delta, chans, inside, WHOLE), _whole_row(u, chans, inside, WHOLE)
+    next_gate = _whole_row(z, chans, inside, WHOLE)
+    for i in range(count):
+        raw, x, gate = next_raw, next_x, next_gate
+        move = tl.where(i + 1 < count, way, 0)
+        u, delta = u + move * dim, delta + move * dim
+        next_raw, next_x = _whole_row(delta, chans, inside, WHOLE), _whole_row(u, chans, inside, WHOLE)
         if GATED:
-            next_gate = _row(z, following * dim + chans, inside)
+            z += move * dim
+            next_gate = _whole_row(z, chans, inside, WHOLE)
         if KEPT:
             if i % KEPT == 0:
-                row = at * num_kept + i // KEPT
-                tl.store(kept + (row * states + ns[:, None]) * dim + chans[None, :], state, mask=both)
-        step = _step(raw, shift, inside, SOFTPLUS)
-        state = tl.exp2(step[None, :] * rates) * state + (step * x)[None, :] * b[:, None]
-        out = tl.sum(state * to_output[:, None], 0) + skip * x
+                place = ((tl.program_id(1) * chunk + i) // KEPT).to(tl.int64) * STATES * dim
+                for n in tl.static_range(STATES):
+                    tl.store(kept + place + n * dim + chans, state[n], mask=inside)
+        step = raw + shift
+        if SOFTPLUS:
+            step = _softplus(step)
+        out = skip * x
+        x *= step
+        after = ()
+        for n in tl.static_range(STATES):
+            now = tl.exp2(step * rates[n]) * state[n] + x * tl.load(B + n).to(tl.float32)
+            out += now * tl.load(C + n).to(tl.float32)
+            after += (now,)
+        state = after
         if GATED:
             out *= gate / (1.0 + tl.exp2(-gate * 1.4426950408889634))
-        tl.store(y + place, out.to(y.dtype.element_ty), mask=inside)
+        tl.store(y + chans, out.to(y.dtype.element_ty), mask=inside)
+        y += way * dim
+        B, C = B + way * groups * STATES, C + way * groups * STATES
 
 
 @triton.jit(do_not_specialize=LENGTHS)
@@ -335,26 +380,30 @@ def forward(
     batch, length, dim = u.shape
     sizes = _sizes(u, A, B)
     u, delta, A, B, C, D, z, bias = _inputs(u, delta, A, B, C, D, z, delta_bias)
-    flags = {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "GATED": z is not u}
-    options = _options("forward", A)
-    chunk, num_chunks = _cut(length)
-    grid = (B.shape[2] * triton.cdiv(dim // B.shape[2], options["WIDTH"]), num_chunks, batch)
+    width = CHANNELS["forward"] if A.shape[1] <= 16 else 32
+    per_group, rest = divmod(dim // B.shape[2], width)
+    programs = B.shape[2] * (per_group + (rest > 0))
+    chunk, num_chunks = _cut(length, batch * programs)
+    grid = (programs, num_chunks, batch)
+    flags = {
+        "WIDTH": width, "STATES": A.shape[1], "SOFTPLUS": delta_softplus, "REVERSE": reverse, "WHOLE": rest == 0,
+        "num_warps": 1,
+    }  # fmt: skip
     states = u.new_empty(batch, num_chunks, A.shape[1], dim, dtype=torch.float32)
     total = u.new_empty(batch, num_chunks, dim, dtype=torch.float32)
     start = u.new_zeros(batch, A.shape[1], dim, dtype=torch.float32)
     if initial_state is not None:
         start.copy_(initial_state.transpose(1, 2))
     end = torch.empty_like(start)
-    ungated = {key: value for key, value in flags.items() if key != "GATED"}
-    _local[grid](u, delta, A, B, bias, states, total, length, chunk, num_chunks, *sizes, **options, **ungated)
+    _local[grid](u, delta, A, B, bias, states, total, length, chunk, num_chunks, *sizes[:2], **flags)
     _carry[(triton.cdiv(dim, 128), A.shape[1], batch)](
         A, states, total, start, end, num_chunks, dim, A.shape[1], WIDTH=128, BACK=False
     )
     y = torch.empty_like(u)
     kept = u.new_empty(kept_shape(u, A, keep), dtype=torch.float32)
     _outputs[grid](
-        u, delta, A, B, C, D, z, bias, states, y, kept, length, chunk, num_chunks, kept.shape[1], *sizes,
-        KEPT=KEPT if keep else 0, **options, **flags,
+        u, delta, A, B, C, D, z, bias, states, y, kept, length, chunk, num_chunks, kept.shape[1], *sizes[:2],
+        GATED=z is not u, KEPT=KEPT if keep else 0, **flags,
     )  # fmt: skip
     return y, end.transpose(1, 2).contiguous(), kept
 
@@ -386,8 +435,8 @@ def backward(
     u, delta, A, B, C, D, z, bias = _inputs(u, delta, A, B, C, D, z, delta_bias)
     flags = {"SOFTPLUS": delta_softplus, "REVERSE": reverse, "GATED": z is not u}
     options = _options("backward", A)
-    chunk, num_chunks = _cut(length)
     per_group = triton.cdiv(dim // groups, options["WIDTH"])
+    chunk, num_chunks = _cut(length, batch * groups * per_group)
     grid = (groups * per_group, num_chunks, batch)
     dy, dend = dy.contiguous(), dend.transpose(1, 2).float().contiguous()
     single: dict[str, Any] = {"dtype": torch.float32}
@@ -433,7 +482,8 @@ def _options(way: str, A: Tensor) -> dict[str, Any]:
     return {"WIDTH": CHANNELS[way], "STATES": max(2, triton.next_power_of_2(A.shape[1])), "num_warps": 1}
 
 
-def _cut(length: int) -> tuple[int, int]:
-    """Tokens of a chunk, a multiple of ``KEPT``, and their number."""
-    chunk = max(SHORTEST, triton.next_power_of_2(triton.cdiv(length, CUTS)))
+def _cut(length: int, programs: int) -> tuple[int, int]:
+    """Tokens of a chunk, a multiple of ``KEPT``, and their number, for so many programs beside one another."""
+    chunk = max(SHORTEST, length // CUTS, length * programs // ENOUGH)
+    chunk = triton.cdiv(chunk, KEPT) * KEPT
     return chunk, triton.cdiv(length, chunk)
