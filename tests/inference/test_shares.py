@@ -10,6 +10,8 @@ from small_inputs import noise, raster, save
 
 from xt.cli.main import main
 from xt.inference import engine, views
+from xt.inference.outcome import Counts, Outcome
+from xt.inference.stopwatch import Stopwatch
 
 TASKS = ["semantic-segmentation", "point-detection", "classification"]
 
@@ -55,6 +57,14 @@ def test_shares_in_any_order_give_the_bits_of_one_run(place: Path, task: str, ca
         if each.suffix in (".csv", ".geojson") or each.name == "whole.json":
             assert beside.read_bytes() == each.read_bytes()
     assert not [each.name for each in place.iterdir() if each.name.startswith(".")]
+
+
+def test_answers_count_in_the_order_of_one_run_whatever_share_told_them():
+    answers = {2: [-1e16], 0: [1e16], 3: None, 1: [1.0]}  # the sum depends on the order
+    mean = Outcome([], Counts(), answers, Stopwatch()).mean
+    assert mean is not None
+    assert mean.tolist() == [((1e16 + 1.0) - 1e16) / 3]
+    assert Outcome([], Counts(), {3: None}, Stopwatch()).mean is None
 
 
 def test_more_shares_than_windows_leave_some_without_work(place: Path):
