@@ -91,7 +91,8 @@ def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypa
     if "exists" in reason:
         (place / "o.tif").write_text("mine")
     else:
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
+        free = 2 * 40 * 50 - 1  # parts, and the raster that is made of them
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9999, 9999 - free, free))
     monkeypatch.setattr(views, "encode", lambda *args: pytest.fail("the work has begun"))
     model, metadata = checkpoint.load_model(place / "run")
     with pytest.raises(OutputError, match=reason):
