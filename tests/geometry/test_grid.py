@@ -142,6 +142,13 @@ def test_two_tiles_fade_as_they_are_named():
     np.testing.assert_array_equal(of_second("none"), [0, 0, 1, 1])
 
 
+@pytest.mark.parametrize("place", [-9, -5, 6, 9])
+def test_a_window_beside_the_image_has_no_pixels(place: int):
+    for part in (Window(place, 1, 3, 2).clip(6, 6), Window(1, place, 2, 3).clip(6, 6)):
+        assert min(part.height, part.width) == 0
+        assert Window(0, 0, 6, 6).intersect(part) == part
+
+
 def test_errors_name_the_numbers():
     with pytest.raises(GeometryError, match="region size 100 does not divide by stride 32"):
         RegionGrid(10, 10, 100).layout(32)

@@ -34,6 +34,7 @@ def test_every_pixel_is_final_once_and_decoded_from_final_regions(plan: ScenePla
         assert sum(each.height * each.width for each in cut) == unit.final.height * unit.final.width
         for block in cut:
             assert block.intersect(unit.final) == block
+            assert (block.coarsened(16).height, block.coarsened(16).width) == (1, 1)  # the raster is the scene's
             times[block.slices] += 1
             needed = plan.regions_of(block, plan.halo)
             assert all(left[place] == 0 for place in needed.places)
@@ -90,6 +91,13 @@ def test_shares_do_together_what_one_does(plan: ScenePlan, shares: int):
         assert share.num_regions == sum(len(batch) for _, new in share.batches() for batch in new)
     assert finals == [unit.final for unit in plan.units if unit.final.height and unit.final.width]
     assert sorted(owned) == list(np.ndindex(plan.grid.rows, plan.grid.cols))
+
+
+@pytest.mark.parametrize("shares", [2, 10])
+def test_a_share_encodes_what_it_decodes_and_a_border(shares: int):
+    plan = ScenePlan(RegionGrid(400 * 64, 10 * 64, 64), 4, 1, 64, 4)
+    regions = [replace(plan, share=(number, shares)).num_regions for number in range(1, shares + 1)]
+    assert max(regions) <= 4000 // shares + 2 * 4 * 10  # a row of windows before it, and one after
 
 
 @given(plans(), st.sampled_from(["cosine", "linear", "none"]))

@@ -1,6 +1,12 @@
 """Parts become one Cloud-Optimised GeoTIFF: the same pixels on the grid of the image, with all that is known of them."""
 
+import logging
+import os
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +186,30 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path):
     with pytest.raises(OutputError):
         write_part(Path("/proc/none/p.tif"), pixels, CLASSES)
     assert not list(tmp_path.glob("*.vrt"))
+
+
+def test_a_file_that_was_cut_short_without_a_word_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = rasterio.open
+
+    @contextmanager
+    def opened(path: Path, mode: str = "r", **settings: Any) -> Iterator[Any]:
+        with plain(path, mode, **settings) as dataset:
+            yield dataset
+        if mode == "w":
+            os.truncate(path, path.stat().st_size // 2)
+
+    monkeypatch.setattr(cog.rasterio, "open", opened)
+    with pytest.raises(OutputError, match=r"p\.tif cannot be written: "):
+        write_part(tmp_path / "p.tif", noise(MAPS, 300, 300), MAPS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_gdal_complains_of_in_another_thread_is_not_of_this_file(tmp_path: Path):
+    complain = partial(logging.getLogger("rasterio._env").error, "CPLE_FileIO in another file")
+    with cog._explained(tmp_path / "o.tif", tmp_path / "o.tif"), ThreadPoolExecutor(1) as other:
+        other.submit(complain).result()
+    with pytest.raises(OutputError, match="CPLE_FileIO"), cog._explained(tmp_path / "o.tif", tmp_path / "o.tif"):
+        complain()
 
 
 @pytest.mark.parametrize(("side", "start"), [(8000, b"II*\0"), (23500, b"II+\0")])

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from small_inputs import noise, raster, refused, save
 
+import xt
 from xt import files
 from xt.cli.main import main
 from xt.errors import OutputError
@@ -17,6 +18,7 @@ from xt.inference import parts, publish, views
 from xt.inference import predict as predict_module
 from xt.inference.options import PredictOptions
 from xt.inference.outputs import may_be_done
+from xt.inference.shares import predict_share
 from xt.models import checkpoint
 from xt.tasks.classification import ImageClassification
 
@@ -57,11 +59,31 @@ def test_output_that_is_an_input_is_refused(
     assert contents(place) == before
 
 
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("option", ["aoi", "mask"])
+def test_what_limits_an_image_is_an_input_too(place: Path, option: str, capsys: pytest.CaptureFixture[str]):
+    (place / "zone.geojson").write_text("polygons")
+    raster(place / "zone.tif", np.ones((1, 40, 50), np.uint8))
+    given = {"aoi": "zone.geojson", "mask": "zone.tif"}[option]
+    before = contents(place)
+    argv = ["a.tif", "-m", "detect", "-o", "zone.tif", "--overwrite", f"--{option}", given]
+    assert f"would replace the input {given}" in refused(capsys, *argv)
+    assert contents(place) == before
+
+
 def test_library_refuses_it_too(place: Path):
     model, metadata = checkpoint.load_model(place / "run")
-    options = PredictOptions(overwrite=True)
-    with pytest.raises(OutputError, match="would replace the input"):
-        predict_module.predict_image(model, metadata, place / "a.tif", place / "link.tif", options)
+    raster(place / "k.tif", np.ones((1, 40, 50), np.uint8))
+    for out, options in (("link.tif", {}), ("k.tif", {"mask": place / "k.tif"})):
+        given = model, metadata, place / "a.tif", place / out
+        with pytest.raises(OutputError, match="would replace the input"):
+            predict_module.predict_image(*given, PredictOptions(overwrite=True, **options))
+        with pytest.raises(OutputError, match="would replace the input"):
+            predict_share(*given, PredictOptions(overwrite=True, share=(1, 2), **options))
+    with xt.predict(xt.load(place / "run"), place / "a.tif", mask=place / "k.tif") as result:
+        for out in ("link.tif", "k.tif"):
+            with pytest.raises(OutputError, match="would replace the input"):
+                result.write(place / out, overwrite=True)
 
 
 @pytest.mark.parametrize("reason", ["exists; --overwrite", "needs up to 0 MiB"])
@@ -69,7 +91,8 @@ def test_library_finds_faults_before_the_work(place: Path, reason: str, monkeypa
     if "exists" in reason:
         (place / "o.tif").write_text("mine")
     else:
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
+        free = 2 * 40 * 50 - 1  # parts, and the raster that is made of them
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9999, 9999 - free, free))
     monkeypatch.setattr(views, "encode", lambda *args: pytest.fail("the work has begun"))
     model, metadata = checkpoint.load_model(place / "run")
     with pytest.raises(OutputError, match=reason):

@@ -17,7 +17,8 @@ from small_inputs import noise, raster, save
 import xt
 from xt.cli.main import main
 from xt.errors import XTWarning
-from xt.inference import views
+from xt.geometry.grid import Window
+from xt.inference import engine, views
 
 UTM: dict[str, Any] = {"crs": "EPSG:32632", "transform": Affine(10.0, 0, 500_000, 0, -10.0, 6_000_000)}
 
@@ -133,6 +134,24 @@ def test_a_model_is_not_asked_where_nothing_is_known(
     assert (predict(image, model, "--context", context, "--json") == 255).all()
     summary = json.loads(capsys.readouterr().out)
     assert summary["regions"] == summary["empty_regions"] == 12
+
+
+def test_blocks_and_pieces_without_data_are_neither_decoded_nor_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine, "BLOCK", (128, 128))
+    monkeypatch.setattr(engine, "PIECES", {"cpu": (64, 64)})
+    decoded, written = [], []
+    values, write = engine.Views.values, engine.PartWriter.write
+    monkeypatch.setattr(engine.Views, "values", lambda *args: (decoded.append(args[-1]), values(*args))[1])
+    monkeypatch.setattr(engine.PartWriter, "write", lambda *args: (written.append(args[1]), write(*args)))
+    array = np.zeros((1, 128, 384), np.float32)
+    array[:, 5, 130] = 9
+    image = raster(tmp_path / "a.tif", array, nodata=0, **UTM)
+    found = predict(image, save(tmp_path / "m", "semantic-segmentation", 1), "--tile", "384")
+    assert np.array_equal(found != 255, array[0] == 9)
+    assert len(decoded) == 1
+    assert written == [Window(0, 128, 128, 128)]
 
 
 def test_bands_are_chosen_in_the_order_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

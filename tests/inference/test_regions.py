@@ -55,6 +55,16 @@ def test_files_of_an_earlier_save_go_when_the_later_one_counts(tmp_path: Path):
         assert len(list((tmp_path / "r").iterdir())) == 2
 
 
+def test_what_was_asked_for_last_stays_in_memory(tmp_path: Path):
+    kept = store(tmp_path / "r", 2)
+    kept.put((0, 0), region(0))
+    kept.put((0, 1), region(1))
+    assert value(kept, (0, 0)) == 0
+    kept.put((0, 2), region(2))
+    assert [path.name.partition(".")[0] for path in (tmp_path / "r").iterdir()] == ["0_1"]
+    assert [value(kept, (0, col)) for col in (1, 2, 0)] == [1, 2, 0]
+
+
 def test_a_file_that_was_damaged_meanwhile_is_named(tmp_path: Path):
     kept = store(tmp_path / "r")
     kept.put((0, 0), region(1))

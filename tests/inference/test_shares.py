@@ -1,6 +1,7 @@
 """Shares of one image, joined, are what a single run gives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,12 @@ import rasterio
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
-from xt.inference import engine, views
+from xt.geometry.grid import Window
+from xt.inference import engine, shares, views
+from xt.inference.options import PredictOptions
+from xt.inference.outcome import Counts, Outcome
+from xt.inference.stopwatch import Stopwatch
+from xt.models.checkpoint import load_model
 
 TASKS = ["semantic-segmentation", "point-detection", "classification"]
 
@@ -55,6 +61,14 @@ def test_shares_in_any_order_give_the_bits_of_one_run(place: Path, task: str, ca
         if each.suffix in (".csv", ".geojson") or each.name == "whole.json":
             assert beside.read_bytes() == each.read_bytes()
     assert not [each.name for each in place.iterdir() if each.name.startswith(".")]
+
+
+def test_answers_count_in_the_order_of_one_run_whatever_share_told_them():
+    answers = {2: [-1e16], 0: [1e16], 3: None, 1: [1.0]}  # the sum depends on the order
+    mean = Outcome([], Counts(), answers, Stopwatch()).mean
+    assert mean is not None
+    assert mean.tolist() == [((1e16 + 1.0) - 1e16) / 3]
+    assert Outcome([], Counts(), {3: None}, Stopwatch()).mean is None
 
 
 def test_more_shares_than_windows_leave_some_without_work(place: Path):
@@ -154,6 +168,34 @@ def test_shares_of_a_part_of_an_image_are_joined_in_another_folder(place: Path, 
     np.testing.assert_array_equal(pixels("../o.tif"), pixels("../whole.tif"))
     assert 0 < np.isfinite(pixels("../o.tif")).mean() < 0.5
     assert (place / "o.geojson").read_bytes() == (place / "whole.geojson").read_bytes()
+
+
+def test_merge_knows_how_the_shares_were_asked_for(tmp_path: Path):
+    _, metadata = load_model(save(tmp_path / "m", TASKS[0], 2))
+    image = raster(tmp_path / "a.tif", noise(2, 20, 20))
+    options = PredictOptions(
+        bands=(2, 1), nodata=0.0, aoi=tmp_path / "p.geojson", mask=tmp_path / "k.tif", crop=Window(1, 2, 3, 4),
+        complex_abs=True, creation={"COMPRESS": "LZW"},
+    )  # fmt: skip
+    for given in (options, PredictOptions()):
+        kept = json.loads(json.dumps(shares._request(image, metadata, given)))
+        assert shares._asked(kept, True) == (image, metadata, replace(given, overwrite=True))
+
+
+def test_a_merge_that_was_cut_off_at_its_end_is_completed(place: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in (1, 2):
+        assert main(predict(TASKS[0], "o.tif", "--shard", f"{number}/2")) == 0
+
+    def stopped(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shares, "remove_job", stopped)
+        assert main(["merge", "o.tif"]) == 130
+    before = (place / "o.tif").stat().st_mtime_ns
+    assert main(["merge", "o.tif"]) == 0
+    assert (place / "o.tif").stat().st_mtime_ns == before
+    assert not list(place.glob(".o.tif.*.job"))
 
 
 def test_a_share_that_was_cut_off_is_not_joined(

@@ -22,6 +22,8 @@ from small_maps import SHEARED, UTM, classes, named
 
 import xt
 from xt.cli.main import main
+from xt.inference import vectorize
+from xt.inference.polygons import Polygon
 
 
 def layer(path: Path) -> tuple[dict[str, Any], list[Any], dict[str, list[Any]]]:
@@ -103,6 +105,16 @@ def test_memory_does_not_grow_with_the_map(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     small, large = map(int, done.stdout.split())
     assert large - small < 25  # MiB; all polygons at once take 80 more, all rows 150
+
+
+def test_polygons_are_written_in_batches_of_many_corners(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vectorize, "BATCH_CORNERS", 12)
+    squares = [Polygon(value, [np.zeros((5, 2), np.int32)]) for value in range(7)]
+    assert [[each.value for each in batch] for batch in vectorize._batches(iter(squares))] == [
+        [0, 1, 2],
+        [3, 4, 5],
+        [6],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["affine", "gcps", "none", "no CRS"])

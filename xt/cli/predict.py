@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         outputs = dict(list(outputs.items())[first - 1 :: every])
     model_folder = args.model / "model"
     inputs = [*args.images, model_folder if model_folder.is_dir() else args.model]
+    inputs += [path for path in (args.aoi, args.mask) if path is not None]
     refuse_inputs(outputs.values(), inputs)
     new = folder == args.output and not folder.exists()
     check_folder(folder.parent if new else folder)

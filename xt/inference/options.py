@@ -64,6 +64,11 @@ class PredictOptions:
     share: tuple[int, int] = (1, 1)
     precision: Precision = "fp32"
 
+    @property
+    def limits(self) -> list[Path]:
+        """Files that are read beside the image: they say what counts of it."""
+        return [path for path in (self.aoi, self.mask) if path is not None]
+
     def __post_init__(self) -> None:
         """Check words, which no type does at run time."""
         for name, words in (

@@ -83,7 +83,7 @@ def predict_image(
     if options.context == "full":
         check_full_context(model, plan, options.max_memory)
     files = output_files(out, task)
-    refuse_inputs(files, [path])
+    refuse_inputs(files, [path, *options.limits])
     with ExitStack() as stack:
         for each in reversed(files):
             stack.enter_context(locked(each))

@@ -58,9 +58,6 @@ class RegionReader:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        with suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
         self._thread.join()
 
     def __iter__(self) -> Iterator[tuple[Batch, list[Pixel | None]]]:

@@ -131,7 +131,7 @@ class RegionStore:
             return None
         if place not in self._loaded:
             self._loaded[place] = self._read(place)
-            self._make_room(but=place)
+            self._make_room()
         self._loaded.move_to_end(place)
         return self._loaded[place]
 
@@ -178,9 +178,9 @@ class RegionStore:
                 path.unlink()
         return all(self._intact(name, crc) for name, crc in self._files.values())
 
-    def _make_room(self, but: Place | None = None) -> None:
+    def _make_room(self) -> None:
         while len(self._loaded) > self.room:
-            place = next(each for each in self._loaded if each != but)
+            place = next(iter(self._loaded))
             if place in self._changed:
                 self._write(place)
             del self._loaded[place]

@@ -126,7 +126,7 @@ def predict(
     folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)
     raster = Path(folder.name) / "prediction.tif"
     summary = predict_image(model.network, model.metadata, image, raster, options, progress)
-    return Prediction(image, raster, summary, folder)
+    return Prediction(image, raster, summary, folder, options.limits)
 
 
 class Prediction:
@@ -144,8 +144,16 @@ class Prediction:
         nodata: Value of pixels without data.
     """
 
-    def __init__(self, image: Path, raster: Path, summary: Summary, folder: "tempfile.TemporaryDirectory[str]") -> None:
+    def __init__(
+        self,
+        image: Path,
+        raster: Path,
+        summary: Summary,
+        folder: "tempfile.TemporaryDirectory[str]",
+        limits: Sequence[Path] = (),
+    ) -> None:
         self.image, self.summary, self._raster, self._folder = image, summary, raster, folder
+        self._inputs = [image, *limits]
         self._files = sorted(raster.parent.iterdir(), key=lambda path: (path == raster, path.name))
         table, answer = raster.with_suffix(".csv"), raster.with_suffix(".json")
         self.objects: LabelTable | None = read_predictions(table) if table.exists() else None
@@ -187,7 +195,7 @@ class Prediction:
 
         Raises:
             ConfigError: If ``out`` is not named as a GeoTIFF.
-            OutputError: If a file exists, is the image, or cannot be written; what was there stays.
+            OutputError: If a file exists, is the image, mask or polygons, or cannot be written; what was there stays.
         """
         out = Path(out)
         if out.suffix.lower() not in (".tif", ".tiff"):
@@ -197,7 +205,7 @@ class Prediction:
             out if path == self._raster else out.with_suffix(suffix)
             for path, suffix in zip(self._files, suffixes, strict=True)
         ]
-        refuse_inputs(files, [self.image])
+        refuse_inputs(files, self._inputs)
         with ExitStack() as stack:
             for path in reversed(files):
                 stack.enter_context(locked(path))

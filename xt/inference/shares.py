@@ -55,7 +55,7 @@ def predict_share(
     check_cog(options.creation, task.product)
     plan = plan_of(model, metadata, source, options)
     files = output_files(out, task)
-    refuse_inputs(files, [path])
+    refuse_inputs(files, [path, *options.limits])
     folder = job_folder(out, options.share)
     with locked(folder):
         check_outputs(files, options.overwrite, bytes_needed(source, task) // options.share[1])

@@ -124,6 +124,15 @@ def test_contract(layout: TokenLayout, window: int):
     check_contract(lambda: make(window=window), layout)
 
 
+def test_a_part_is_cut_on_the_grid_of_the_scene():
+    whole, part = TokenLayout(1, 5, 1), TokenLayout(1, 4, 1, origin=(0, 1))
+    encoder, x = randomise(make(window=2)), tokens_for(whole, DIM)
+    without = TokenLayout(1, 5, 1, exists=(False, *[True] * 4))
+    torch.testing.assert_close(encoder(x[:, 1:], part), encoder(x[:, 1:], without), rtol=1e-9, atol=1e-9)
+    elsewhere = encoder(x[:, 1:], TokenLayout(1, 4, 1))
+    assert not torch.allclose(elsewhere, encoder(x[:, 1:], part))
+
+
 def test_only_extra_tokens():
     layout = TokenLayout(1, 4, 2, exists=(False,) * 4, num_extra=1)
     assert make()(torch.zeros(2, 1, DIM), layout).shape == (2, 1, DIM)
