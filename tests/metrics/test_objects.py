@@ -88,7 +88,7 @@ def test_labels_on_the_map_are_placed_by_images(tmp_path: Path, capsys: pytest.C
     )
     write_predictions(tmp_path / "found.csv", FOUND, of_classes=True)
     argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "p.gpkg"), "--column", "sort", "--json"]
-    for names in ("ab", "a"):
+    for names in ("ab", "a", "b"):
         images = [str(tmp_path / f"{name}.tif") for name in names]
         assert main([*argv, "--tolerance", "5", "--images", *images]) == 0
         mine = [each.select(np.isin(each.scene_id, list(names))) for each in (FOUND, TRUTH)]
