@@ -51,6 +51,8 @@ def test_what_nobody_is_sure_of_counts_neither_way():
     got = class_scores(FOUND, unsure, CLASSES, tolerance=5)
     assert got["loc_f1"] == pytest.approx(2 * 2 / (3 + 3))
     assert got["f1_car"] == 0
+    # Two pixels from the unsure one is elsewhere, and a false alarm.
+    assert class_scores(FOUND, unsure, CLASSES, tolerance=1)["loc_f1"] == pytest.approx(2 * 1 / (4 + 3))
 
 
 def test_tables_of_classes_are_scored_by_xt_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
