@@ -79,6 +79,18 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
     assert 0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figures[0].bbox.width
 
 
+def test_an_object_is_found_within_the_tolerance_that_is_asked_for(
+    tmp_path: Path, scene: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    figures = []
+    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out")]
+    argv += [each for key, path in scene.items() for each in (f"--{key}", str(path))]
+    for pixels, title in ((0.5, "0 of 3 objects found, 2 false"), (1.5, "1 of 3 objects found, 1 false")):
+        assert main([*argv, "--tolerance", str(pixels)]) == 0
+        assert figures[-1].axes[0].get_title() == f"{title} alarms"
+
+
 def test_objects_without_a_class_are_drawn_beside_those_with_one(
     scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -71,6 +71,10 @@ def test_info_names_bands_and_says_what_is_not_applied(tmp_path: Path, capsys: p
         out.scales = [1] * 4
     assert main(["info", str(path)]) == 0
     assert "not applied" not in capsys.readouterr().out
+    with rasterio.open(path, "r+") as out:
+        out.offsets = [0, -1000, 0, 0]
+    assert main(["info", str(path)]) == 0
+    assert "not applied" in capsys.readouterr().out
 
 
 def test_info_tells_a_model(raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -78,6 +78,25 @@ def test_files_of_images_may_be_empty_and_their_names_end_in_capitals(root: Path
     assert objects(root, "each", classes=["car", "tree"], column="kind") == [("a", 1, 2, "car")]
 
 
+def test_a_layer_may_be_a_table_of_pixels(root: Path):
+    columns = {"scene_id": np.array(["a", "v"], object), "row": np.array([1, 3]), "column": np.array([2, 4])}
+    pyogrio.raw.write(
+        str(root / "p.gpkg"), None, list(columns.values()), list(columns), geometry_type=None, driver="GPKG"
+    )
+    assert objects(root, "p.gpkg") == [("a", 1, 2, ""), ("v", 3, 4, "")]
+
+
+def test_of_a_hollow_polygon_its_centre_counts(root: Path):
+    bay = shapely.box(2, 3, 9, 6)  # columns and rows
+    shore = shapely.box(0, 0, 9, 9).difference(bay)
+    polygon = shapely.affinity.affine_transform(shore, GRID.to_shapely())
+    save(root / "p.gpkg", [polygon], scene_id=["a"])
+    ((name, row, col, _),) = objects(root, "p.gpkg")
+    want = shapely.centroid(shore)
+    assert bay.contains(want)
+    assert (name, row, col) == ("a", pytest.approx(want.y - 0.5), pytest.approx(want.x - 0.5))
+
+
 def test_attributes_that_are_lists_do_no_harm(root: Path):
     place = {"type": "Point", "coordinates": list(at(1, 2).coords[0])}
     feature = {"type": "Feature", "properties": {"scene_id": "a", "tags": ["x", "y"]}, "geometry": place}

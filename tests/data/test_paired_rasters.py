@@ -40,6 +40,13 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path):
             data(tmp_path, **given)
 
 
+def test_a_split_without_images_is_said_before_training(tmp_path: Path):
+    pairs(tmp_path, a=1.0)
+    for given in ({}, {"mean": [0.0], "std": [1.0]}):
+        with pytest.raises(InputError, match=r"no validation image: validation '\^v'.*; names are such as 'a'"):
+            data(tmp_path, **given).dataset("train")
+
+
 def test_transparency_is_no_band_of_a_mask(tmp_path: Path):
     pairs(tmp_path, a=1.0, v=2.0)
     for name in ("a", "v"):

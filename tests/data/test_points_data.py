@@ -244,6 +244,16 @@ def test_bad_points_are_said(root: Path, header: str, rows: list, message: str):
         build(root, "p.csv")
 
 
+def test_a_split_without_images_is_said(root: Path):
+    points = form(root, "pixels")
+    for given in ({}, {"mean": [0.0] * 2, "std": [1.0] * 2}):
+        data = PointsData(str(root), ["p", "q"], "^none", points=points, image_size=64, **given)
+        with pytest.raises(InputError, match=r"no validation image: validation '\^none'.*; names are such as 'a'"):
+            data.dataset("train")
+    with pytest.raises(InputError, match=r"no train image: validation '\.'"):
+        PointsData(str(root), ["p", "q"], ".", points=points, image_size=64).dataset("test")
+
+
 def test_bad_rows_can_be_left_out(root: Path):
     csv(root / "p.csv", "row,column,scene_id", [("x", 2, "a"), (1, 2, "a")])
     assert len(build(root, "p.csv", drop_bad_labels=True).objects) == 1

@@ -51,6 +51,8 @@ def test_what_nobody_is_sure_of_counts_neither_way():
     got = class_scores(FOUND, unsure, CLASSES, tolerance=5)
     assert got["loc_f1"] == pytest.approx(2 * 2 / (3 + 3))
     assert got["f1_car"] == 0
+    # Two pixels from the unsure one is elsewhere, and a false alarm.
+    assert class_scores(FOUND, unsure, CLASSES, tolerance=1)["loc_f1"] == pytest.approx(2 * 1 / (4 + 3))
 
 
 def test_tables_of_classes_are_scored_by_xt_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -88,7 +90,7 @@ def test_labels_on_the_map_are_placed_by_images(tmp_path: Path, capsys: pytest.C
     )
     write_predictions(tmp_path / "found.csv", FOUND, of_classes=True)
     argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "p.gpkg"), "--column", "sort", "--json"]
-    for names in ("ab", "a"):
+    for names in ("ab", "a", "b"):
         images = [str(tmp_path / f"{name}.tif") for name in names]
         assert main([*argv, "--tolerance", "5", "--images", *images]) == 0
         mine = [each.select(np.isin(each.scene_id, list(names))) for each in (FOUND, TRUTH)]

@@ -127,3 +127,15 @@ def test_the_threshold_of_objects_is_that_of_the_best_classes():
         assert scores["f1"] == scores["f1_x"] == scores["f1_y"] == pytest.approx(4 / 5)
         assert scores["loc_f1"] == 4 / 5
     assert task.thresholds() == {"center": 130}
+
+
+def test_objects_of_classes_are_found_within_the_tolerance():
+    unknown = [np.nan] * 2
+    truth = replace(table(unknown, unknown, unknown), label=np.array(["x", "y"]))
+    found = replace(table([200, 200], unknown, unknown), row=truth.row + 8)
+    for tolerance, want in ((5.0, 0), (10.0, 1)):
+        task = ObjectDetection(tolerance=tolerance)
+        task.classes = ("x", "y")
+        kinds = np.array([[2, 1], [1, 2]])
+        task._found, task._truth = [Candidates(found, np.array(unknown), np.array(unknown), kinds)], [truth]
+        assert task.scores(SimpleNamespace(), tune=False) == dict.fromkeys(("f1", "loc_f1", "f1_x", "f1_y"), want)

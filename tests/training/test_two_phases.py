@@ -130,6 +130,16 @@ def test_done_images_are_kept_and_another_model_is_refused(
     assert (out / "a.npy").stat().st_mtime_ns != before
 
 
+def test_two_images_of_one_name_are_refused(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]):
+    images = [tmp_path / name / "a.tif" for name in ("one", "other")]
+    for image in images:
+        image.parent.mkdir()
+        scene(image)
+    assert main(["features", *map(str, images), "-m", str(model), "-o", str(tmp_path / "out")]) == 2
+    assert "two images are named a; give them different output folders" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tokens_in_bf16_are_not_mixed(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]):
     argv, found = ["features", str(scene(tmp_path / "a.tif")), "-m", str(model), "-o"], {}
     for name in ("fp32", "bf16"):
