@@ -1,4 +1,4 @@
-"""``xt score``: compare predicted points with labels."""
+"""``xt score``: compare predicted points with labels, or a predicted map with what is true."""
 
 import argparse
 import json
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
-    parser.add_argument("predictions", type=Path, metavar="PRED.csv", help="points that xt predict wrote")
-    parser.add_argument("labels", type=Path, metavar="LABELS", help=labels.HELP)
+    what = "points (.csv), or a map of classes or numbers (.tif), that xt predict wrote"
+    parser.add_argument("predictions", type=Path, metavar="PRED", help=what)
+    what = f"of points, {labels.HELP}; of a map, a raster of class indexes or numbers on its grid"
+    parser.add_argument("labels", type=Path, metavar="LABELS", help=what)
     what = "images on which the labels lie, for labels on the map (GeoJSON, GeoPackage, shapefile, x and y)"
     parser.add_argument("--images", type=Path, nargs="+", metavar="IMAGE", help=what)
     labels.add_column(parser)
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as the official script: scenes without any prediction do not count",
     )
     parser.add_argument("--drop-bad-labels", action="store_true", help="leave bad rows out instead of failing")
+    what = "class index in LABELS that is not scored, of a map of classes; nodata never is"
+    parser.add_argument("--ignore", type=int, metavar="INDEX", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -35,6 +39,10 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
     import numpy as np
 
+    from xt.data.splits import SUFFIXES
+
+    if args.predictions.suffix.lower() in SUFFIXES:
+        return _of_map(args)
     from xt.data.labels import CLASS, read_csv
     from xt.data.predictions import read_predictions
     from xt.data.shoreline import read_shorelines
@@ -42,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from xt.errors import ConfigError, InputError, nearest
     from xt.metrics.xview3 import SCORES, TOLERANCE, score
 
+    if args.ignore is not None:
+        raise ConfigError(f"--ignore is of maps; {args.predictions} has points, so leave it out")
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     if not tolerance > 0:
         raise ConfigError(f"--tolerance {tolerance:g}: it must be above 0 pixels")
@@ -87,4 +97,26 @@ def _of_classes(
     print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
     if unknown := int((truth.label == "").sum()):
         print(f"{unknown} of {len(truth)} labels have no {args.column} and count for loc_f1 alone", file=sys.stderr)
+    return 0
+
+
+def _of_map(args: argparse.Namespace) -> int:
+    from xt.analysis.map_scores import score_map
+    from xt.errors import ConfigError
+
+    for name in ("images", "scene", "shoreline", "tolerance", "official", "drop_bad_labels"):
+        if getattr(args, name) not in (None, False):
+            raise ConfigError(f"--{name.replace('_', '-')} is of points; {args.predictions} is a map, so leave it out")
+    found = score_map(args.predictions, args.labels, -1 if args.ignore is None else args.ignore)
+    if args.json:
+        print(json.dumps(found.scores | {"pixels": found.pixels, "unsaid": found.unsaid}))
+    else:
+        width = max(18, *map(len, found.scores))
+        print("\n".join(f"{name:{width}} {value:.4f}" for name, value in found.scores.items()))
+        print(f"{'pixels':{width}} {found.pixels}")
+    if found.unsaid:
+        print(
+            f"{found.unsaid} pixels of {args.labels} do not count: {args.predictions} has no data there",
+            file=sys.stderr,
+        )
     return 0

@@ -5,6 +5,7 @@ that stay open between windows are kept by :mod:`xt.data.handles`.
 """
 
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -165,6 +166,12 @@ def read_window(
     result = (np.abs(pixels) if np.iscomplexobj(pixels) else pixels).astype(np.float32, copy=False)
     np.copyto(result, np.float32(0), where=~valid)
     return result, valid
+
+
+def class_names(dataset: Any, band: int = 1) -> dict[int, str]:
+    """Number → name of the classes of a map, where it has names as ``xt predict`` writes them."""
+    found = {re.fullmatch(r"CLASS_(\d+)", key): name for key, name in dataset.tags(band).items()}
+    return {int(match[1]): name for match, name in found.items() if match}
 
 
 def read_values(dataset: Any, window: Window, band: int, nodata: float | None = None) -> tuple[npt.NDArray[Any], Mask]:

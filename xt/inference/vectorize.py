@@ -15,7 +15,7 @@ import numpy.typing as npt
 import shapely
 
 from xt.data.georeference import WGS84, map_crs, profile_of, to_map, warn_without_place
-from xt.data.geotiff import open_raster, read_values
+from xt.data.geotiff import class_names, open_raster, read_values
 from xt.errors import ConfigError, InputError, at_least, nearest
 from xt.files import locked, replacing
 from xt.geometry.grid import Window
@@ -94,7 +94,7 @@ def vectorize(
     before = _state(path)
     with locked(out), open_raster(path, purpose="label") as dataset:
         band = _band(dataset, path, band)
-        names = _names(dataset, band)
+        names = class_names(dataset, band)
         wanted = None if classes is None else _numbers(classes, names, path)
         profile = profile_of(dataset)
         layer = _Layer(profile, names, min_area, simplify)
@@ -228,11 +228,6 @@ def _band(dataset: Any, path: Path, band: int | None) -> int:
     if not np.issubdtype(dtype, np.integer) or dtype == np.uint64:
         raise InputError(f"{path}: {dataset.dtypes[band - 1]} samples; polygons are made of whole numbers up to int64")
     return band
-
-
-def _names(dataset: Any, band: int) -> dict[int, str]:
-    found = {re.fullmatch(r"CLASS_(\d+)", key): name for key, name in dataset.tags(band).items()}
-    return {int(match[1]): name for match, name in found.items() if match}
 
 
 def _numbers(classes: Sequence[str | int], names: dict[int, str], path: Path) -> npt.NDArray[np.int64]:
