@@ -118,6 +118,10 @@ def test_options_of_points_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     points = tmp_path / "a.csv"
     points.write_text("scene_id,row,column\n")
     assert "--ignore is of maps" in score(capsys, points, points, "--ignore", 3, code=2)[1]
+    assert "--colors is of maps" in score(capsys, points, points, "--colors", "1,2,3", code=2)[1]
+    numbers = save(tmp_path / "numbers.tif", np.zeros((4, 5), np.float32))
+    for option in ("--ignore=3", "--colors=1,2,3"):
+        assert "has numbers, no classes" in score(capsys, numbers, numbers, option, code=2)[1]
 
 
 def test_pairs_that_are_sorted_are_those_that_are_counted(monkeypatch: pytest.MonkeyPatch):
@@ -128,6 +132,15 @@ def test_pairs_that_are_sorted_are_those_that_are_counted(monkeypatch: pytest.Mo
     assert map_scores._pairs(found, true) == counted
     assert sum(counted.values()) == 999
     assert counted[(3, 8)] == ((found == 3) & (true == 8)).sum()
+
+
+def test_classes_in_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    colors = np.array([[[9, 9, 9], [0, 255, 0], [0, 255, 0], [255, 0, 7]]], np.uint8).transpose(2, 0, 1)
+    found = save(tmp_path / "found.tif", np.array([[0, 1, 2, 2]], np.uint8), NAMES)
+    scores, _ = score(capsys, found, save(tmp_path / "true.tif", colors), "--colors", "0,255,0", "255,0,7")
+    assert (scores["iou_sea"], scores["iou_ship"], scores["iou_ice"]) == (1, 0.5, 0.5)
+    assert main(["score", str(found), str(found), "--colors", "green"]) == 2
+    assert "'green' is not red, green and blue such as 0,255,0" in capsys.readouterr().err
 
 
 def test_classes_of_several_bands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,13 +1,15 @@
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from PIL import Image
 
-from xt.analysis import report
+from xt.analysis import map_pictures, report
 from xt.cli.main import main
 from xt.data.labels import LabelTable
 from xt.data.predictions import write_predictions
@@ -61,7 +63,7 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
     scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
     from xt.data.labels import read_labels
     from xt.data.predictions import read_predictions
 
@@ -83,7 +85,7 @@ def test_an_object_is_found_within_the_tolerance_that_is_asked_for(
     tmp_path: Path, scene: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
     figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
     argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out")]
     argv += [each for key, path in scene.items() for each in (f"--{key}", str(path))]
     for pixels, title in ((0.5, "0 of 3 objects found, 2 false"), (1.5, "1 of 3 objects found, 1 false")):
@@ -95,7 +97,7 @@ def test_objects_without_a_class_are_drawn_beside_those_with_one(
     scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
     found = LabelTable.build(1, row=[20], column=[30], scene_id=["s1"], label=["car"])
     truth = LabelTable.build(2, row=[20, 5], column=[30, 9], scene_id=["s1", "s1"])
     report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
@@ -145,7 +147,7 @@ def test_runs_of_two_tasks_and_of_one_name_stand_beside_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
     heights, ships, mine, others = (
         run_folder(tmp_path / name, 1.0) for name in ("heights", "ships", "mine/a", "others/a")
     )
@@ -162,3 +164,73 @@ def test_runs_of_two_tasks_and_of_one_name_stand_beside_each_other(
     low, high = axis.get_ylim()
     assert low < -0.5
     assert high > 12
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures as they were saved."""
+    saved: list[Any] = []
+    save = report.save
+    monkeypatch.setattr(map_pictures, "save", lambda figure, out: (saved.append(figure), save(figure, out)))
+    return saved
+
+
+def raster(path: Path, pixels: np.ndarray, names: Sequence[str] = (), **options: Any) -> str:
+    bands = pixels if pixels.ndim == 3 else pixels[None]
+    size = dict(zip(("count", "height", "width"), bands.shape, strict=True))
+    with rasterio.open(path, "w", driver="GTiff", dtype=pixels.dtype, **size, **options) as out:
+        out.write(bands)
+        out.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
+    return str(path)
+
+
+def test_maps_beside_what_is_true(tmp_path: Path, figures: list[Any], capsys: pytest.CaptureFixture[str]):
+    run = str(run_folder(tmp_path / "run", 5))
+    true, said = np.tile(np.array([0, 1, 2, 1], np.uint8), (3, 1)), np.tile(np.array([0, 1, 1, 255], np.uint8), (3, 1))
+    photo = raster(tmp_path / "photo.tif", np.arange(36, dtype=np.uint8).reshape(3, 3, 4))
+    said_path = raster(tmp_path / "map.tif", said, ["sea", "ship", "cloud"], nodata=255)
+    argv = ["report", run, "-o", str(tmp_path / "out"), "--scene", photo, "--maps", said_path, "--labels"]
+    assert main([*argv, raster(tmp_path / "true.tif", true), "--ignore", "2"]) == 0
+    assert str(tmp_path / "out/maps.png") in capsys.readouterr().out
+    assert np.asarray(Image.open(tmp_path / "out/maps.png").convert("L")).std() > 10
+    image, there, found = figures[-1].axes
+    assert image.images[0].get_array().shape == (3, 4, 4)
+    assert there.images[0].get_array().filled(9).tolist() == [[0, 1, 9, 1]] * 3
+    assert found.images[0].get_array().filled(9).tolist() == [[0, 1, 1, 9]] * 3
+    assert [text.get_text() for text in there.get_legend().get_texts()] == ["sea", "ship", "cloud"]
+    assert there.images[0].get_clim() == found.images[0].get_clim() == (-0.5, 2.5)
+    assert found.get_title() == "predicted: iou 1.000, f1 1.000"
+    colors = np.where(true[None] == 1, np.array([0, 255, 0])[:, None, None], 3).astype(np.uint8)
+    assert main([*argv, raster(tmp_path / "colours.tif", colors), "--colors", "0,255,0"]) == 0
+    assert figures[-1].axes[1].images[0].get_array().tolist() == [[0, 1, 0, 1]] * 3
+    assert figures[-1].axes[2].get_title().startswith("predicted: iou 0.500")
+
+
+def test_maps_of_numbers_share_their_greys(tmp_path: Path, figures: list[Any]):
+    true = np.linspace(5, 9, 12, dtype=np.float32).reshape(3, 4)
+    paths = [raster(tmp_path / f"{name}.tif", true + more) for name, more in (("image", 0), ("map", 1), ("true", 0))]
+    map_pictures.plot_maps([(Path(paths[0]), Path(paths[1]), Path(paths[2]))], tmp_path / "a.png")
+    _, there, found, _ = figures[-1].axes
+    assert there.images[0].get_clim() == found.images[0].get_clim() == pytest.approx((5.04, 8.96), abs=0.01)
+    assert "rmse 1.000" in found.get_title()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--maps", "m.tif"], "belong together"),
+        (["--scene", "a.tif", "--labels", "l.tif"], "belong together"),
+        (["--scene", "a.tif", "b.tif", "--maps", "m.tif", "n.tif", "--labels", "l.tif"], "--labels has 1, --scene 2"),
+        (["--scene", "a.tif", "--maps", "m.tif", "n.tif", "--labels", "l.tif"], "--maps has 2, --scene 1"),
+        (["--scene", "a.tif", "--maps", "m.tif", "--points", "p.csv", "--labels", "l.tif"], "of different tasks"),
+        (["--scene", "a.tif", "--points", "p.csv", "--labels", "l.csv", "k.csv"], "--labels has 2 tables"),
+        (["--ignore", "0"], "--ignore is of --maps"),
+        (["--colors", "1,2,3"], "--colors is of --maps"),
+    ],
+)
+def test_options_that_do_not_fit_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+):
+    assert main(["report", str(run_folder(tmp_path / "run", 5)), "-o", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """A predicted map beside a raster of what is true, read window by window."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 from xt.data.geotiff import PLAIN, class_names, open_raster, read_values
 from xt.data.masks import MaskReader, windows
 from xt.data.raster_values import ValueReader
-from xt.errors import InputError
+from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 from xt.metrics.maps import class_scores
 
+Color = tuple[int, int, int]
 MOST_CLASSES = 1 << 16
 """Where a map does not name its classes."""
 FEW_PAIRS = 1 << 20
@@ -38,24 +40,28 @@ class MapScores:
     unsaid: int
 
 
-def score_map(path: Path, truth: Path, ignore: int = -1) -> MapScores:
+def score_map(path: Path, truth: Path, ignore: int | None = None, colors: Sequence[Color] | None = None) -> MapScores:
     """Score a map of classes or numbers, as ``xt predict`` writes it.
 
     Args:
         path: The map: one band of whole numbers for classes, float bands for numbers.
-        truth: Raster on the same grid: class indexes in its first band, or as many bands of numbers.
+        truth: Raster on the same grid: one band of class indexes, or as many bands of numbers.
         ignore: Class index that is not known, beside nodata.
+        colors: Red, green and blue of every class but the first, where ``truth`` shows classes in colours.
 
     Raises:
+        ConfigError: If ``ignore`` or ``colors`` is given for numbers.
         InputError: If a raster cannot be read, both are not on one grid, a value is no class, or no pixel is known.
     """
     with open_raster(path, PLAIN) as found, open_raster(truth, PLAIN, purpose="label") as known:
         _check_grids(path, found, truth, known)
         classes = np.issubdtype(np.dtype(found.dtypes[0]), np.integer)
-        if found.count != known.count or (classes and found.count > 1):
+        if not classes and (colors or ignore is not None):
+            raise ConfigError(f"{path} has numbers, no classes; leave --ignore and --colors out")
+        if found.count != (1 if colors else known.count) or (classes and found.count > 1):
             wanted = "class indexes are one band" if classes else "they must be alike"
             raise InputError(f"{truth}: {known.count} bands, {path} has {found.count}; {wanted}")
-        scores = _of_classes(found, truth, ignore) if classes else _of_numbers(found, truth)
+        scores = _of_classes(found, truth, ignore, colors) if classes else _of_numbers(found, truth)
     if not scores.pixels:
         raise InputError(f"{truth}: nothing is known of the pixels that {path} has data for; give another raster")
     return scores
@@ -76,15 +82,15 @@ def _check_grids(path: Path, found: Any, truth: Path, known: Any) -> None:
         raise InputError(f"{truth}: {why} than {path}; warp it to that grid")
 
 
-def _of_classes(found: Any, truth: Path, ignore: int) -> MapScores:
+def _of_classes(found: Any, truth: Path, ignore: int | None, colors: Sequence[Color] | None) -> MapScores:
     names = class_names(found)
-    reader = MaskReader(max(names, default=MOST_CLASSES - 1) + 1, ignore)
+    reader = MaskReader(max(names, default=MOST_CLASSES - 1) + 1, -1 if ignore is None else ignore, colors)
     counts: Counter[tuple[int, int]] = Counter()
     unsaid = 0
     for window in windows(found.height, found.width):
         values, valid = read_values(found, window, 1)
         true = reader.read(truth, window)
-        known = true != ignore
+        known = true != reader.ignore_index
         unsaid += int((known & ~valid).sum())
         counts.update(_pairs(values[known & valid], true[known & valid]))
     names = names or {number: str(number) for number in sorted({each for pair in counts for each in pair} | {0})}

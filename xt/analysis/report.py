@@ -89,7 +89,7 @@ def plot_curves(runs: Mapping[str, Path], out: Path) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes[0].legend()
-    _save(figure, out)
+    save(figure, out)
 
 
 def plot_scores(
@@ -118,7 +118,7 @@ def plot_scores(
     low, high = min([0.0, *known]), max([1.0, *known])
     axis.set_ylim(low - 0.08 * (high - low) * (low < 0), high + 0.08 * (high - low))
     figure.legend(loc="outside upper center", ncols=len(scores) + 1)
-    _save(figure, out)
+    save(figure, out)
 
 
 def plot_scenes(
@@ -149,16 +149,26 @@ def plot_scenes(
         for marker, what in (("o", "there"), ("+", "found"))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(rasters) == 1 else 6)
-    _save(figure, out)
+    save(figure, out)
+
+
+def drawn_shape(dataset: Any) -> tuple[int, int]:
+    """Height and width at which a raster is drawn."""
+    scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
+    return max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale))
+
+
+def first_band(dataset: Any) -> Any:
+    """Its first band at the size at which it is drawn, masked."""
+    return dataset.read(1, out_shape=drawn_shape(dataset), masked=True)
 
 
 def _draw_scene(
     axis: Any, raster: Path, found: LabelTable, truth: LabelTable, tolerance: float, colours: Mapping[str, str]
 ) -> None:
     with open_raster(raster, PLAIN) as dataset:
+        pixels = first_band(dataset).astype(np.float64)
         scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
-        shape = (max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale)))
-        pixels = dataset.read(1, out_shape=shape, masked=True).astype(np.float64)
     low, high = np.percentile(pixels.compressed(), (1, 99.7)) if pixels.count() else (0, 1)
     axis.imshow(pixels.filled(low), cmap="gray", vmin=low, vmax=high)
     for table, marker, size in ((truth, "o", 170), (found, "+", 80)):
@@ -191,7 +201,8 @@ def _grid(num: int, columns: int) -> tuple[Any, list[Any]]:
     return figure, list(axes.flat[:num])
 
 
-def _save(figure: Any, out: Path) -> None:
+def save(figure: Any, out: Path) -> None:
+    """Write a figure and forget it."""
     with replacing(out) as partial:
         figure.savefig(partial, dpi=100)
     plt.close(figure)

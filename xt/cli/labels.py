@@ -17,6 +17,22 @@ def add_column(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", default="class", metavar="NAME", help=what)
 
 
+def add_map(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ignore`` and ``--colors``, which say how a raster shows classes."""
+    what = "class index in LABELS that is not scored, of a map of classes; nodata never is"
+    parser.add_argument("--ignore", type=int, metavar="INDEX", help=what)
+    what = "colours in LABELS of all classes of a map but the first, where they are no indexes"
+    parser.add_argument("--colors", type=_color, nargs="+", metavar="R,G,B", help=what)
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    try:
+        red, green, blue = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not red, green and blue such as 0,255,0") from None
+    return red, green, blue
+
+
 def read(
     path: Path, images: Sequence[Path] | None, column: str, drop_bad: bool = False, option: str = "--images"
 ) -> "LabelTable":

@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=["validation", "test"], default="test", help="scores to compare (test)")
     parser.add_argument("--scene", type=Path, nargs="+", metavar="IMAGE", help="rasters or folders of scenes to draw")
     parser.add_argument("--points", type=Path, nargs="+", metavar="CSV", help="what xt predict found in them")
-    parser.add_argument("--labels", type=Path, metavar="LABELS", help=labels.HELP)
+    parser.add_argument("--maps", type=Path, nargs="+", metavar="TIF", help="or the map that it made of each")
+    what = f"of points, {labels.HELP}; of maps, a raster of class indexes or numbers for each"
+    parser.add_argument("--labels", type=Path, nargs="+", metavar="LABELS", help=what)
+    labels.add_map(parser)
     labels.add_column(parser)
     parser.add_argument(
         "--tolerance", type=float, default=20.0, metavar="PX", help="pixels within which an object is found (20)"
@@ -24,23 +27,36 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt report``; return the exit code."""
     from xt.errors import EXIT_OK, ConfigError
 
-    drawn = (args.scene, args.points)
+    drawn = (args.scene, args.points or args.maps)
     if any(drawn) and not (all(drawn) and args.labels):
-        raise ConfigError("--scene, --points and --labels belong together; give all three")
+        raise ConfigError("--scene, --labels, and --points or --maps belong together; give all three")
+    if args.points and args.maps:
+        raise ConfigError("--points and --maps are of different tasks; give one of them")
+    for option, given in (("--ignore", args.ignore is not None), ("--colors", args.colors)):
+        if given and not args.maps:
+            raise ConfigError(f"{option} is of --maps; leave it out")
+    _check_numbers(args)
     if not args.tolerance > 0:
         raise ConfigError(f"--tolerance {args.tolerance:g}: it must be above 0 pixels")
     from xt.analysis import report
     from xt.data.labels import LabelTable
     from xt.data.predictions import read_predictions
 
-    truth = labels.read(args.labels, _on_the_map(args), args.column, option="--scene") if args.labels else None
+    truth = None
+    if args.labels and not args.maps:
+        truth = labels.read(args.labels[0], _on_the_map(args), args.column, option="--scene")
     runs = report.by_name(args.runs)
     scores = {name: report.read_scores(run, args.split) for name, run in runs.items()}
     written = [args.output / "losses.png", args.output / "scores.png"]
     report.plot_curves(runs, written[0])
     report.plot_scores(scores, written[1], report.for_nothing(truth) if truth else {})
-    if args.scene:
-        assert truth is not None
+    if args.maps:
+        written.append(args.output / "maps.png")
+        from xt.analysis.map_pictures import plot_maps
+
+        scenes = list(zip(args.scene, args.maps, args.labels, strict=True))
+        plot_maps(scenes, written[-1], args.ignore, args.colors)
+    if truth and args.points:
         found = LabelTable.concatenate([read_predictions(path) for path in args.points])
         written.append(args.output / "scenes.png")
         report.plot_scenes(dict(map(_raster, args.scene)), found, truth, written[-1], args.tolerance)
@@ -53,9 +69,19 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _check_numbers(args: argparse.Namespace) -> None:
+    from xt.errors import ConfigError
+
+    for option, given in (("--maps", args.maps), ("--labels", args.labels)) if args.maps else ():
+        if len(given) != len(args.scene):
+            raise ConfigError(f"{option} has {len(given)}, --scene {len(args.scene)}; give one for each, in one order")
+    if args.labels and not args.maps and len(args.labels) > 1:
+        raise ConfigError(f"--labels has {len(args.labels)} tables; give one for all scenes")
+
+
 def _on_the_map(args: argparse.Namespace) -> list[Path] | None:
     """Images by which points on the map are placed: those that are drawn, where the labels are no table of pixels."""
-    return None if args.labels.suffix.lower() == ".csv" else [raster for _, raster in map(_raster, args.scene or [])]
+    return None if args.labels[0].suffix.lower() == ".csv" else [raster for _, raster in map(_raster, args.scene or [])]
 
 
 def _raster(scene: Path) -> tuple[str, Path]:

@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as the official script: scenes without any prediction do not count",
     )
     parser.add_argument("--drop-bad-labels", action="store_true", help="leave bad rows out instead of failing")
-    what = "class index in LABELS that is not scored, of a map of classes; nodata never is"
-    parser.add_argument("--ignore", type=int, metavar="INDEX", help=what)
+    labels.add_map(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -50,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     from xt.errors import ConfigError, InputError, nearest
     from xt.metrics.xview3 import SCORES, TOLERANCE, score
 
-    if args.ignore is not None:
-        raise ConfigError(f"--ignore is of maps; {args.predictions} has points, so leave it out")
+    for option, given in (("--ignore", args.ignore is not None), ("--colors", args.colors)):
+        if given:
+            raise ConfigError(f"{option} is of maps; {args.predictions} has points, so leave it out")
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     if not tolerance > 0:
         raise ConfigError(f"--tolerance {tolerance:g}: it must be above 0 pixels")
@@ -107,7 +107,7 @@ def _of_map(args: argparse.Namespace) -> int:
     for name in ("images", "scene", "shoreline", "tolerance", "official", "drop_bad_labels"):
         if getattr(args, name) not in (None, False):
             raise ConfigError(f"--{name.replace('_', '-')} is of points; {args.predictions} is a map, so leave it out")
-    found = score_map(args.predictions, args.labels, -1 if args.ignore is None else args.ignore)
+    found = score_map(args.predictions, args.labels, args.ignore, args.colors)
     if args.json:
         print(json.dumps(found.scores | {"pixels": found.pixels, "unsaid": found.unsaid}))
     else:
