@@ -1,11 +1,17 @@
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 from PIL import Image
+from rasterio.transform import Affine
 
 from xt.analysis import report
 from xt.cli.main import main
@@ -21,6 +27,15 @@ def run_folder(path: Path, loss: float) -> Path:
     (path / "metrics.csv").write_text("\n".join(["step,name,value", *rows]) + "\n")
     (path / "test.json").write_text(json.dumps({"test/aggregate": 0.5, "test/fishing_fscore": loss / 10}))
     return path
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What would be saved."""
+    found: list[Any] = []
+    monkeypatch.setattr(report, "_save", lambda figure, out: found.append(figure))
+    yield found
+    report.plt.close("all")
 
 
 @pytest.fixture
@@ -58,10 +73,8 @@ def test_pictures_and_the_table(tmp_path: Path, scene: dict[str, Path], capsys: 
 
 
 def test_scene_picture_shows_what_is_there_and_what_was_found(
-    scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: dict[str, Path], tmp_path: Path, figures: list[Any]
 ):
-    figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
     from xt.data.labels import read_labels
     from xt.data.predictions import read_predictions
 
@@ -80,10 +93,8 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
 
 
 def test_an_object_is_found_within_the_tolerance_that_is_asked_for(
-    tmp_path: Path, scene: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scene: dict[str, Path], figures: list[Any]
 ):
-    figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
     argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out")]
     argv += [each for key, path in scene.items() for each in (f"--{key}", str(path))]
     for pixels, title in ((0.5, "0 of 3 objects found, 2 false"), (1.5, "1 of 3 objects found, 1 false")):
@@ -91,11 +102,50 @@ def test_an_object_is_found_within_the_tolerance_that_is_asked_for(
         assert figures[-1].axes[0].get_title() == f"{title} alarms"
 
 
-def test_objects_without_a_class_are_drawn_beside_those_with_one(
-    scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_marks_stand_on_a_scene_that_is_drawn_smaller(
+    tmp_path: Path, scene: dict[str, Path], figures: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(report, "SHOWN_PIXELS", 60)
+    folder, more = tmp_path / "s1", tmp_path / "more.csv"
+    folder.mkdir()
+    scene["scene"].rename(folder / "VH_dB.tif")
+    write_predictions(more, LabelTable.build(1, row=[70], column=[50], scene_id=["s1"]))
+    argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out"), "--scene", str(folder)]
+    argv += ["--labels", str(scene["labels"]), "--points", str(scene["points"]), str(more)]
+    assert main(argv) == 0
+    axis = figures[2].axes[0]
+    assert axis.images[0].get_array().shape == (45, 60)
+    drawn = [tuple(place) for each in axis.collections for place in np.asarray(each.get_offsets())]
+    assert sorted(drawn) == sorted([(15, 10), (50, 30), (5, 40), (15, 10.5), (2.5, 2.5), (25, 35)])
+    assert axis.get_title() == "1 of 3 objects found, 2 false alarms"
+    (folder / "VH_dB.tif").unlink()
+    assert main(argv) != 0
+
+
+def test_labels_on_the_map_are_placed_by_the_scene_that_is_drawn(tmp_path: Path, figures: list[Any]):
+    grid = Affine(10, 0, 500_000, 0, -10, 6_000_000)
+    profile = {"driver": "GTiff", "count": 1, "height": 90, "width": 120, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "s1.tif", "w", **profile, crs="EPSG:32632", transform=grid) as out:
+        out.write(np.ones((1, 90, 120), np.uint8))
+    points = shapely.to_wkb(shapely.points([grid * (30.5, 20.5), grid * (100.5, 60.5)]))
+    sorts = [np.array(["car", "tree"], object)]
+    pyogrio.raw.write(
+        str(tmp_path / "p.gpkg"), points, sorts, ["sort"], geometry_type="Point", crs="EPSG:32632", driver="GPKG"
+    )
+    found = LabelTable.build(1, row=[20], column=[30], scene_id=["s1"], label=["car"])
+    write_predictions(tmp_path / "s1.csv", found, of_classes=True)
+    argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out"), "--column", "sort"]
+    argv += ["--scene", str(tmp_path / "s1.tif"), "--points", str(tmp_path / "s1.csv")]
+    assert main([*argv, "--labels", str(tmp_path / "p.gpkg")]) == 0
+    drawn = [tuple(place) for each in figures[2].axes[0].collections for place in np.asarray(each.get_offsets())]
+    assert sorted(drawn) == [(30, 20), (30, 20), (100, 60)]
+    kinds = [text.get_text() for text in figures[2].legends[0].get_texts()]
+    assert kinds[0::2] == ["there: car", "there: tree"]
+
+
+def test_objects_without_a_class_are_drawn_beside_those_with_one(
+    scene: dict[str, Path], tmp_path: Path, figures: list[Any]
+):
     found = LabelTable.build(1, row=[20], column=[30], scene_id=["s1"], label=["car"])
     truth = LabelTable.build(2, row=[20, 5], column=[30, 9], scene_id=["s1", "s1"])
     report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
@@ -107,7 +157,32 @@ def test_objects_without_a_class_are_drawn_beside_those_with_one(
 def test_fishing_had_for_nothing(scene: dict[str, Path]):
     from xt.data.labels import read_labels
 
-    assert report.for_nothing(read_labels(scene["labels"])) == {"fishing_fscore": pytest.approx(2 / 3)}
+    labels = read_labels(scene["labels"])
+    assert report.for_nothing(labels) == {"fishing_fscore": pytest.approx(2 / 3)}
+    unsure = replace(labels, confidence=np.array(["LOW", "HIGH", "HIGH"]))
+    assert report.for_nothing(unsure) == {"fishing_fscore": 0}
+
+
+def test_scores_of_the_split_stand_side_by_side_over_what_is_had_for_nothing(
+    tmp_path: Path, scene: dict[str, Path], capsys: pytest.CaptureFixture[str], figures: list[Any]
+):
+    with scene["labels"].open("a") as file:  # of a scene that is not drawn
+        line = scene["labels"].read_text().splitlines()[2]
+        file.write(line.replace("s1", "s2") + "\n")
+    runs = [run_folder(tmp_path / name, 1.0) for name in ("a", "b")]
+    for run, value in zip(runs, (0.25, 0.75), strict=True):
+        (run / "validation.json").write_text(json.dumps({"val/fishing_fscore": value}))
+    options = [each for key, path in scene.items() for each in (f"--{key}", str(path))]
+    argv = ["report", *map(str, runs), "-o", str(tmp_path / "out"), *options]
+    assert main([*argv, "--split", "validation"]) == 0
+    assert "fishing_fscore     a 0.250  b 0.750\n" in capsys.readouterr().out
+    axis = figures[1].axes[0]
+    first, second = axis.patches
+    assert (first.get_height(), second.get_height()) == (0.25, 0.75)
+    assert first.get_x() + first.get_width() == pytest.approx(second.get_x()) == pytest.approx(axis.get_xticks()[0])
+    (line,) = axis.collections
+    ((_, height), _) = line.get_segments()[0]
+    assert height == pytest.approx(2 * (1 / 3) / (1 + 1 / 3))  # one of three vessels fishes
 
 
 def test_curves_are_means_over_steps(tmp_path: Path):
@@ -142,10 +217,8 @@ def test_scene_without_points_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_runs_of_two_tasks_and_of_one_name_stand_beside_each_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], figures: list[Any]
 ):
-    figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, out: figures.append(figure))
     heights, ships, mine, others = (
         run_folder(tmp_path / name, 1.0) for name in ("heights", "ships", "mine/a", "others/a")
     )
