@@ -23,7 +23,8 @@ def save(path: Path, pixels: np.ndarray, names: list[str] | None = None, **optio
     size = {"count": count, "height": height, "width": width, "dtype": pixels.dtype, "driver": "GTiff"}
     with rasterio.open(path, "w", **(size | GRID | options)) as out:
         out.write(bands)
-        if names:
+        if names:  # as xt predict does
+            out.write_colormap(1, {number: (number, 9, 9, 255) for number in range(len(names))})
             out.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
     return path
 

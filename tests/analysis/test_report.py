@@ -1,15 +1,19 @@
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 from PIL import Image
+from rasterio.transform import Affine
 
-from xt.analysis import map_pictures, report
+from xt.analysis import report
 from xt.cli.main import main
 from xt.data.labels import LabelTable
 from xt.data.predictions import write_predictions
@@ -23,6 +27,15 @@ def run_folder(path: Path, loss: float) -> Path:
     (path / "metrics.csv").write_text("\n".join(["step,name,value", *rows]) + "\n")
     (path / "test.json").write_text(json.dumps({"test/aggregate": 0.5, "test/fishing_fscore": loss / 10}))
     return path
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What would be saved."""
+    found: list[Any] = []
+    monkeypatch.setattr(report, "save", lambda figure, out: found.append(figure))
+    yield found
+    report.plt.close("all")
 
 
 @pytest.fixture
@@ -60,10 +73,8 @@ def test_pictures_and_the_table(tmp_path: Path, scene: dict[str, Path], capsys: 
 
 
 def test_scene_picture_shows_what_is_there_and_what_was_found(
-    scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: dict[str, Path], tmp_path: Path, figures: list[Any]
 ):
-    figures = []
-    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
     from xt.data.labels import read_labels
     from xt.data.predictions import read_predictions
 
@@ -82,10 +93,8 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
 
 
 def test_an_object_is_found_within_the_tolerance_that_is_asked_for(
-    tmp_path: Path, scene: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scene: dict[str, Path], figures: list[Any]
 ):
-    figures = []
-    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
     argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out")]
     argv += [each for key, path in scene.items() for each in (f"--{key}", str(path))]
     for pixels, title in ((0.5, "0 of 3 objects found, 2 false"), (1.5, "1 of 3 objects found, 1 false")):
@@ -93,11 +102,50 @@ def test_an_object_is_found_within_the_tolerance_that_is_asked_for(
         assert figures[-1].axes[0].get_title() == f"{title} alarms"
 
 
-def test_objects_without_a_class_are_drawn_beside_those_with_one(
-    scene: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_marks_stand_on_a_scene_that_is_drawn_smaller(
+    tmp_path: Path, scene: dict[str, Path], figures: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    figures = []
-    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(report, "SHOWN_PIXELS", 60)
+    folder, more = tmp_path / "s1", tmp_path / "more.csv"
+    folder.mkdir()
+    scene["scene"].rename(folder / "VH_dB.tif")
+    write_predictions(more, LabelTable.build(1, row=[70], column=[50], scene_id=["s1"]))
+    argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out"), "--scene", str(folder)]
+    argv += ["--labels", str(scene["labels"]), "--points", str(scene["points"]), str(more)]
+    assert main(argv) == 0
+    axis = figures[2].axes[0]
+    assert axis.images[0].get_array().shape == (45, 60)
+    drawn = [tuple(place) for each in axis.collections for place in np.asarray(each.get_offsets())]
+    assert sorted(drawn) == sorted([(15, 10), (50, 30), (5, 40), (15, 10.5), (2.5, 2.5), (25, 35)])
+    assert axis.get_title() == "1 of 3 objects found, 2 false alarms"
+    (folder / "VH_dB.tif").unlink()
+    assert main(argv) != 0
+
+
+def test_labels_on_the_map_are_placed_by_the_scene_that_is_drawn(tmp_path: Path, figures: list[Any]):
+    grid = Affine(10, 0, 500_000, 0, -10, 6_000_000)
+    profile = {"driver": "GTiff", "count": 1, "height": 90, "width": 120, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "s1.tif", "w", **profile, crs="EPSG:32632", transform=grid) as out:
+        out.write(np.ones((1, 90, 120), np.uint8))
+    points = shapely.to_wkb(shapely.points([grid * (30.5, 20.5), grid * (100.5, 60.5)]))
+    sorts = [np.array(["car", "tree"], object)]
+    pyogrio.raw.write(
+        str(tmp_path / "p.gpkg"), points, sorts, ["sort"], geometry_type="Point", crs="EPSG:32632", driver="GPKG"
+    )
+    found = LabelTable.build(1, row=[20], column=[30], scene_id=["s1"], label=["car"])
+    write_predictions(tmp_path / "s1.csv", found, of_classes=True)
+    argv = ["report", str(run_folder(tmp_path / "a", 1.0)), "-o", str(tmp_path / "out"), "--column", "sort"]
+    argv += ["--scene", str(tmp_path / "s1.tif"), "--points", str(tmp_path / "s1.csv")]
+    assert main([*argv, "--labels", str(tmp_path / "p.gpkg")]) == 0
+    drawn = [tuple(place) for each in figures[2].axes[0].collections for place in np.asarray(each.get_offsets())]
+    assert sorted(drawn) == [(30, 20), (30, 20), (100, 60)]
+    kinds = [text.get_text() for text in figures[2].legends[0].get_texts()]
+    assert kinds[0::2] == ["there: car", "there: tree"]
+
+
+def test_objects_without_a_class_are_drawn_beside_those_with_one(
+    scene: dict[str, Path], tmp_path: Path, figures: list[Any]
+):
     found = LabelTable.build(1, row=[20], column=[30], scene_id=["s1"], label=["car"])
     truth = LabelTable.build(2, row=[20, 5], column=[30, 9], scene_id=["s1", "s1"])
     report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
@@ -109,7 +157,32 @@ def test_objects_without_a_class_are_drawn_beside_those_with_one(
 def test_fishing_had_for_nothing(scene: dict[str, Path]):
     from xt.data.labels import read_labels
 
-    assert report.for_nothing(read_labels(scene["labels"])) == {"fishing_fscore": pytest.approx(2 / 3)}
+    labels = read_labels(scene["labels"])
+    assert report.for_nothing(labels) == {"fishing_fscore": pytest.approx(2 / 3)}
+    unsure = replace(labels, confidence=np.array(["LOW", "HIGH", "HIGH"]))
+    assert report.for_nothing(unsure) == {"fishing_fscore": 0}
+
+
+def test_scores_of_the_split_stand_side_by_side_over_what_is_had_for_nothing(
+    tmp_path: Path, scene: dict[str, Path], capsys: pytest.CaptureFixture[str], figures: list[Any]
+):
+    with scene["labels"].open("a") as file:  # of a scene that is not drawn
+        line = scene["labels"].read_text().splitlines()[2]
+        file.write(line.replace("s1", "s2") + "\n")
+    runs = [run_folder(tmp_path / name, 1.0) for name in ("a", "b")]
+    for run, value in zip(runs, (0.25, 0.75), strict=True):
+        (run / "validation.json").write_text(json.dumps({"val/fishing_fscore": value}))
+    options = [each for key, path in scene.items() for each in (f"--{key}", str(path))]
+    argv = ["report", *map(str, runs), "-o", str(tmp_path / "out"), *options]
+    assert main([*argv, "--split", "validation"]) == 0
+    assert "fishing_fscore     a 0.250  b 0.750\n" in capsys.readouterr().out
+    axis = figures[1].axes[0]
+    first, second = axis.patches
+    assert (first.get_height(), second.get_height()) == (0.25, 0.75)
+    assert first.get_x() + first.get_width() == pytest.approx(second.get_x()) == pytest.approx(axis.get_xticks()[0])
+    (line,) = axis.collections
+    ((_, height), _) = line.get_segments()[0]
+    assert height == pytest.approx(2 * (1 / 3) / (1 + 1 / 3))  # one of three vessels fishes
 
 
 def test_curves_are_means_over_steps(tmp_path: Path):
@@ -144,10 +217,8 @@ def test_scene_without_points_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_runs_of_two_tasks_and_of_one_name_stand_beside_each_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], figures: list[Any]
 ):
-    figures = []
-    monkeypatch.setattr(report, "save", lambda figure, out: figures.append(figure))
     heights, ships, mine, others = (
         run_folder(tmp_path / name, 1.0) for name in ("heights", "ships", "mine/a", "others/a")
     )
@@ -164,73 +235,3 @@ def test_runs_of_two_tasks_and_of_one_name_stand_beside_each_other(
     low, high = axis.get_ylim()
     assert low < -0.5
     assert high > 12
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Figures as they were saved."""
-    saved: list[Any] = []
-    save = report.save
-    monkeypatch.setattr(map_pictures, "save", lambda figure, out: (saved.append(figure), save(figure, out)))
-    return saved
-
-
-def raster(path: Path, pixels: np.ndarray, names: Sequence[str] = (), **options: Any) -> str:
-    bands = pixels if pixels.ndim == 3 else pixels[None]
-    size = dict(zip(("count", "height", "width"), bands.shape, strict=True))
-    with rasterio.open(path, "w", driver="GTiff", dtype=pixels.dtype, **size, **options) as out:
-        out.write(bands)
-        out.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
-    return str(path)
-
-
-def test_maps_beside_what_is_true(tmp_path: Path, figures: list[Any], capsys: pytest.CaptureFixture[str]):
-    run = str(run_folder(tmp_path / "run", 5))
-    true, said = np.tile(np.array([0, 1, 2, 1], np.uint8), (3, 1)), np.tile(np.array([0, 1, 1, 255], np.uint8), (3, 1))
-    photo = raster(tmp_path / "photo.tif", np.arange(36, dtype=np.uint8).reshape(3, 3, 4))
-    said_path = raster(tmp_path / "map.tif", said, ["sea", "ship", "cloud"], nodata=255)
-    argv = ["report", run, "-o", str(tmp_path / "out"), "--scene", photo, "--maps", said_path, "--labels"]
-    assert main([*argv, raster(tmp_path / "true.tif", true), "--ignore", "2"]) == 0
-    assert str(tmp_path / "out/maps.png") in capsys.readouterr().out
-    assert np.asarray(Image.open(tmp_path / "out/maps.png").convert("L")).std() > 10
-    image, there, found = figures[-1].axes
-    assert image.images[0].get_array().shape == (3, 4, 4)
-    assert there.images[0].get_array().filled(9).tolist() == [[0, 1, 9, 1]] * 3
-    assert found.images[0].get_array().filled(9).tolist() == [[0, 1, 1, 9]] * 3
-    assert [text.get_text() for text in there.get_legend().get_texts()] == ["sea", "ship", "cloud"]
-    assert there.images[0].get_clim() == found.images[0].get_clim() == (-0.5, 2.5)
-    assert found.get_title() == "predicted: iou 1.000, f1 1.000"
-    colors = np.where(true[None] == 1, np.array([0, 255, 0])[:, None, None], 3).astype(np.uint8)
-    assert main([*argv, raster(tmp_path / "colours.tif", colors), "--colors", "0,255,0"]) == 0
-    assert figures[-1].axes[1].images[0].get_array().tolist() == [[0, 1, 0, 1]] * 3
-    assert figures[-1].axes[2].get_title().startswith("predicted: iou 0.500")
-
-
-def test_maps_of_numbers_share_their_greys(tmp_path: Path, figures: list[Any]):
-    true = np.linspace(5, 9, 12, dtype=np.float32).reshape(3, 4)
-    paths = [raster(tmp_path / f"{name}.tif", true + more) for name, more in (("image", 0), ("map", 1), ("true", 0))]
-    map_pictures.plot_maps([(Path(paths[0]), Path(paths[1]), Path(paths[2]))], tmp_path / "a.png")
-    _, there, found, _ = figures[-1].axes
-    assert there.images[0].get_clim() == found.images[0].get_clim() == pytest.approx((5.04, 8.96), abs=0.01)
-    assert "rmse 1.000" in found.get_title()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--maps", "m.tif"], "belong together"),
-        (["--scene", "a.tif", "--labels", "l.tif"], "belong together"),
-        (["--scene", "a.tif", "b.tif", "--maps", "m.tif", "n.tif", "--labels", "l.tif"], "--labels has 1, --scene 2"),
-        (["--scene", "a.tif", "--maps", "m.tif", "n.tif", "--labels", "l.tif"], "--maps has 2, --scene 1"),
-        (["--scene", "a.tif", "--maps", "m.tif", "--points", "p.csv", "--labels", "l.tif"], "of different tasks"),
-        (["--scene", "a.tif", "--points", "p.csv", "--labels", "l.csv", "k.csv"], "--labels has 2 tables"),
-        (["--ignore", "0"], "--ignore is of --maps"),
-        (["--colors", "1,2,3"], "--colors is of --maps"),
-    ],
-)
-def test_options_that_do_not_fit_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
-):
-    assert main(["report", str(run_folder(tmp_path / "run", 5)), "-o", str(tmp_path / "out"), *options]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import rasterio
 
 from xt.cli.main import COMMANDS, main
+from xt.errors import Stopped
 from xt.models.checkpoint import save_model
 from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
@@ -225,6 +228,32 @@ def test_full_memory_is_one_line_and_bugs_are_tracebacks(
         assert line.startswith(said)
         with pytest.raises(type(error)):
             main(["doctor", "-v"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "xt: interrupted\n"),
+        (Stopped(signal.SIGINT), 130, "xt: interrupted\n"),
+        (Stopped(signal.SIGTERM), 143, "xt: terminated\n"),
+        (BrokenPipeError(), 143, ""),
+    ],
+)
+def test_what_stops_a_command_is_told_by_its_exit_code(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    class Told(io.StringIO):
+        def close(self) -> None:
+            """Leave it to be read."""
+
+    def run(args: object) -> int:
+        raise error
+
+    told = Told()
+    monkeypatch.setattr("xt.cli.doctor.run", run)
+    monkeypatch.setattr("sys.stderr", told)
+    assert main(["doctor"]) == code
+    assert told.getvalue() == said
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,11 @@ def test_tables_of_classes_are_scored_by_xt_score(tmp_path: Path, capsys: pytest
         assert json.loads(capsys.readouterr().out) == class_scores(FOUND, TRUTH, CLASSES, tolerance)
     assert main([*argv, "--scene", "a"]) == 0
     assert "f1_car             0.6667\n" in capsys.readouterr().out
+    assert main([*argv, "--scene", "b", "--json"]) == 0
+    alone = [each.select(each.scene_id == "b") for each in (FOUND, TRUTH)]
+    assert json.loads(capsys.readouterr().out) == class_scores(*alone, CLASSES, 5)
+    assert main([*argv, "--scene", "c"]) != 0
+    assert f"--scene c: not in {tmp_path / 'there.csv'}" in capsys.readouterr().err
     assert main([*argv[:3], "--official"]) == 2
     assert "--official is of xView3" in capsys.readouterr().err
 

@@ -65,6 +65,19 @@ def test_an_object_is_found_within_the_tolerance(tmp_path: Path, capsys: pytest.
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bad", ["found.csv", "there.csv"])
+def test_bad_rows_are_left_out_where_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str):
+    write_predictions(tmp_path / "found.csv", table([(0, 0)]))
+    (tmp_path / "there.csv").write_text("scene_id,row,column\ns,0,3\n")
+    with (tmp_path / bad).open("a") as file:
+        file.write("here,there,s,,,,\n" if bad == "found.csv" else "s,here,there\n")
+    argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "there.csv"), "--json"]
+    assert main(argv) == 2
+    assert f"{bad}: 1 bad rows (line 3: " in capsys.readouterr().err
+    assert main([*argv, "--drop-bad-labels"]) == 0
+    assert json.loads(capsys.readouterr().out)["loc_fscore"] == 1
+
+
 def test_scene_without_predictions_counts_unless_official():
     labels = LabelTable.concatenate([table([(0, 0)]), table([(0, 0)], "t")])
     predictions = table([(0, 0)])

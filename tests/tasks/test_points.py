@@ -41,6 +41,22 @@ def test_a_map_that_is_missing_leaves_its_column_unknown(missing: str):
         assert np.isnan(value) if name in unknown else value == getattr(whole, name)[0], name
 
 
+def test_beside_missing_pixels_an_object_is_what_it_would_be_beside_dark_ones():
+    task = PointDetection()
+    maps = painted(40, 40, [(10, 10, 6, 6)])
+    maps["vessel"][:, 12:] = maps["length"][:, 12:] = 0
+    values = np.stack([maps[name] for name in NAMES])
+    values[:, :, 16:] = 0
+    missing = np.where(np.arange(40) < 16, values, np.nan)
+    want, got = (
+        task.find(lambda window, each=each: each[(slice(None), *window.slices)].copy(), 40, 40, "s")
+        for each in (values, missing)
+    )
+    assert len(want) == 1
+    for name in ("row", "column", "is_vessel", "is_fishing", "vessel_length_m", "score"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name), name)
+
+
 def table(scores: list[float], vessel: list[float], fishing: list[float]) -> LabelTable:
     num = len(scores)
     return LabelTable(
@@ -91,6 +107,7 @@ def test_scores_are_of_what_the_model_tells_within_the_tolerance():
         scores[tolerance] = task.scores(SimpleNamespace(shoreline=None), tune=True)
         assert set(scores[tolerance]) == {"aggregate", "loc_fscore", "vessel_fscore"}
         assert (task.thresholds()["center"] >= 110) == (tolerance == 5)
+    assert task.scores(SimpleNamespace(shoreline=None), tune=False)["loc_fscore"] == 0  # nothing was measured since
     assert scores[5.0]["loc_fscore"] == 6 / 8
     assert scores[20.0]["loc_fscore"] == 1
     with pytest.raises(ConfigError, match=r"task\.init_args\.tolerance is 0; it must be above 0 pixels"):
@@ -127,6 +144,7 @@ def test_the_threshold_of_objects_is_that_of_the_best_classes():
         assert scores["f1"] == scores["f1_x"] == scores["f1_y"] == pytest.approx(4 / 5)
         assert scores["loc_f1"] == 4 / 5
     assert task.thresholds() == {"center": 130}
+    assert task.scores(SimpleNamespace(), tune=False) == {"f1": 0, "loc_f1": 0}  # nothing was measured since
 
 
 def test_objects_of_classes_are_found_within_the_tolerance():

@@ -121,6 +121,19 @@ def test_labels_are_smoothed_as_asked():
         torch.testing.assert_close(loss["loss"], F.cross_entropy(logits, label, label_smoothing=smoothing))
 
 
+def test_accuracy_is_of_the_images_since_the_last():
+    class Data:
+        classes, gives = ("sea", "ice", "ship"), "label"
+
+    task = ImageClassification()
+    task.adopt(Data)  # type: ignore[arg-type]
+    said = torch.eye(3)[[0, 1, 2, 0]]
+    for label, want in (([0, 1, 2, 1], 3 / 4), ([1, 2, 2, 1], 1 / 4)):
+        batch = {"image": torch.zeros(4, 1, 2, 2), "valid": torch.ones(4, 1, 2, 2), "label": torch.tensor(label)}
+        task.measure(lambda image, valid: {"label": said}, batch)  # type: ignore[arg-type]
+        assert task.scores(Data, tune=False) == {"top1": want}  # type: ignore[arg-type]
+
+
 def test_masks_are_learnt_and_scored_without_what_is_ignored_and_the_background_is_no_score():
     class Data:
         classes, ignore_index, gives = ("sea", "ice", "ship"), 9, "mask"

@@ -1,9 +1,11 @@
 """What weight decay changes, and losses that a context encoder adds."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_runs import config
 from torch import Tensor
 
 from xt.data.base import DataModule
@@ -18,6 +20,7 @@ from xt.tasks.classification import ImageClassification
 from xt.tasks.segmentation import SemanticSegmentation
 from xt.training.module import TrainingModule, describe
 from xt.training.optimizer import optimization, parameter_groups
+from xt.training.parsing import parse
 
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2]}
 
@@ -104,6 +107,12 @@ def test_parts_that_do_not_learn_stay_in_evaluation_mode():
     learns = {"region_encoder": False, "context": False, "decoder": True, "heads": True}
     assert {name: getattr(model, name).training for name in learns} == learns
     assert {name: next(getattr(model, name).parameters()).requires_grad for name in learns} == learns
+
+
+def test_gradients_are_clipped_as_asked(tmp_path: Path):
+    path = config(tmp_path, tmp_path / "scenes")
+    assert parse(path, []).trainer.gradient_clip_val == 5
+    assert parse(path, ["--trainer.gradient_clip_val", "0.5"]).trainer.gradient_clip_val == 0.5
 
 
 def test_a_model_is_saved_with_what_its_data_are():

@@ -4,8 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
+from xt.stopping import StopRequest
 from xt.training.metrics_file import MetricsFile
 from xt.training.run_folder import RunFolder, _closes
 
@@ -54,3 +56,11 @@ def test_metrics_of_steps_that_come_again_and_torn_lines_go(tmp_path: Path):
     file.cut(3)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert rows == ["step,name,value", "0,loss,0.0", "1,loss,0.125", "2,loss,0.25"]
+
+
+@pytest.mark.parametrize(("best", "kept"), [(0.25, 0.25), (None, None), (float("nan"), None)])
+def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, best: float | None, kept: float | None):
+    first, second = (RunFolder(tmp_path, 1, 50, StopRequest()) for _ in range(2))
+    first.best = best
+    second.load_state_dict(first.state_dict())
+    assert second.best == kept

@@ -82,6 +82,22 @@ def test_tokens_are_those_that_the_model_gives_its_context(tmp_path: Path, model
     torch.testing.assert_close(torch.from_numpy(np.array(tokens)).float(), seen[0][0], rtol=2e-3, atol=2e-3)
 
 
+def test_bands_and_the_value_of_missing_pixels_are_those_that_are_given(tmp_path: Path, model: Path):
+    with rasterio.open(scene(tmp_path / "a.tif")) as image:
+        values, profile = image.read(), {**image.profile, "count": 3, "nodata": None}
+    values[values == -32768] = 7
+    with rasterio.open(tmp_path / "b.tif", "w", **profile) as out:
+        out.write(np.stack([values[1], np.full_like(values[0], 5), values[0]]))
+    more, found = {"a": [], "b": ["--bands", "3,1", "--nodata", "7"]}, []
+    for name, options in more.items():
+        image, out = tmp_path / f"{name}.tif", tmp_path / "out"
+        assert main(["features", str(image), "-m", str(model), "-o", str(out), *options]) == 0
+        facts = read_facts(out / f"{name}.json")
+        found.append((facts.exists, np.array(open_tokens(out / f"{name}.npy", facts))))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
 def test_only_a_few_regions_are_read_at_a_time(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
     sizes, batches = [], []
     read, encode = features.Source.read, features._last_maps

@@ -37,7 +37,7 @@ def plot_maps(
         scores = score_map(path, truth, ignore, colors).scores
         with open_raster(image, PLAIN) as dataset:
             row[0].imshow(_looks(dataset), interpolation="nearest")
-        with open_raster(path, PLAIN) as dataset:
+        with open_raster(path, PLAIN, purpose="label") as dataset:
             said, names, bands = first_band(dataset), class_names(dataset), dataset.count
         with open_raster(truth, PLAIN, purpose="label") as dataset:
             true = _classes_of(dataset, colors) if colors else first_band(dataset)

@@ -53,7 +53,7 @@ def score_map(path: Path, truth: Path, ignore: int | None = None, colors: Sequen
         ConfigError: If ``ignore`` or ``colors`` is given for numbers.
         InputError: If a raster cannot be read, both are not on one grid, a value is no class, or no pixel is known.
     """
-    with open_raster(path, PLAIN) as found, open_raster(truth, PLAIN, purpose="label") as known:
+    with open_raster(path, PLAIN, purpose="label") as found, open_raster(truth, PLAIN, purpose="label") as known:
         _check_grids(path, found, truth, known)
         classes = np.issubdtype(np.dtype(found.dtypes[0]), np.integer)
         if not classes and (colors or ignore is not None):

@@ -1,0 +1,91 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from xt.analysis import map_pictures
+from xt.cli.main import main
+
+
+def run_folder(path: Path) -> Path:
+    path.mkdir()
+    (path / "metrics.csv").write_text("step,name,value\n1,train/loss,0.5\n2,train/loss,0.4\n")
+    (path / "test.json").write_text(json.dumps({"test/iou": 0.5}))
+    return path
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures as they were saved."""
+    saved: list[Any] = []
+    save = map_pictures.save
+    monkeypatch.setattr(map_pictures, "save", lambda figure, out: (saved.append(figure), save(figure, out)))
+    return saved
+
+
+def raster(path: Path, pixels: np.ndarray, names: Sequence[str] = (), **options: Any) -> str:
+    bands = pixels if pixels.ndim == 3 else pixels[None]
+    size = dict(zip(("count", "height", "width"), bands.shape, strict=True))
+    with rasterio.open(path, "w", driver="GTiff", dtype=pixels.dtype, **size, **options) as out:
+        out.write(bands)
+        if names:  # as xt predict does
+            out.write_colormap(1, {number: (number, 9, 9, 255) for number in range(len(names))})
+        out.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
+    return str(path)
+
+
+def test_maps_beside_what_is_true(tmp_path: Path, figures: list[Any], capsys: pytest.CaptureFixture[str]):
+    run = run_folder(tmp_path / "run")
+    true, said = np.tile(np.array([0, 1, 2, 1], np.uint8), (3, 1)), np.tile(np.array([0, 1, 1, 255], np.uint8), (3, 1))
+    photo = raster(tmp_path / "photo.tif", np.arange(36, dtype=np.uint8).reshape(3, 3, 4))
+    said_path = raster(tmp_path / "map.tif", said, ["sea", "ship", "cloud"], nodata=255)
+    argv = ["report", str(run), "-o", str(tmp_path / "out"), "--scene", photo, "--maps", said_path, "--labels"]
+    assert main([*argv, raster(tmp_path / "true.tif", true), "--ignore", "2"]) == 0
+    assert str(tmp_path / "out/maps.png") in capsys.readouterr().out
+    assert np.asarray(Image.open(tmp_path / "out/maps.png").convert("L")).std() > 10
+    image, there, found = figures[-1].axes
+    assert image.images[0].get_array().shape == (3, 4, 4)
+    assert there.images[0].get_array().filled(9).tolist() == [[0, 1, 9, 1]] * 3
+    assert found.images[0].get_array().filled(9).tolist() == [[0, 1, 1, 9]] * 3
+    assert [text.get_text() for text in there.get_legend().get_texts()] == ["sea", "ship", "cloud"]
+    assert there.images[0].get_clim() == found.images[0].get_clim() == (-0.5, 2.5)
+    assert found.get_title() == "predicted: iou 1.000, f1 1.000"
+    colors = np.where(true[None] == 1, np.array([0, 255, 0])[:, None, None], 3).astype(np.uint8)
+    assert main([*argv, raster(tmp_path / "colours.tif", colors), "--colors", "0,255,0"]) == 0
+    assert figures[-1].axes[1].images[0].get_array().tolist() == [[0, 1, 0, 1]] * 3
+    assert figures[-1].axes[2].get_title().startswith("predicted: iou 0.500")
+
+
+def test_maps_of_numbers_share_their_greys(tmp_path: Path, figures: list[Any]):
+    true = np.linspace(5, 9, 12, dtype=np.float32).reshape(3, 4)
+    paths = [raster(tmp_path / f"{name}.tif", true + more) for name, more in (("image", 0), ("map", 1), ("true", 0))]
+    map_pictures.plot_maps([(Path(paths[0]), Path(paths[1]), Path(paths[2]))], tmp_path / "a.png")
+    _, there, found, _ = figures[-1].axes
+    assert there.images[0].get_clim() == found.images[0].get_clim() == pytest.approx((5.04, 8.96), abs=0.01)
+    assert "rmse 1.000" in found.get_title()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--maps", "m.tif"], "belong together"),
+        (["--scene", "a.tif", "--labels", "l.tif"], "belong together"),
+        (["--scene", "a.tif", "b.tif", "--maps", "m.tif", "n.tif", "--labels", "l.tif"], "--labels has 1, --scene 2"),
+        (["--scene", "a.tif", "--maps", "m.tif", "n.tif", "--labels", "l.tif"], "--maps has 2, --scene 1"),
+        (["--scene", "a.tif", "--maps", "m.tif", "--points", "p.csv", "--labels", "l.tif"], "of different tasks"),
+        (["--scene", "a.tif", "--points", "p.csv", "--labels", "l.csv", "k.csv"], "--labels has 2 tables"),
+        (["--ignore", "0"], "--ignore is of --maps"),
+        (["--colors", "1,2,3"], "--colors is of --maps"),
+    ],
+)
+def test_options_that_do_not_fit_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+):
+    assert main(["report", str(run_folder(tmp_path / "run")), "-o", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
