@@ -63,6 +63,7 @@ def test_a_prediction_is_read_by_windows_and_written(place: Path, tmp_path: Path
     done: list[tuple[int, int]] = []
     with xt.predict(model, scene, tile=96, scratch=tmp_path, progress=lambda *now: done.append(now)) as result:
         assert done[-1] == (16, 16)
+        assert len(list(tmp_path.glob("xt-*/prediction.tif"))) == 1
         assert result.shape == (200, 200)
         for name, values in zip(names, want, strict=True):
             np.testing.assert_array_equal(result.read()[name], values)
@@ -95,6 +96,15 @@ def test_a_prediction_is_read_by_windows_and_written(place: Path, tmp_path: Path
         "s.report.json",
         "s.tif",
     ]
+
+
+def test_the_raster_gets_its_name_last_whatever_lies_beside_it(place: Path, tmp_path: Path):
+    scene = next((place / "data/test").iterdir())
+    with xt.predict(xt.load(place / "run"), scene, scratch=tmp_path, tile=96) as result:
+        raster = next(tmp_path.glob("xt-*/prediction.tif"))
+        raster.with_suffix(".txt").write_text("of a task of one's own")
+        again = session.Prediction(result.image, raster, result.summary, result._folder)
+        assert again.write(tmp_path / "o.tif")[-2:] == [tmp_path / "o.txt", tmp_path / "o.tif"]
 
 
 def test_example_of_the_readme(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -338,6 +338,8 @@ def test_what_a_commit_tells_of_is_on_the_disk(tmp_path: Path, monkeypatch: pyte
         done.append(f"commit {entry['stage']}")
         if entry["stage"] == "mixed":
             stored.append(sum((journal.folder / name).stat().st_size - 4096 for name in ("features", "mixed_0")))
+        if entry["stage"] == "decode":
+            assert not (journal.folder / "features").exists()
         commit(journal, entry)
 
     monkeypatch.setattr(os, "fsync", synced)

@@ -13,8 +13,10 @@ from xt.data.source import Source
 from xt.errors import ConfigError
 from xt.inference import engine, estimate, predict
 from xt.inference.estimate import AROUND, Trial, budget_within, peak_memory
+from xt.inference.first_pass import disk_bytes
+from xt.inference.full_context import context_memory
 from xt.inference.options import PredictOptions
-from xt.inference.views import Views
+from xt.inference.views import TURNS, Views
 from xt.models.checkpoint import load_model
 from xt.tasks.registry import task_of
 
@@ -88,11 +90,46 @@ def test_what_is_left_of_a_limit_is_for_regions(limit: int, want: int):
     assert budget_within(limit * mega + AROUND, trial, mega, 1024 * mega) == want * mega
 
 
+def test_a_limit_has_room_for_a_region_at_least():
+    trial = Trial(1.0, 1.0, 1.0, 300)
+    assert budget_within(300 + AROUND + 50, trial, 50, 1024) == 50
+    with pytest.raises(ConfigError, match="cannot be kept"):
+        budget_within(300 + AROUND + 49, trial, 50, 1024)
+
+
 def test_sizes_are_powers_of_1024():
     from xt.cli.predict import _bytes
 
     sizes = {"2G": 2 * 2**30, "1.5GiB": 1.5 * 2**30, "800mb": 800 * 2**20, " 3 T ": 3 * 2**40, "9k": 9 * 1024}
     assert {text: _bytes(text) for text in sizes} == {text: int(size) for text, size in sizes.items()}
+
+
+HUGE = 1e9
+"""Seconds of a stage beside which reading is nothing."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "windows", "full"),
+    [
+        ("encode", 6, 12),  # half of 6 · 2 batches, which full context goes over twice
+        ("context", 15, 6),  # half of 5 · 6 windows; rows of regions, since a row is what is tried
+        ("decode", 0.5, 0.5),  # half of one piece
+    ],
+)
+@pytest.mark.parametrize("views", ["none", "flips"])
+def test_what_has_no_data_costs_nothing_and_full_context_its_own(
+    place: Path, stage: str, windows: float, full: float, views: str
+):
+    model, metadata = load_model(place / "m")
+    source, product = Source(place / "a.tif", metadata.inputs), task_of(metadata).product
+    plan, asked = predict.plan_of(model, metadata, source, PredictOptions()), Views(model, TURNS[views])
+    trial = Trial(**{"encode": 0.0, "context": 0.0, "decode": 0.0, "peak": 0, stage: HUGE})
+    one, other = (estimate.estimate(asked, source, product, plan, each, 1 << 30, trial) for each in (False, True))
+    times = len(asked.turns)
+    assert [each.seconds / HUGE for each in (one, other)] == pytest.approx([times * windows, times * full], abs=1e-3)
+    layout = plan.grid.layout(model.region_encoder.strides[-1])
+    assert other.memory - one.memory == context_memory(model, layout)
+    assert other.disk - one.disk == times * disk_bytes(model, plan)
 
 
 @pytest.mark.parametrize(("free", "room"), [(80 << 30, 20 << 30), (100 << 20, predict.BUDGET)])

@@ -97,5 +97,6 @@ def test_the_model_itself_stays_as_it_was(small: Path, tmp_path: Path):
     before = model.spec()
     export_model(model, metadata, tmp_path / "a.pt2")
     assert model.spec() == before
+    assert str(Path(__file__).parents[2]).encode() not in (tmp_path / "a.pt2").read_bytes()  # in traces of its graph
     with pytest.raises(ModelError, match="cannot be exported: it draws random numbers"):
         export_model(model.train(), metadata, tmp_path / "b.pt2")

@@ -12,6 +12,7 @@ from small_inputs import noise, raster, save
 from xt.cli.main import main
 from xt.geometry.grid import Window
 from xt.inference import engine, shares, views
+from xt.inference.journal import shares_of
 from xt.inference.options import PredictOptions
 from xt.inference.outcome import Counts, Outcome
 from xt.inference.stopwatch import Stopwatch
@@ -168,6 +169,14 @@ def test_shares_of_a_part_of_an_image_are_joined_in_another_folder(place: Path, 
     np.testing.assert_array_equal(pixels("../o.tif"), pixels("../whole.tif"))
     assert 0 < np.isfinite(pixels("../o.tif")).mean() < 0.5
     assert (place / "o.geojson").read_bytes() == (place / "whole.geojson").read_bytes()
+
+
+def test_shares_are_told_from_those_of_other_outputs(tmp_path: Path):
+    for name in (".o.tif.2-of-2.job", ".o.tif.1-of-2.job", ".oxtif.1-of-3.job", ".p.o.tif.1-of-4.job", ".o.tif.job"):
+        (tmp_path / name).mkdir()
+    found = shares_of(tmp_path / "o.tif")
+    assert found == {(number, 2): tmp_path / f".o.tif.{number}-of-2.job" for number in (1, 2)}
+    assert list(found) == [(1, 2), (2, 2)]
 
 
 def test_merge_knows_how_the_shares_were_asked_for(tmp_path: Path):

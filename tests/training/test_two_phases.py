@@ -14,6 +14,7 @@ import yaml
 from xt.cli.main import main
 from xt.data.scene_tokens import TokenFacts, open_tokens, read_facts
 from xt.data.synthetic.scenes import COLUMNS
+from xt.files import locked
 from xt.inference import features
 from xt.models.checkpoint import encoder_sha256, load_model, save_model
 from xt.models.factory import build_from_spec
@@ -168,6 +169,15 @@ def test_tokens_in_bf16_are_not_mixed(tmp_path: Path, model: Path, capsys: pytes
     assert "tokens of precision bf16; --overwrite replaces them" in capsys.readouterr().err
     assert main([*argv, str(tmp_path / "bf16"), "--overwrite"]) == 0
     assert read_facts(tmp_path / "bf16" / "a.json").precision == "fp32"
+
+
+def test_tokens_that_another_run_writes_are_left_to_it(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]):
+    image, out = scene(tmp_path / "a.tif"), tmp_path / "out"
+    out.mkdir()
+    with locked(out / "a.json"):
+        assert main(["features", str(image), "-m", str(model), "-o", str(out)]) == 2
+    assert "a.json is being written by process" in capsys.readouterr().err
+    assert not (out / "a.npy").exists()
 
 
 def test_a_kill_leaves_no_half_file(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch):

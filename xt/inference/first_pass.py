@@ -102,7 +102,8 @@ class FirstPass:
         done, exists = (
             (last["done"], [flag == "1" for flag in last["exists"]]) if last else (0, [False] * grid.num_regions)
         )
-        batches = self.plan.rows()[done:]
+        rows = self.plan.rows()
+        batches, regions = rows[done:], sum(map(len, rows[:done]))
         device = device_of(self.model)
         reader = RegionReader(self.source, grid, batches, 1, self.journal.subfolder("rows"), self.fill_bad)
         committed = time.monotonic()
@@ -125,7 +126,8 @@ class FirstPass:
                         row, col = self.turn.place(*place, grid.rows, grid.cols)
                         features.write(row * self.turn.shape(grid.rows, grid.cols)[1] + col, each)
                 done += 1
-                self.progress(min(done * self.plan.batch, grid.num_regions), grid.num_regions)
+                regions += len(batch)
+                self.progress(regions, grid.num_regions)
                 asked = self.stop is not None and self.stop.received is not None
                 if asked or done == self.plan.num_batches or time.monotonic() - committed >= engine.COMMIT_SECONDS:
                     features.sync()

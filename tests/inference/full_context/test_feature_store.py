@@ -83,8 +83,9 @@ def test_a_file_that_was_not_finished_or_is_something_else_is_refused(tmp_path: 
     with pytest.raises(OutputError, match=r"f holds no features, or was not finished; remove it and start again"):
         FeatureStore.open(path)
     FeatureStore.create(path, 5, LAYOUT).close()
+    later = path.read_bytes().replace(b"xT features 1", b"xT features 2")
     os.truncate(path, path.stat().st_size - 1)
-    for content in (path.read_bytes(), b"", b"[1]", b'{"rows": 0, "cols": 1, "side": 1}', b"\xff"):
+    for content in (path.read_bytes(), later, b"", b"[1]", b'{"rows": 0, "cols": 1, "side": 1}', b"\xff"):
         path.write_bytes(content)
         with pytest.raises(OutputError, match="holds no features"):
             FeatureStore.open(path)

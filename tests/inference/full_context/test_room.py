@@ -19,6 +19,7 @@ from xt.geometry.grid import RegionGrid
 from xt.inference import full_context
 from xt.inference.feature_store import FeatureStore
 from xt.inference.full_context import context_memory, mix_stored, scratch_bytes
+from xt.models.context.base import Pass
 from xt.models.context.mamba import Mamba
 from xt.models.xt import XT
 
@@ -124,3 +125,9 @@ def test_room_for_tokens_between_passes_is_known_before():
         0, 1, 1, 1, 0, 0, 2, 0, 0, 0,
     ]  # fmt: skip
     assert scratch_bytes(model_with(BothWays(16), torch.float64), layout) == 16 * 32 * 8
+    context = BothWays(16)
+    step = context.passes()[0].step
+    for widths in ([16, 48, 32], [48, 16, 32]):  # the widest needs it, between whichever sweeps
+        passes = [Pass(step, reverse=number % 2 == 1, channels=width) for number, width in enumerate(widths)]
+        context.passes = lambda passes=passes: [*passes, Pass(step, reverse=True)]
+        assert scratch_bytes(model_with(context), layout) == 16 * 48 * 4
