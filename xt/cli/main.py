@@ -1,11 +1,14 @@
 """The ``xt`` command: finds the subcommand, imports it only, and turns errors into one line and an exit code."""
 
 import argparse
+import errno
 import importlib
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line(warnings.showwarning)
-            return _dispatch(argv)
+            return _flushed(argv)
     except XTError as error:
         if verbose:
             raise
@@ -86,8 +89,28 @@ def main(argv: list[str] | None = None) -> int:
         print("xt: interrupted" if stop.exit_code == EXIT_INTERRUPTED else "xt: terminated", file=sys.stderr)
         return stop.exit_code
     except BrokenPipeError:
-        sys.stderr.close()
+        _drop_output()
         return EXIT_TERMINATED
+    except OSError as error:
+        if verbose or error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_output()
+        print(f"xt: error: cannot write: {error.strerror}; free space first", file=sys.stderr)
+        return EXIT_SOME_FAILED
+
+
+def _flushed(argv: list[str]) -> int:
+    """What is printed is written before the exit code is known, however a command ends."""
+    try:
+        return _dispatch(argv)
+    finally:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Nobody takes it any more; without this Python would try once more at its end, and complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
