@@ -166,3 +166,11 @@ def test_masks_are_learnt_and_scored_without_what_is_ignored_and_the_background_
     said = mask.clamp(max=2)
     task.measure(Model(), batch)  # type: ignore[arg-type]
     assert task.scores(Data, tune=False)["iou"] == 1  # type: ignore[arg-type]
+    mask, said = torch.tensor([[[0, 0, 1, 1], [0, 9, 9, 9]]]), torch.tensor([[[0, 0, 1, 0], [0, 1, 2, 0]]])
+    task.measure(Model(), batch | {"mask": mask})  # type: ignore[arg-type]
+    scores = task.scores(Data, tune=False)  # type: ignore[arg-type]
+    assert scores == pytest.approx(
+        {"iou": 0.5, "f1": 2 / 3, "iou_sea": 3 / 4, "iou_ice": 0.5, "f1_sea": 6 / 7, "f1_ice": 2 / 3}
+    )
+    task.measure(Model(), batch | {"mask": mask.clamp(min=9)})  # type: ignore[arg-type]
+    assert task.scores(Data, tune=False) == {"iou": 0, "f1": 0}  # type: ignore[arg-type]

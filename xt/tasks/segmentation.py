@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xt.losses.base import TileLoss
 from xt.losses.segmentation import SegmentationLoss
+from xt.metrics.maps import class_scores
 from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
@@ -45,9 +46,11 @@ class SemanticSegmentation(Task):
 
     def adopt(self, data: "DataModule") -> None:
         """Take the mask value that is neither learned nor scored."""
+        from torchmetrics.classification import MulticlassConfusionMatrix  # prediction is spared seconds of imports
+
         super().adopt(data)
         self.ignore_index = data.ignore_index
-        self.metrics = _metrics(len(data.classes), data.ignore_index)
+        self.confusion = MulticlassConfusionMatrix(len(data.classes), ignore_index=data.ignore_index)
 
     def losses(self, model: XT, batch: Batch) -> Losses:
         """Losses of a batch, decoded tile by tile."""
@@ -60,8 +63,7 @@ class SemanticSegmentation(Task):
         """Count right and wrong pixels."""
         raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
         predicted = raw["mask"].argmax(1)
-        for metric in self.metrics.values():
-            metric.update(predicted, batch["mask"])
+        self.confusion.update(predicted, batch["mask"])
         return raw
 
     def preview(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> list[Panel]:
@@ -75,14 +77,14 @@ class SemanticSegmentation(Task):
         ]
 
     def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
-        """IoU and F1 of each class and the means; ``iou`` and ``f1`` leave the first class (background) out."""
-        found: dict[str, float] = {}
-        for metric, of in self.metrics.items():
-            values = of.compute()
-            found |= {f"{metric}_{name}": float(value) for name, value in zip(data.classes, values, strict=True)}
-            found[metric] = float(values[1:].mean())
-            of.reset()
-        return found
+        """IoU and F1 of each class that occurs, and the means; these leave the first class (background) out.
+
+        The means are 0 where no other class occurs.
+        """
+        pixels = self.confusion.compute()
+        self.confusion.reset()
+        counts = {(said, true): int(pixels[true, said]) for true, said in pixels.nonzero().tolist()}
+        return {"iou": 0.0, "f1": 0.0} | class_scores(counts, dict(enumerate(data.classes)))
 
     @property
     def product(self) -> Product:
@@ -115,18 +117,6 @@ def class_outputs(name: str, logits: Tensor, valid: Tensor, nodata: float) -> di
     dtype = torch.uint8 if nodata <= torch.iinfo(torch.uint8).max else torch.int32
     likely = logits.argmax(1).masked_fill(~valid, int(nodata)).to(dtype)
     return {name: logits.softmax(1), "class": likely}
-
-
-def _metrics(num_classes: int, ignore_index: int) -> Any:
-    """Metrics by name, as a module; prediction needs none, and is spared seconds of imports."""
-    from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
-
-    return nn.ModuleDict(
-        {
-            "iou": MulticlassJaccardIndex(num_classes, average="none", ignore_index=ignore_index),
-            "f1": MulticlassF1Score(num_classes, average="none", ignore_index=ignore_index),
-        }
-    )
 
 
 def class_product(classes: tuple[str, ...]) -> Product:
