@@ -147,3 +147,7 @@ def test_classes_in_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_classes_of_several_bands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = save(tmp_path / "found.tif", np.zeros((3, 4, 5), np.uint8))
     assert "class indexes are one band" in score(capsys, found, found, code=3)[1]
+
+
+def test_polygons_are_no_raster(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "burn them onto the grid of a.tif first" in score(capsys, "a.tif", tmp_path / "true.gpkg", code=3)[1]

@@ -13,6 +13,7 @@ import torch
 from xt.data.geotiff import PLAIN, class_names, open_raster, read_values
 from xt.data.masks import MaskReader, windows
 from xt.data.raster_values import ValueReader
+from xt.data.vector_files import SUFFIXES
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 from xt.metrics.maps import class_scores
@@ -53,6 +54,8 @@ def score_map(path: Path, truth: Path, ignore: int | None = None, colors: Sequen
         ConfigError: If ``ignore`` or ``colors`` is given for numbers.
         InputError: If a raster cannot be read, both are not on one grid, a value is no class, or no pixel is known.
     """
+    if truth.suffix.lower() in SUFFIXES:
+        raise InputError(f"{truth}: polygons; burn them onto the grid of {path} first (gdal_rasterize -a)")
     with open_raster(path, PLAIN, purpose="label") as found, open_raster(truth, PLAIN, purpose="label") as known:
         _check_grids(path, found, truth, known)
         classes = np.issubdtype(np.dtype(found.dtypes[0]), np.integer)

@@ -35,7 +35,7 @@ COMMANDS = {
     "export": ("xt.cli.export", "write a model as one file that PyTorch or ONNX Runtime runs without xT"),
     "import-upstream": ("xt.cli.import_upstream", "make a model folder of a classifier that xT's authors released"),
     "features": ("xt.cli.features", "encode whole images into tokens on disk, to train a context encoder on"),
-    "score": ("xt.cli.score", "compare predicted points with labels (xView3 metric)"),
+    "score": ("xt.cli.score", "compare predicted points or maps with what is true"),
     "synth": ("xt.cli.synth", "make synthetic scenes in the format of xView3"),
     "report": ("xt.cli.report", "draw losses, scores and a scene of trained models"),
     "models": ("xt.cli.models", "list region encoders, context encoders, decoders, losses, tasks and data modules"),
