@@ -189,7 +189,7 @@ def test_doctor_runs(capsys: pytest.CaptureFixture[str]):
             "xt.inference.session",
             {"lightning", "torchmetrics", "torchvision", "scipy.signal", "matplotlib", "tensorboard"},
         ),
-        ("xt.analysis.report", {"torch", "scipy.signal"}),
+        ("xt.analysis.report, xt.analysis.map_scores", {"torch", "scipy.signal"}),
         (
             "xt.data.scene_crops, xt.data.pair_crops, xt.data.image_crops, xt.data.scene_tokens",
             {"lightning"},

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from xt.data.geotiff import PLAIN, class_names, open_raster, read_values
 from xt.data.masks import MaskReader, windows
-from xt.data.raster_values import ValueReader
 from xt.data.vector_files import SUFFIXES
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
@@ -64,7 +62,7 @@ def score_map(path: Path, truth: Path, ignore: int | None = None, colors: Sequen
         if found.count != (1 if colors else known.count) or (classes and found.count > 1):
             wanted = "class indexes are one band" if classes else "they must be alike"
             raise InputError(f"{truth}: {known.count} bands, {path} has {found.count}; {wanted}")
-        scores = _of_classes(found, truth, ignore, colors) if classes else _of_numbers(found, truth)
+        scores = _of_classes(found, truth, ignore, colors) if classes else _of_numbers(found, known)
     if not scores.pixels:
         raise InputError(f"{truth}: nothing is known of the pixels that {path} has data for; give another raster")
     return scores
@@ -112,16 +110,18 @@ def _pairs(found: npt.NDArray[Any], true: npt.NDArray[np.int64]) -> dict[tuple[i
     return {divmod(kind, many): number for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True)}
 
 
-def _of_numbers(found: Any, truth: Path) -> MapScores:
-    from xt.metrics.regression import Errors
+def _of_numbers(found: Any, known: Any) -> MapScores:
+    import torch
+
+    from xt.metrics.regression import Errors  # seconds of imports, which classes are spared
 
     bands = tuple(range(1, found.count + 1))
     names = [name or str(band) for band, name in zip(bands, found.descriptions, strict=True)]
-    reader, errors = ValueReader(bands), Errors(found.count)
+    errors = Errors(found.count)
     middle = np.full(len(bands), np.nan)
     pixels = unsaid = 0
     for window in windows(found.height, found.width):
-        said, true = _numbers(found, window, bands), reader.read(truth, window).astype(np.float64)
+        said, true = (_numbers(each, window, bands) for each in (found, known))
         pixels += int((np.isfinite(true[0]) & np.isfinite(said[0])).sum())
         unsaid += int((np.isfinite(true[0]) & ~np.isfinite(said[0])).sum())
         true[~np.isfinite(said)] = np.nan
