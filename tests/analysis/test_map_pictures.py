@@ -42,13 +42,16 @@ def raster(path: Path, pixels: np.ndarray, names: Sequence[str] = (), **options:
 def test_maps_beside_what_is_true(tmp_path: Path, figures: list[Any], capsys: pytest.CaptureFixture[str]):
     run = run_folder(tmp_path / "run")
     true, said = np.tile(np.array([0, 1, 2, 1], np.uint8), (3, 1)), np.tile(np.array([0, 1, 1, 255], np.uint8), (3, 1))
-    photo = raster(tmp_path / "photo.tif", np.arange(36, dtype=np.uint8).reshape(3, 3, 4))
+    photo = tmp_path / "photo"  # a folder of bands
+    photo.mkdir()
+    raster(photo / "VV_dB.tif", np.arange(36, dtype=np.uint8).reshape(3, 3, 4))
     said_path = raster(tmp_path / "map.tif", said, ["sea", "ship", "cloud"], nodata=255)
-    argv = ["report", str(run), "-o", str(tmp_path / "out"), "--scene", photo, "--maps", said_path, "--labels"]
+    argv = ["report", str(run), "-o", str(tmp_path / "out"), "--scene", str(photo), "--maps", said_path, "--labels"]
     assert main([*argv, raster(tmp_path / "true.tif", true), "--ignore", "2"]) == 0
     assert str(tmp_path / "out/maps.png") in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / "out/maps.png").convert("L")).std() > 10
     image, there, found = figures[-1].axes
+    assert image.get_title() == "photo"
     assert image.images[0].get_array().shape == (3, 4, 4)
     assert there.images[0].get_array().filled(9).tolist() == [[0, 1, 9, 1]] * 3
     assert found.images[0].get_array().filled(9).tolist() == [[0, 1, 1, 9]] * 3
@@ -64,10 +67,10 @@ def test_maps_beside_what_is_true(tmp_path: Path, figures: list[Any], capsys: py
 def test_maps_of_numbers_share_their_greys(tmp_path: Path, figures: list[Any]):
     true = np.linspace(5, 9, 12, dtype=np.float32).reshape(3, 4)
     paths = [raster(tmp_path / f"{name}.tif", true + more) for name, more in (("image", 0), ("map", 1), ("true", 0))]
-    map_pictures.plot_maps([(Path(paths[0]), Path(paths[1]), Path(paths[2]))], tmp_path / "a.png")
+    map_pictures.plot_maps([("one", Path(paths[0]), Path(paths[1]), Path(paths[2]))], tmp_path / "a.png")
     _, there, found, _ = figures[-1].axes
     assert there.images[0].get_clim() == found.images[0].get_clim() == pytest.approx((5.04, 8.96), abs=0.01)
-    assert "rmse 1.000" in found.get_title()
+    assert (figures[-1].axes[0].get_title(), "rmse 1.000" in found.get_title()) == ("one", True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from xt.tasks.preview import class_colours
 
 
 def plot_maps(
-    scenes: Sequence[tuple[Path, Path, Path]],
+    scenes: Sequence[tuple[str, Path, Path, Path]],
     out: Path,
     ignore: int | None = None,
     colors: Sequence[Color] | None = None,
@@ -24,7 +24,7 @@ def plot_maps(
     """Draw scenes below one another: the image, what is true, and what a map says, with its scores.
 
     Args:
-        scenes: Image, map of classes or numbers, and raster of what is true, of each, on one grid.
+        scenes: Title, image, map of classes or numbers, and raster of what is true, of each, on one grid.
         out: PNG.
         ignore: Class index that is not known, as :func:`~xt.analysis.map_scores.score_map` takes it.
         colors: Likewise.
@@ -33,7 +33,7 @@ def plot_maps(
         InputError: As :func:`~xt.analysis.map_scores.score_map`, or if an image cannot be read.
     """
     figure, axes = plt.subplots(len(scenes), 3, figsize=(14, 5 * len(scenes)), layout="constrained", squeeze=False)
-    for row, (image, path, truth) in zip(axes, scenes, strict=True):
+    for row, (name, image, path, truth) in zip(axes, scenes, strict=True):
         scores = score_map(path, truth, ignore, colors).scores
         with open_raster(image, PLAIN) as dataset:
             row[0].imshow(_looks(dataset), interpolation="nearest")
@@ -58,7 +58,7 @@ def plot_maps(
         if not np.issubdtype(said.dtype, np.integer):
             figure.colorbar(drawn, ax=list(row[1:]), shrink=0.8)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in list(scores.items())[:2])
-        titles = image.stem, "true", f"predicted{', first band' if bands > 1 else ''}: {shown}"
+        titles = name, "true", f"predicted{', first band' if bands > 1 else ''}: {shown}"
         for axis, title in zip(row, titles, strict=True):
             axis.set_title(title)
             axis.set_facecolor("0.3")

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
         written.append(args.output / "maps.png")
         from xt.analysis.map_pictures import plot_maps
 
-        scenes = list(zip(args.scene, args.maps, args.labels, strict=True))
-        plot_maps(scenes, written[-1], args.ignore, args.colors)
+        of_scenes = zip(map(_raster, args.scene), args.maps, args.labels, strict=True)
+        plot_maps([(*image, path, truth) for image, path, truth in of_scenes], written[-1], args.ignore, args.colors)
     if truth and args.points:
         found = LabelTable.concatenate([read_predictions(path) for path in args.points])
         written.append(args.output / "scenes.png")
