@@ -92,3 +92,16 @@ def test_options_that_do_not_fit_together(
     assert main(["report", str(run_folder(tmp_path / "run")), "-o", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_an_image_is_drawn_in_its_colours_without_what_is_missing(tmp_path: Path, figures: list[Any], bands: int):
+    pixels = np.stack([np.linspace(low, low + 50, 6, dtype=np.float32).reshape(2, 3) for low in (0, 100, 200, 300)])
+    pixels[:, 0, 0] = -9
+    image = raster(tmp_path / "image.tif", pixels[:bands], nodata=-9)
+    said = raster(tmp_path / "map.tif", np.zeros((2, 3), np.uint8))
+    map_pictures.plot_maps([("one", Path(image), Path(said), Path(said))], tmp_path / "a.png")
+    red, green, blue, alpha = np.moveaxis(figures[-1].axes[0].images[0].get_array(), -1, 0)
+    assert alpha.tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert (red[0, 1], blue[1, 2]) == (0, 1)
+    assert (green[1, 1] > red[1, 1]) == (blue[1, 1] > green[1, 1]) == (bands >= 3)
