@@ -287,26 +287,3 @@ def test_scores_that_the_labels_do_not_tell_are_named(tmp_path: Path, capsys: py
         "fishing_fscore is 0: the labels do not tell it",
         "length_acc is 0: the labels do not tell it",
     ]
-
-
-@pytest.mark.parametrize(
-    ("argv", "unbuffered"),
-    [
-        (["--version"], "1"), (["--version"], ""), (["info", "{raster}"], "1"), (["info", "{raster}"], ""),
-        (["info", "--help"], ""),
-    ],
-)  # fmt: skip
-def test_output_that_nobody_takes(raster: Path, argv: list[str], unbuffered: str):
-    """A full disk is one line, and a closed pipe none, whether Python writes at once or at its end."""
-    code = "import sys; from xt.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *(each.format(raster=raster) for each in argv)]
-    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-    read, write = os.pipe()
-    os.close(read)
-    with Path("/dev/full").open("w") as full, os.fdopen(write, "w") as closed:
-        told = [subprocess.run(command, stdout=out, stderr=-1, text=True, env=environment) for out in (full, closed)]
-    assert [each.returncode for each in told] == [3, 143]
-    assert [each.stderr for each in told] == [
-        "xt: error: cannot write: No space left on device; free space first\n",
-        "",
-    ]

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
-from xt.analysis.map_scores import Color, score_map
+from xt.analysis.map_scores import score_map
 from xt.analysis.report import drawn_shape, first_band, save
 from xt.data.geotiff import PLAIN, class_names, open_raster
+from xt.data.masks import Color, of_colors
 from xt.tasks.preview import class_colours
 
 
@@ -40,7 +41,9 @@ def plot_maps(
         with open_raster(path, PLAIN, purpose="label") as dataset:
             said, names, bands = first_band(dataset), class_names(dataset), dataset.count
         with open_raster(truth, PLAIN, purpose="label") as dataset:
-            true = _classes_of(dataset, colors) if colors else first_band(dataset)
+            true = first_band(dataset)
+            if colors:
+                true = np.ma.masked_array(of_colors(dataset.read([1, 2, 3], out_shape=(3, *true.shape)), colors))
         if ignore is not None:
             true = np.ma.masked_equal(true, ignore)
         if np.issubdtype(said.dtype, np.integer):
@@ -65,14 +68,6 @@ def plot_maps(
             axis.set_xticks([])
             axis.set_yticks([])
     save(figure, out)
-
-
-def _classes_of(dataset: Any, colors: Sequence[Color]) -> Any:
-    pixels = dataset.read([1, 2, 3], out_shape=(3, *drawn_shape(dataset)))
-    found = np.zeros(pixels.shape[1:], np.int64)
-    for number, color in enumerate(colors, start=1):
-        found[(pixels == np.reshape(color, (3, 1, 1))).all(0)] = number
-    return np.ma.masked_array(found)
 
 
 def _looks(dataset: Any) -> npt.NDArray[np.float64]:

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from xt.data.geotiff import PLAIN, class_names, open_raster, read_values
-from xt.data.masks import MaskReader, windows
+from xt.data.masks import Color, MaskReader, windows
 from xt.data.vector_files import SUFFIXES
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 from xt.metrics.maps import class_scores
 
-Color = tuple[int, int, int]
 MOST_CLASSES = 1 << 16
 """Where a map does not name its classes."""
 FEW_PAIRS = 1 << 20

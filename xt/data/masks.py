@@ -18,6 +18,7 @@ from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 
 Classes = npt.NDArray[np.int64]
+Color = tuple[int, int, int]
 CHUNK = 256
 """Columns that are counted together; a count fits 16 bits."""
 WINDOW = 1024
@@ -29,6 +30,14 @@ def windows(height: int, width: int, size: int = WINDOW) -> list[Window]:
     """Windows that cover a raster once, those at the border smaller."""
     corners = [(row, col) for row in range(0, height, size) for col in range(0, width, size)]
     return [Window(row, col, size, size).clip(height, width) for row, col in corners]
+
+
+def of_colors(pixels: npt.NDArray[Any], colors: Sequence[Color]) -> Classes:
+    """Class of pixels ``(3, h, w)``, whose colours are those of all classes but the first."""
+    found = np.zeros(pixels.shape[1:], np.int64)
+    for number, color in enumerate(colors, start=1):
+        found[(pixels == np.reshape(color, (3, 1, 1))).all(0)] = number
+    return found
 
 
 def check_classes(classes: Sequence[str], ignore_index: int, centred: float) -> None:
@@ -61,7 +70,7 @@ class MaskReader:
 
     num_classes: int
     ignore_index: int
-    colors: Sequence[tuple[int, int, int]] | None = None
+    colors: Sequence[Color] | None = None
     key: str = "mask"
 
     @property
@@ -103,9 +112,7 @@ class MaskReader:
         if self.colors is None:
             mask = self._whole(path, values[0], unknown)
         else:
-            mask = np.zeros(values.shape[1:], np.int64)
-            for index, color in enumerate(self.colors, start=1):
-                mask[(values == np.asarray(color)[:, None, None]).all(0)] = index
+            mask = of_colors(values, self.colors)
         if unknown is not None:
             mask[unknown] = self.ignore_index
         wrong = mask[(mask != self.ignore_index) & ((mask < 0) | (mask >= self.num_classes))]
