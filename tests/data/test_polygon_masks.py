@@ -237,7 +237,10 @@ def test_wrong_files_are_said(tmp_path: Path):
     with pytest.raises(InputError, match=r"empty: no file of polygons such as IMAGE\.gpkg"):
         build(tmp_path, polygons="empty")
     save(tmp_path / "p.gpkg", [shape, shape], kind=["house", "tree"], size=[1.5, 2.5])
-    with pytest.raises(InputError, match=r"polygon 2 has kind tree, which is no class; .* \(ground, house, road\)"):
+    with pytest.raises(
+        InputError,
+        match=r"polygon 2 has kind tree, which is no class \(ground, house, road\); .* data.init_args.classes or unclear",
+    ):
         build(tmp_path, polygons="p.gpkg")
     with pytest.raises(InputError, match=r"p\.gpkg: no column 'class'; .* to one of: kind, size"):
         build(tmp_path, polygons="p.gpkg", column="class")

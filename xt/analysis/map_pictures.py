@@ -10,42 +10,38 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
 from xt.analysis.map_scores import score_map
+from xt.analysis.map_truth import Areas, ClassTruth, Grid, TruthOptions
 from xt.analysis.report import drawn_shape, first_band, save
+from xt.data.georeference import profile_of
 from xt.data.geotiff import PLAIN, class_names, open_raster
-from xt.data.masks import Color, of_colors
+from xt.geometry.grid import Window
 from xt.tasks.preview import class_colours
 
 
 def plot_maps(
     scenes: Sequence[tuple[str, Path, Path, Path]],
     out: Path,
-    ignore: int | None = None,
-    colors: Sequence[Color] | None = None,
+    options: TruthOptions | None = None,
 ) -> None:
     """Draw scenes below one another: the image, what is true, and what a map says, with its scores.
 
     Args:
-        scenes: Title, image, map of classes or numbers, and raster of what is true, of each, on one grid.
+        scenes: Title, image, map of classes or numbers, and what is true, of each.
         out: PNG.
-        ignore: Class index that is not known, as :func:`~xt.analysis.map_scores.score_map` takes it.
-        colors: Likewise.
+        options: How what is true is to be read, as :func:`~xt.analysis.map_scores.score_map` takes it.
 
     Raises:
         InputError: As :func:`~xt.analysis.map_scores.score_map`, or if an image cannot be read.
     """
+    options = options or TruthOptions()
     figure, axes = plt.subplots(len(scenes), 3, figsize=(14, 5 * len(scenes)), layout="constrained", squeeze=False)
     for row, (name, image, path, truth) in zip(axes, scenes, strict=True):
-        scores = score_map(path, truth, ignore, colors).scores
+        scores = score_map(path, truth, options).scores
         with open_raster(image, PLAIN) as dataset:
             row[0].imshow(_looks(dataset), interpolation="nearest")
         with open_raster(path, PLAIN, purpose="label") as dataset:
             said, names, bands = first_band(dataset), class_names(dataset), dataset.count
-        with open_raster(truth, PLAIN, purpose="label") as dataset:
-            true = first_band(dataset)
-            if colors:
-                true = np.ma.masked_array(of_colors(dataset.read([1, 2, 3], out_shape=(3, *true.shape)), colors))
-        if ignore is not None:
-            true = np.ma.masked_equal(true, ignore)
+            true = _true(path, dataset, truth, options)
         if np.issubdtype(said.dtype, np.integer):
             highest = max(1, *(int(each.max()) for each in (said, true) if each.count()), *names)
             shades = ListedColormap(np.array(class_colours(highest + 1)) / 255)
@@ -68,6 +64,17 @@ def plot_maps(
             axis.set_xticks([])
             axis.set_yticks([])
     save(figure, out)
+
+
+def _true(path: Path, found: Any, truth: Path, options: TruthOptions) -> Any:
+    """What is true of an open map, at the size at which it is drawn, masked."""
+    if np.issubdtype(np.dtype(found.dtypes[0]), np.integer):
+        return ClassTruth(path, found, truth, options).thumbnail(drawn_shape(found))
+    with open_raster(truth, PLAIN, purpose="label") as dataset:
+        numbers = first_band(dataset)
+    areas = Areas(Grid(path, profile_of(found)), options.areas)
+    inside = areas.inside(Window(0, 0, found.height, found.width), numbers.shape)
+    return np.ma.masked_where(np.broadcast_to(~inside, numbers.shape), numbers)
 
 
 def _looks(dataset: Any) -> npt.NDArray[np.float64]:

@@ -1,7 +1,6 @@
 """A predicted map beside a raster of what is true, read window by window."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xt.data.geotiff import PLAIN, class_names, open_raster, read_values
-from xt.data.masks import Color, MaskReader, windows
-from xt.data.vector_files import SUFFIXES
-from xt.errors import ConfigError, InputError
+from xt.analysis.map_truth import Areas, ClassTruth, Grid, TruthOptions, is_layer
+from xt.data.georeference import profile_of
+from xt.data.geotiff import PLAIN, open_raster, read_values
+from xt.data.masks import windows
+from xt.errors import InputError
 from xt.geometry.grid import Window
 from xt.metrics.maps import class_scores
 
-MOST_CLASSES = 1 << 16
-"""Where a map does not name its classes."""
 FEW_PAIRS = 1 << 20
 """Pairs of classes that are counted without sorting pixels."""
 
@@ -38,33 +36,45 @@ class MapScores:
     unsaid: int
 
 
-def score_map(path: Path, truth: Path, ignore: int | None = None, colors: Sequence[Color] | None = None) -> MapScores:
+def score_map(path: Path, truth: Path, options: TruthOptions | None = None) -> MapScores:
     """Score a map of classes or numbers, as ``xt predict`` writes it.
 
     Args:
         path: The map: one band of whole numbers for classes, float bands for numbers.
-        truth: Raster on the same grid: one band of class indexes, or as many bands of numbers.
-        ignore: Class index that is not known, beside nodata.
-        colors: Red, green and blue of every class but the first, where ``truth`` shows classes in colours.
+        truth: Raster on the same grid: one band of class indexes, or as many bands of numbers; or polygons of classes,
+            outside which the first class is true, as :class:`~xt.data.polygon_masks.PolygonsData` has it.
+        options: How ``truth`` is to be read, and where.
 
     Raises:
-        ConfigError: If ``ignore`` or ``colors`` is given for numbers.
+        ConfigError: If an option does not go with the map or ``truth``.
         InputError: If a raster cannot be read, both are not on one grid, a value is no class, or no pixel is known.
     """
-    if truth.suffix.lower() in SUFFIXES:
-        raise InputError(f"{truth}: polygons; burn them onto the grid of {path} first (gdal_rasterize -a)")
-    with open_raster(path, PLAIN, purpose="label") as found, open_raster(truth, PLAIN, purpose="label") as known:
-        _check_grids(path, found, truth, known)
+    options = options or TruthOptions()
+    with open_raster(path, PLAIN, purpose="label") as found:
         classes = np.issubdtype(np.dtype(found.dtypes[0]), np.integer)
-        if not classes and (colors or ignore is not None):
-            raise ConfigError(f"{path} has numbers, no classes; leave --ignore and --colors out")
-        if found.count != (1 if colors else known.count) or (classes and found.count > 1):
-            wanted = "class indexes are one band" if classes else "they must be alike"
-            raise InputError(f"{truth}: {known.count} bands, {path} has {found.count}; {wanted}")
-        scores = _of_classes(found, truth, ignore, colors) if classes else _of_numbers(found, known)
+        options.check(path, truth, numbers=not classes)
+        if classes and found.count > 1:
+            raise InputError(f"{path}: {found.count} bands; class indexes are one band")
+        if is_layer(truth):
+            if not classes:
+                raise InputError(f"{truth}: polygons, {path} has numbers; give a raster of numbers on its grid")
+            scores = _of_classes(path, found, truth, options)
+        else:
+            scores = _of_raster(path, found, truth, options, classes)
     if not scores.pixels:
         raise InputError(f"{truth}: nothing is known of the pixels that {path} has data for; give another raster")
     return scores
+
+
+def _of_raster(path: Path, found: Any, truth: Path, options: TruthOptions, classes: bool) -> MapScores:
+    with open_raster(truth, PLAIN, purpose="label") as known:
+        _check_grids(path, found, truth, known)
+        if found.count != (1 if options.colors else known.count):
+            wanted = "class indexes are one band" if classes else "they must be alike"
+            raise InputError(f"{truth}: {known.count} bands, {path} has {found.count}; {wanted}")
+        if classes:
+            return _of_classes(path, found, truth, options)
+        return _of_numbers(found, known, Areas(Grid(path, profile_of(found)), options.areas))
 
 
 def _check_grids(path: Path, found: Any, truth: Path, known: Any) -> None:
@@ -82,18 +92,16 @@ def _check_grids(path: Path, found: Any, truth: Path, known: Any) -> None:
         raise InputError(f"{truth}: {why} than {path}; warp it to that grid")
 
 
-def _of_classes(found: Any, truth: Path, ignore: int | None, colors: Sequence[Color] | None) -> MapScores:
-    names = class_names(found)
-    reader = MaskReader(max(names, default=MOST_CLASSES - 1) + 1, -1 if ignore is None else ignore, colors)
+def _of_classes(path: Path, found: Any, truth: Path, options: TruthOptions) -> MapScores:
+    reader = ClassTruth(path, found, truth, options)
     counts: Counter[tuple[int, int]] = Counter()
     unsaid = 0
     for window in windows(found.height, found.width):
         values, valid = read_values(found, window, 1)
-        true = reader.read(truth, window)
-        known = true != reader.ignore_index
+        true, known = reader.read(window)
         unsaid += int((known & ~valid).sum())
         counts.update(_pairs(values[known & valid], true[known & valid]))
-    names = names or {number: str(number) for number in sorted({each for pair in counts for each in pair} | {0})}
+    names = reader.names or {number: str(number) for number in sorted({each for pair in counts for each in pair} | {0})}
     return MapScores(class_scores(counts, names), sum(counts.values()), unsaid)
 
 
@@ -109,7 +117,7 @@ def _pairs(found: npt.NDArray[Any], true: npt.NDArray[np.int64]) -> dict[tuple[i
     return {divmod(kind, many): number for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True)}
 
 
-def _of_numbers(found: Any, known: Any) -> MapScores:
+def _of_numbers(found: Any, known: Any, areas: Areas) -> MapScores:
     import torch
 
     from xt.metrics.regression import Errors  # seconds of imports, which classes are spared
@@ -121,6 +129,7 @@ def _of_numbers(found: Any, known: Any) -> MapScores:
     pixels = unsaid = 0
     for window in windows(found.height, found.width):
         said, true = (_numbers(each, window, bands) for each in (found, known))
+        true[:, ~np.broadcast_to(areas.inside(window), true.shape[1:])] = np.nan
         pixels += int((np.isfinite(true[0]) & np.isfinite(said[0])).sum())
         unsaid += int((np.isfinite(true[0]) & ~np.isfinite(said[0])).sum())
         true[~np.isfinite(said)] = np.nan

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from xt.analysis.map_truth import TruthOptions
     from xt.data.labels import LabelTable
 
 HELP = "labels: a CSV in the columns of xView3, or scene_id, row, column; with images any that PointsData takes"
@@ -13,16 +14,40 @@ HELP = "labels: a CSV in the columns of xView3, or scene_id, row, column; with i
 
 def add_column(parser: argparse.ArgumentParser) -> None:
     """Add ``--column``."""
-    what = "column that names the class of an object (class)"
-    parser.add_argument("--column", default="class", metavar="NAME", help=what)
+    what = "column that names the class of an object or polygon (class)"
+    parser.add_argument("--column", metavar="NAME", help=what)
 
 
 def add_map(parser: argparse.ArgumentParser) -> None:
-    """Add ``--ignore`` and ``--colors``, which say how a raster shows classes."""
+    """Add the options that say what is known of a map."""
     what = "class index in LABELS that is not scored, of a map of classes; nodata never is"
     parser.add_argument("--ignore", type=int, metavar="INDEX", help=what)
     what = "colours in LABELS of all classes of a map but the first, where they are no indexes"
     parser.add_argument("--colors", type=_color, nargs="+", metavar="R,G,B", help=what)
+    what = "values of --column whose polygons in LABELS are not scored"
+    parser.add_argument("--unclear", nargs="+", default=[], metavar="VALUE", help=what)
+    what = "polygons (GeoPackage, GeoJSON, shapefile) outside which a map is not scored"
+    parser.add_argument("--areas", type=Path, metavar="FILE", help=what)
+
+
+def map_options(args: argparse.Namespace) -> "TruthOptions":
+    """What :func:`add_map` and :func:`add_column` have read of a map."""
+    from xt.analysis.map_truth import TruthOptions
+
+    return TruthOptions(args.ignore, args.colors, args.column, args.unclear, args.areas)
+
+
+def refuse_map_options(args: argparse.Namespace, why: str) -> None:
+    """Refuse those of :func:`add_map` where there is no map.
+
+    Raises:
+        ConfigError: Names the option, and why it is refused.
+    """
+    from xt.errors import ConfigError
+
+    for name in ("ignore", "colors", "unclear", "areas"):
+        if getattr(args, name) not in (None, []):
+            raise ConfigError(f"--{name} is of {why}, so leave it out")
 
 
 def _color(text: str) -> tuple[int, int, int]:
@@ -34,7 +59,7 @@ def _color(text: str) -> tuple[int, int, int]:
 
 
 def read(
-    path: Path, images: Sequence[Path] | None, column: str, drop_bad: bool = False, option: str = "--images"
+    path: Path, images: Sequence[Path] | None, column: str | None, drop_bad: bool = False, option: str = "--images"
 ) -> "LabelTable":
     """Read labels.
 
@@ -42,7 +67,7 @@ def read(
         path: The file; with images as :func:`~xt.data.point_files.read_points`, else as
             :func:`~xt.data.labels.read_labels`.
         images: Rasters on which the objects lie; those of others are left out.
-        column: Column that names the class of an object.
+        column: Column that names the class of an object; ``class`` if None.
         drop_bad: Leave bad rows out instead of failing.
         option: By which the images are given.
 
@@ -52,11 +77,12 @@ def read(
         LabelError: If the labels cannot be read or are bad.
     """
     from xt.data import vector_files
-    from xt.data.labels import read_labels
+    from xt.data.labels import CLASS, read_labels
     from xt.data.point_files import read_points
     from xt.data.source import InputSpec, Source
     from xt.errors import ConfigError
 
+    column = column or CLASS
     if not images:
         if path.is_dir() or path.suffix.lower() in vector_files.SUFFIXES:
             raise ConfigError(f"{path}: give {option}, the images on which these points lie")

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", type=Path, nargs="+", metavar="IMAGE", help="rasters or folders of scenes to draw")
     parser.add_argument("--points", type=Path, nargs="+", metavar="CSV", help="what xt predict found in them")
     parser.add_argument("--maps", type=Path, nargs="+", metavar="TIF", help="or the map that it made of each")
-    what = f"of points, {labels.HELP}; of maps, a raster of class indexes or numbers for each"
+    what = f"of points, {labels.HELP}; of maps, a raster of class indexes or numbers for each, or polygons"
     parser.add_argument("--labels", type=Path, nargs="+", metavar="LABELS", help=what)
     labels.add_map(parser)
     labels.add_column(parser)
@@ -32,9 +32,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--scene, --labels, and --points or --maps belong together; give all three")
     if args.points and args.maps:
         raise ConfigError("--points and --maps are of different tasks; give one of them")
-    for option, given in (("--ignore", args.ignore is not None), ("--colors", args.colors)):
-        if given and not args.maps:
-            raise ConfigError(f"{option} is of --maps; leave it out")
+    if not args.maps:
+        labels.refuse_map_options(args, "--maps")
     _check_numbers(args)
     if not args.tolerance > 0:
         raise ConfigError(f"--tolerance {args.tolerance:g}: it must be above 0 pixels")
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         from xt.analysis.map_pictures import plot_maps
 
         of_scenes = zip(map(_raster, args.scene), args.maps, args.labels, strict=True)
-        plot_maps([(*image, path, truth) for image, path, truth in of_scenes], written[-1], args.ignore, args.colors)
+        plot_maps([(*image, path, truth) for image, path, truth in of_scenes], written[-1], labels.map_options(args))
     if truth and args.points:
         found = LabelTable.concatenate([read_predictions(path) for path in args.points])
         written.append(args.output / "scenes.png")

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
     what = "points (.csv), or a map of classes or numbers (.tif), that xt predict wrote"
     parser.add_argument("predictions", type=Path, metavar="PRED", help=what)
-    what = f"of points, {labels.HELP}; of a map, a raster of class indexes or numbers on its grid"
+    what = f"of points, {labels.HELP}; of a map, a raster of class indexes or numbers on its grid, or polygons"
     parser.add_argument("labels", type=Path, metavar="LABELS", help=what)
     what = "images on which the labels lie, for labels on the map (GeoJSON, GeoPackage, shapefile, x and y)"
     parser.add_argument("--images", type=Path, nargs="+", metavar="IMAGE", help=what)
@@ -49,9 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from xt.errors import ConfigError, InputError, nearest
     from xt.metrics.xview3 import SCORES, TOLERANCE, score
 
-    for option, given in (("--ignore", args.ignore is not None), ("--colors", args.colors)):
-        if given:
-            raise ConfigError(f"{option} is of maps; {args.predictions} has points, so leave it out")
+    labels.refuse_map_options(args, f"maps; {args.predictions} has points")
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     if not tolerance > 0:
         raise ConfigError(f"--tolerance {tolerance:g}: it must be above 0 pixels")
@@ -86,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_classes(
     predictions: "LabelTable", truth: "LabelTable", classes: list[str], tolerance: float, args: argparse.Namespace
 ) -> int:
+    from xt.data.labels import CLASS
     from xt.errors import ConfigError
     from xt.metrics.objects import class_scores
 
@@ -96,7 +95,10 @@ def _of_classes(
     width = max(18, *map(len, result))
     print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
     if unknown := int((truth.label == "").sum()):
-        print(f"{unknown} of {len(truth)} labels have no {args.column} and count for loc_f1 alone", file=sys.stderr)
+        print(
+            f"{unknown} of {len(truth)} labels have no {args.column or CLASS} and count for loc_f1 alone",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -107,7 +109,7 @@ def _of_map(args: argparse.Namespace) -> int:
     for name in ("images", "scene", "shoreline", "tolerance", "official", "drop_bad_labels"):
         if getattr(args, name) not in (None, False):
             raise ConfigError(f"--{name.replace('_', '-')} is of points; {args.predictions} is a map, so leave it out")
-    found = score_map(args.predictions, args.labels, args.ignore, args.colors)
+    found = score_map(args.predictions, args.labels, labels.map_options(args))
     if args.json:
         print(json.dumps(found.scores | {"pixels": found.pixels, "unsaid": found.unsaid}))
     else:

@@ -12,8 +12,7 @@ import rasterio
 import shapely
 from rasterio.features import rasterize
 
-from xt.data.polygons import read_polygons, touching, unreadable
-from xt.data.source import Source
+from xt.data.polygons import OnMap, read_polygons, touching, unreadable
 from xt.data.vector_files import FAULTS, SUFFIXES, as_text, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -36,14 +35,15 @@ class Drawn:
     values: npt.NDArray[np.int64]
     tree: shapely.STRtree
 
-    def burn(self, window: Window) -> npt.NDArray[np.int32]:
-        """Values of the pixels ``(h, w)`` of a window whose centre lies in a polygon, and 0."""
+    def burn(self, window: Window, shape: tuple[int, int] | None = None) -> npt.NDArray[np.int32]:
+        """Values of the pixels ``(h, w)`` of a window whose centre lies in a polygon, and 0; of other size if told."""
         near = touching(self.tree, window)
         near = near[np.argsort(self.values[near], kind="stable")]
-        shape = (window.height, window.width)
+        shape = shape or (window.height, window.width)
         if not len(near):
             return np.zeros(shape, np.int32)
-        moved = rasterio.Affine.translation(window.col, window.row)
+        size = rasterio.Affine.scale(window.width / shape[1], window.height / shape[0])
+        moved = rasterio.Affine.translation(window.col, window.row) @ size
         pairs = zip(self.shapes[near], self.values[near].tolist(), strict=True)
         return np.asarray(rasterize(pairs, shape, transform=moved, dtype="int32"))
 
@@ -55,18 +55,25 @@ class Layer:
         path: The file or folder.
         numbers: Value of the column → number of the class; None for 1 of every polygon.
         column: The column that names the class.
+        option: What stands before ``root``, ``column`` and ``unclear`` where they are set.
 
     Raises:
         InputError: If there is no file, it cannot be read, or a polygon has another class; names it.
     """
 
-    def __init__(self, path: Path, numbers: Mapping[str, int] | None = None, column: str | None = None) -> None:
-        self.path, self.numbers, self.column = path, numbers, column
+    def __init__(
+        self,
+        path: Path,
+        numbers: Mapping[str, int] | None = None,
+        column: str | None = None,
+        option: str = "data.init_args.",
+    ) -> None:
+        self.path, self.numbers, self.column, self.option = path, numbers, column, option
         self.kept: OrderedDict[Path, Drawn] = OrderedDict()
         files = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not path.exists() or not files:
             what = "file of polygons such as IMAGE.gpkg" if path.is_dir() else "such file or folder"
-            raise InputError(f"{path}: no {what}; set data.init_args.root to the folder that holds it")
+            raise InputError(f"{path}: no {what}; set {option}root to the folder that holds it")
         self.files = {each.stem: each for each in files} if path.is_dir() else None
         if self.files is not None and (double := set(files) - set(self.files.values())):
             file = min(double)
@@ -74,7 +81,7 @@ class Layer:
         for each in files if column else []:
             self._check(each)
 
-    def over(self, source: Source) -> Drawn:
+    def over(self, source: OnMap) -> Drawn:
         """The polygons over an image.
 
         Raises:
@@ -87,7 +94,7 @@ class Layer:
         self.kept.move_to_end(source.path)
         return self.kept[source.path]
 
-    def _drawn(self, source: Source) -> Drawn:
+    def _drawn(self, source: OnMap) -> Drawn:
         file = self.path if self.files is None else self.files.get(source.path.stem)
         none = np.zeros(0, object)
         shapes, told = (none, none) if file is None else read_polygons(file, source, self.column, near=True)
@@ -110,12 +117,13 @@ class Layer:
             return  # GeoJSON names no columns then
         if not len(meta["fields"]):
             columns = ", ".join(map(str, info["fields"])) or "none"
-            raise InputError(f"{file}: no column {self.column!r}; set data.init_args.column to one of: {columns}")
+            raise InputError(f"{file}: no column {self.column!r}; set {self.option}column to one of: {columns}")
         wrong = {as_text(each): index for index, each in reversed(list(enumerate(values[0])))}
-        names = ", ".join(each for each in self.numbers if not each.isdigit())
+        names = ", ".join(each for each in self.numbers if not each.isdigit()) or "a number"
         for name, index in wrong.items():
             if name not in self.numbers:
+                where = "unclear" if self.option == "--" else "classes or unclear"
                 raise InputError(
-                    f"{file}: polygon {index + 1} has {self.column} {name or 'empty'}, which is no class; mend it, or "
-                    f"name it in data.init_args.classes ({names}) or in unclear"
+                    f"{file}: polygon {index + 1} has {self.column} {name or 'empty'}, which is no class ({names}); "
+                    f"mend it, or name it in {self.option}{where}"
                 )

@@ -1,7 +1,7 @@
 """Polygons of a file (GeoJSON, GeoPackage, shapefile …), brought to the pixels of an image."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,6 @@ import rasterio.warp
 import shapely
 
 from xt.data.georeference import map_crs, to_map, to_pixels
-from xt.data.source import Source
 from xt.data.vector_files import FAULTS, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -27,8 +26,27 @@ AREAS = shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely
 Shapes = npt.NDArray[np.object_]
 
 
+class OnMap(Protocol):
+    """A raster on which polygons may lie, such as :class:`~xt.data.source.Source`."""
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+
+    def profile(self) -> dict[str, Any]:
+        """Its grid, as :func:`~xt.data.georeference.profile_of` gives it."""
+
+
 def read_polygons(
-    path: Path, source: Source, column: str | None = None, near: bool = False
+    path: Path, source: OnMap, column: str | None = None, near: bool = False
 ) -> tuple[Shapes, npt.NDArray[Any]]:
     """Read the polygons of a file in pixels of an image.
 
@@ -74,7 +92,7 @@ def read_polygons(
     return np.array([_areas(each) for each in shapely.make_valid(moved)], object), told
 
 
-def placed(source: Source, path: Path) -> Any:
+def placed(source: OnMap, path: Path) -> Any:
     """CRS of an image on which the polygons of a file shall lie.
 
     Raises:
@@ -111,7 +129,7 @@ def _areas(shape: Any) -> Any:
     return shapely.union_all([each for each in shapely.get_parts(shape) if each.geom_type.endswith("Polygon")])
 
 
-def _extent(source: Source, own: Any, given: Any) -> tuple[float, ...] | None:
+def _extent(source: OnMap, own: Any, given: Any) -> tuple[float, ...] | None:
     """Left, bottom, right and top of an image in another CRS; None where it cannot be told."""
     rows, cols = np.meshgrid(*(np.linspace(-0.5, side - 0.5, PLACES) for side in (source.height, source.width)))
     x, y = _moved(own, given, *to_map(rows.ravel(), cols.ravel(), source.profile()))

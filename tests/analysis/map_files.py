@@ -1,0 +1,32 @@
+"""Maps on disk, and what xt score says of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from xt.cli.main import main
+
+NAMES = ["sea", "ship", "ice"]
+GRID = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+
+
+def save(path: Path, pixels: np.ndarray, names: list[str] | None = None, **options: Any) -> Path:
+    bands = pixels if pixels.ndim == 3 else pixels[None]
+    count, height, width = bands.shape
+    size = {"count": count, "height": height, "width": width, "dtype": pixels.dtype, "driver": "GTiff"}
+    with rasterio.open(path, "w", **(size | GRID | options)) as out:
+        out.write(bands)
+        if names:  # as xt predict does
+            out.write_colormap(1, {number: (number, 9, 9, 255) for number in range(len(names))})
+            out.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
+    return path
+
+
+def score(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -> tuple[dict[str, float], str]:
+    assert main(["score", *map(str, argv), "--json"]) == code
+    told = capsys.readouterr()
+    return json.loads(told.out or "{}"), told.err
