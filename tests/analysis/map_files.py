@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 
 from xt.cli.main import main
 
@@ -30,3 +32,15 @@ def score(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -> t
     assert main(["score", *map(str, argv), "--json"]) == code
     told = capsys.readouterr()
     return json.loads(told.out or "{}"), told.err
+
+
+def layer(path: Path, shapes: list[Any], crs: str | None = GRID["crs"], **columns: list[Any]) -> Path:
+    """Save shapes that are told in columns and rows."""
+    grid = GRID["transform"]
+    placed = [shapely.transform(each, lambda at: at * [grid.a, grid.e] + [grid.c, grid.f]) for each in shapes]
+    driver = {".gpkg": "GPKG", ".geojson": "GeoJSON"}[path.suffix]
+    values = [np.array(each, object if isinstance(each[0], str) else np.int64) for each in columns.values()]
+    pyogrio.raw.write(
+        str(path), shapely.to_wkb(placed), values, list(columns), geometry_type="Polygon", crs=crs, driver=driver
+    )
+    return path

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from map_files import layer, save
 from PIL import Image
 
 from xt.analysis import map_pictures
+from xt.analysis.map_truth import TruthOptions
 from xt.cli.main import main
 
 
@@ -84,6 +87,8 @@ def test_maps_of_numbers_share_their_greys(tmp_path: Path, figures: list[Any]):
         (["--scene", "a.tif", "--points", "p.csv", "--labels", "l.csv", "k.csv"], "--labels has 2 tables"),
         (["--ignore", "0"], "--ignore is of --maps"),
         (["--colors", "1,2,3"], "--colors is of --maps"),
+        (["--areas", "a.gpkg"], "--areas is of --maps"),
+        (["--unclear", "fog"], "--unclear is of --maps"),
     ],
 )
 def test_options_that_do_not_fit_together(
@@ -92,6 +97,30 @@ def test_options_that_do_not_fit_together(
     assert main(["report", str(run_folder(tmp_path / "run")), "-o", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_polygons_of_several_maps(tmp_path: Path, figures: list[Any]):
+    run, maps = run_folder(tmp_path / "run"), []
+    for number, name in enumerate("ab"):
+        said = np.zeros((3, 4), np.uint8)
+        said[:, : 1 + number] = 1
+        save(tmp_path / f"{name}.tif", said, ["sea", "ship"])
+        maps.append(str(tmp_path / f"{name}.tif"))
+    photo = str(save(tmp_path / "photo.tif", np.arange(12, dtype=np.float32).reshape(3, 4)))
+    labels = layer(tmp_path / "labels.gpkg", [shapely.box(0, 0, 1, 3), shapely.box(3, 0, 4, 3)])
+    areas = layer(tmp_path / "areas.gpkg", [shapely.box(0, 0, 3, 3)])
+    argv = ["report", str(run), "-o", str(tmp_path / "out"), "--scene", photo, photo, "--maps", *maps]
+    assert main([*argv, "--labels", str(labels), "--areas", str(areas)]) == 0
+    shown = figures[-1].axes
+    assert [shown[at].images[0].get_array().filled(9).tolist()[0] for at in (1, 4)] == [[1, 0, 0, 9]] * 2
+    assert [shown[at].get_title() for at in (2, 5)] == [
+        "predicted: iou 1.000, f1 1.000",
+        "predicted: iou 0.500, f1 0.667",
+    ]
+    true = np.arange(12, dtype=np.float32).reshape(3, 4)
+    numbers = save(tmp_path / "numbers.tif", true)
+    map_pictures.plot_maps([("one", numbers, numbers, numbers)], tmp_path / "b.png", TruthOptions(areas=areas))
+    assert figures[-1].axes[1].images[0].get_array().filled(-1).tolist()[0] == [0, 1, 2, -1]
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])

@@ -78,7 +78,7 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str], bands: int)
         (np.zeros((4, 5), np.uint8), {"transform": rasterio.Affine(10, 0, 500_006, 0, -10, 5e6)}, "0.6 pixels away"),
         (np.zeros((4, 5), np.uint8), {"transform": rasterio.Affine(10.2, 0, 5e5, 0, -10, 5e6)}, None),
         (np.zeros((4, 5), np.uint8), {"crs": None}, None),
-        (np.zeros((3, 4, 5), np.uint8), {}, "3 bands, {found} has 1; class indexes are one band"),
+        (np.zeros((3, 4, 5), np.uint8), {}, "3 bands, {found} has 1; give one band of class indexes, or --colors"),
         (np.full((4, 5), 3, np.uint8), {}, "value 3 is no class"),
         (np.full((4, 5), 2, np.uint8), {"nodata": 2}, "nothing is known"),
     ],

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import pytest
 import shapely
-from map_files import GRID, NAMES, save, score
+from map_files import NAMES, layer, save, score
 
 from xt.analysis import map_truth
 from xt.cli.main import main
@@ -17,18 +16,6 @@ from xt.geometry.grid import Window
 HEIGHT, WIDTH = 70, 1100  # more than one window
 BOXES = {"ship": (3.2, 4.9, 30.7, 60.1), "ice": (20.4, 9.6, 1090.2, 30.3), "fog": (900.1, 2.2, 950.8, 90.0)}
 AREA = shapely.Polygon([(10.3, 0.2), (1080, 5.7), (1000.6, 66), (15, 50)])
-
-
-def layer(path: Path, shapes: list[Any], crs: str | None = GRID["crs"], **columns: list[Any]) -> Path:
-    """Save shapes that are told in columns and rows."""
-    grid = GRID["transform"]
-    placed = [shapely.transform(each, lambda at: at * [grid.a, grid.e] + [grid.c, grid.f]) for each in shapes]
-    driver = {".gpkg": "GPKG", ".geojson": "GeoJSON"}[path.suffix]
-    values = [np.array(each, object if isinstance(each[0], str) else np.int64) for each in columns.values()]
-    pyogrio.raw.write(
-        str(path), shapely.to_wkb(placed), values, list(columns), geometry_type="Polygon", crs=crs, driver=driver
-    )
-    return path
 
 
 def inside(shape: Any) -> np.ndarray:
@@ -87,6 +74,8 @@ def test_of_two_classes_polygons_need_no_column(tmp_path: Path, capsys: pytest.C
     found = save(tmp_path / "found.tif", pixels, NAMES[:2])
     drawn = layer(tmp_path / "true.gpkg", [shapely.box(4, 3, 25, 9)], kind=["house"])
     assert score(capsys, found, drawn)[0]["iou"] == 1
+    told = layer(tmp_path / "told.gpkg", [shapely.box(4, 3, 25, 9), shapely.box(0, 0, 3, 3)], **{"class": [1, 0]})
+    assert score(capsys, found, told)[0]["iou"] == 1
     three = save(tmp_path / "three.tif", pixels, NAMES)
     assert "no column 'class'; set --column to one of: kind" in score(capsys, three, drawn, code=3)[1]
 
@@ -100,7 +89,7 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path, capsys: pytest.CaptureFix
         ((found, drawn, "--column", "kind"), 3, "has kind cloud, which is no class (sea, ship, ice); mend it, or name"),
         ((found, drawn, "--column", "kind"), 3, "it in --unclear"),
         ((found, tmp_path / "none.gpkg"), 3, "none.gpkg: no such file"),
-        ((found, raster, "--areas", tmp_path / "none.gpkg"), 3, "none.gpkg: no such file"),
+        ((found, raster, "--areas", tmp_path / "none.gpkg"), 3, "none.gpkg: no such file; check its name"),
         ((found, raster, "--areas", far), 3, "nothing is known of the pixels"),
         ((found, drawn, "--colors", "1,2,3"), 2, "--colors is of rasters, not"),
         ((found, raster, "--column", "kind"), 2, "--column is of polygons, not"),

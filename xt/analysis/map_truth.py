@@ -14,12 +14,15 @@ from xt.data.geotiff import PLAIN, Mask, class_names, open_raster
 from xt.data.masks import Classes, Color, MaskReader, of_colors
 from xt.data.polygon_layers import Drawn, Layer
 from xt.data.polygons import placed, unreadable
+from xt.data.splits import SUFFIXES as RASTERS
+from xt.data.splits import rasters
 from xt.data.vector_files import FAULTS, SUFFIXES, only_layer
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 
 MOST_CLASSES = 1 << 16
 """Where a map does not name its classes."""
+MAPS = (".tif", ".tiff")
 COLUMN = "class"
 """Names the class of a polygon, as ``xt vectorize`` writes it."""
 
@@ -59,6 +62,53 @@ class TruthOptions:
         for option, given in (of_rasters,) if polygons else of_polygons:
             if given:
                 raise ConfigError(f"{option} is of {'rasters' if polygons else 'polygons'}, not {truth}; leave it out")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Maps of a folder, and what is true of each.
+
+    Attributes:
+        both: Map and file of what is true.
+        maps: Of which nothing is told.
+        truths: Of which there is no map.
+    """
+
+    both: list[tuple[Path, Path]]
+    maps: list[Path]
+    truths: list[Path]
+
+
+def pairs_of(maps: Path, truth: Path) -> Pairs:
+    """Match files by their names without suffix.
+
+    Args:
+        maps: Folder of GeoTIFFs.
+        truth: Folder of rasters or polygons, or one file of polygons for all.
+
+    Raises:
+        InputError: If there is no map, none has a partner, or one has two.
+    """
+    found = [each for each in rasters(maps) if each.suffix.lower() in MAPS]
+    if not found:
+        raise InputError(f"{maps}: holds no .tif; give a map or a folder of maps")
+    if is_layer(truth) and not truth.is_dir():
+        return Pairs([(each, truth) for each in found], [], [])
+    if not truth.is_dir():
+        raise InputError(f"{truth}: {maps} is a folder, so give a folder of what is true, or polygons")
+    told: dict[str, Path] = {}
+    for each in sorted(truth.iterdir()):
+        if each.name[0] == "." or each.suffix.lower() not in (*RASTERS, *SUFFIXES):
+            continue
+        if each.stem in told:
+            raise InputError(f"{each}: {told[each.stem].name} is for the same map; leave one of them")
+        told[each.stem] = each
+    pairs = [(each, told[each.stem]) for each in found if each.stem in told]
+    if not pairs:
+        raise InputError(f"{truth}: no file is named as a map of {maps}, such as {found[0].stem}; rename them")
+    names = {each.stem for each, _ in pairs}
+    left = [each for stem, each in told.items() if stem not in names]
+    return Pairs(pairs, [each for each in found if each.stem not in names], left)
 
 
 @dataclass(frozen=True)

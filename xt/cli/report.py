@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", type=Path, nargs="+", metavar="IMAGE", help="rasters or folders of scenes to draw")
     parser.add_argument("--points", type=Path, nargs="+", metavar="CSV", help="what xt predict found in them")
     parser.add_argument("--maps", type=Path, nargs="+", metavar="TIF", help="or the map that it made of each")
-    what = f"of points, {labels.HELP}; of maps, a raster of class indexes or numbers for each, or polygons"
+    what = f"of points, {labels.HELP}; of maps, a raster of class indexes or numbers for each, or polygons for all"
     parser.add_argument("--labels", type=Path, nargs="+", metavar="LABELS", help=what)
     labels.add_map(parser)
     labels.add_column(parser)
@@ -71,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
 def _check_numbers(args: argparse.Namespace) -> None:
     from xt.errors import ConfigError
 
+    if args.maps and len(args.labels) == 1:
+        from xt.analysis.map_truth import is_layer
+
+        args.labels *= len(args.scene) if is_layer(args.labels[0]) else 1
     for option, given in (("--maps", args.maps), ("--labels", args.labels)) if args.maps else ():
         if len(given) != len(args.scene):
             raise ConfigError(f"{option} has {len(given)}, --scene {len(args.scene)}; give one for each, in one order")

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt score``."""
-    what = "points (.csv), or a map of classes or numbers (.tif), that xt predict wrote"
+    what = "points (.csv), or a map of classes or numbers (.tif), that xt predict wrote; or a folder of either"
     parser.add_argument("predictions", type=Path, metavar="PRED", help=what)
-    what = f"of points, {labels.HELP}; of a map, a raster of class indexes or numbers on its grid, or polygons"
+    of_maps = "of a map, a raster of class indexes or numbers on its grid, or polygons; of a folder of maps, a folder"
+    what = f"of points, {labels.HELP}; {of_maps} with equal names"
     parser.add_argument("labels", type=Path, metavar="LABELS", help=what)
     what = "images on which the labels lie, for labels on the map (GeoJSON, GeoPackage, shapefile, x and y)"
     parser.add_argument("--images", type=Path, nargs="+", metavar="IMAGE", help=what)
@@ -40,9 +41,12 @@ def run(args: argparse.Namespace) -> int:
 
     from xt.data.splits import SUFFIXES
 
-    if args.predictions.suffix.lower() in SUFFIXES:
-        return _of_map(args)
-    from xt.data.labels import CLASS, read_csv
+    tables = [args.predictions]
+    if args.predictions.is_dir():
+        tables = sorted(args.predictions.glob("*.csv"))
+    if not tables or args.predictions.suffix.lower() in SUFFIXES:
+        return _of_maps(args)
+    from xt.data.labels import CLASS, LabelTable, read_csv
     from xt.data.predictions import read_predictions
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--tolerance {tolerance:g}: it must be above 0 pixels")
     if args.official and tolerance != TOLERANCE:
         raise ConfigError(f"--official has a tolerance of {TOLERANCE:g} pixels; leave one of both out")
-    predictions = read_predictions(args.predictions, args.drop_bad_labels)
+    predictions = LabelTable.concatenate([read_predictions(path, args.drop_bad_labels) for path in tables])
     truth = labels.read(args.labels, args.images, args.column, args.drop_bad_labels)
     if args.images:
         predictions = predictions.select(np.isin(predictions.scene_id, [image.stem for image in args.images]))
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, truth.scenes)}")
         predictions, truth = predictions.scene(args.scene), truth.scene(args.scene)
     classes = sorted({*truth.label.tolist(), *predictions.label.tolist()} - {""})
-    if classes and CLASS in read_csv(args.predictions)[0]:
+    if classes and CLASS in read_csv(tables[0])[0]:
         return _of_classes(predictions, truth, classes, tolerance, args)
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
     result = score(predictions, truth, shoreline, args.official, tolerance).to_dict()
@@ -102,20 +106,29 @@ def _of_classes(
     return 0
 
 
-def _of_map(args: argparse.Namespace) -> int:
-    from xt.analysis.map_scores import score_map
+def _of_maps(args: argparse.Namespace) -> int:
+    from xt.analysis.map_scores import score_maps
+    from xt.analysis.map_truth import Pairs, pairs_of
     from xt.errors import ConfigError
 
     for name in ("images", "scene", "shoreline", "tolerance", "official", "drop_bad_labels"):
         if getattr(args, name) not in (None, False):
             raise ConfigError(f"--{name.replace('_', '-')} is of points; {args.predictions} is a map, so leave it out")
-    found = score_map(args.predictions, args.labels, labels.map_options(args))
+    pairs = Pairs([(args.predictions, args.labels)], [], [])
+    if args.predictions.is_dir():
+        pairs = pairs_of(args.predictions, args.labels)
+    found = score_maps(pairs.both, labels.map_options(args))
     if args.json:
         print(json.dumps(found.scores | {"pixels": found.pixels, "unsaid": found.unsaid}))
     else:
         width = max(18, *map(len, found.scores))
         print("\n".join(f"{name:{width}} {value:.4f}" for name, value in found.scores.items()))
         print(f"{'pixels':{width}} {found.pixels}")
+    for what, left, of in (("maps", pairs.maps, args.labels), ("files", pairs.truths, args.predictions)):
+        if left:
+            files = ", ".join(each.name for each in left[:3])
+            text = f"{len(left)} {what} have no partner in {of} and do not count: {files}{' …' if left[3:] else ''}"
+            print(text, file=sys.stderr)
     if found.unsaid:
         print(
             f"{found.unsaid} pixels of {args.labels} do not count: {args.predictions} has no data there",

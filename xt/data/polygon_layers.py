@@ -42,8 +42,7 @@ class Drawn:
         shape = shape or (window.height, window.width)
         if not len(near):
             return np.zeros(shape, np.int32)
-        size = rasterio.Affine.scale(window.width / shape[1], window.height / shape[0])
-        moved = rasterio.Affine.translation(window.col, window.row) @ size
+        moved = rasterio.Affine(window.width / shape[1], 0, window.col, 0, window.height / shape[0], window.row)
         pairs = zip(self.shapes[near], self.values[near].tolist(), strict=True)
         return np.asarray(rasterize(pairs, shape, transform=moved, dtype="int32"))
 
