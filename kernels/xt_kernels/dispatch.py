@@ -16,6 +16,8 @@ from typing import Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
+from torch.autograd import forward_ad
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,18 +54,32 @@ class Backend(Generic[P, R]):
         run: The op, given arguments that its interface has validated.
         refuses: Given the same arguments, says in a few words why ``run`` cannot take them, or None if it can.
         devices: Device types it runs on; all if empty.
+        opaque: It is an operator of PyTorch's, into which forward-mode derivatives and ``torch.func.grad`` do not see:
+            those would take its derivative for 0.
     """
 
     run: Callable[P, R]
     refuses: Callable[P, str | None] = _takes_all
     devices: tuple[str, ...] = ()
+    opaque: bool = False
 
     def reason(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """Say why it cannot take the arguments, or return None if it can."""
         device = _device(*args, **kwargs)
         if self.devices and device not in self.devices:
             return f"runs on {', '.join(self.devices)}, and the tensors are on {device}"
+        if self.opaque and transformed():
+            return "forward-mode derivatives and torch.func.grad do not see into it"
         return self.refuses(*args, **kwargs)
+
+
+def transformed() -> bool:
+    """Whether derivatives are taken in forward mode, or by a transform of ``torch.func``."""
+    if torch.compiler.is_compiling():
+        return False  # the compiler has transforms of its own
+    transforms = _functorch.get_interpreter_stack() or []
+    derive = _functorch.TransformType.Grad, _functorch.TransformType.Jvp
+    return forward_ad._current_level >= 0 or any(each.key() in derive for each in transforms)
 
 
 def missing(package: str) -> str | None:

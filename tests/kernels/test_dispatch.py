@@ -1,13 +1,17 @@
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from xt_kernels import dispatch
 from xt_kernels.dispatch import Backend
 from xt_kernels.hyper_attention import hyper_attention
-from xt_kernels.selective_scan import selective_scan
+from xt_kernels.selective_scan import selective_scan, selective_scan_channels_last
+from xt_kernels.window_attention import window_attention
 
 
 def short(x: Tensor) -> str | None:
@@ -89,3 +93,43 @@ def test_environment_reaches_the_ops(monkeypatch: pytest.MonkeyPatch):
     want = hyper_attention(q, k, v, backend="reference", **options)
     monkeypatch.setenv("XT_BACKEND", "reference")
     assert torch.equal(hyper_attention(q, k, v, **options), want)
+
+
+def scan(x: Tensor) -> Tensor:
+    return selective_scan_channels_last(x, x.sigmoid(), -torch.ones(6, 3).double(), x[..., :3], x[..., 3:])
+
+
+def attend(x: Tensor) -> Tensor:
+    q = x.unflatten(-1, (2, 3)).transpose(1, 2)
+    return hyper_attention(q, q.cos(), q, block_size=4, sample_size=2, min_seq_len=5)
+
+
+def attend_in_windows(x: Tensor) -> Tensor:
+    qkv = torch.stack([x, x.cos(), x], 2).unflatten(-1, (2, 3))
+    return window_attention(qkv, torch.ones(2).double(), torch.zeros(2, 19, 19).double())
+
+
+@pytest.mark.parametrize("op", [scan, attend, attend_in_windows])
+def test_derivatives_of_functions_are_those_of_backward(op: Callable[[Tensor], Tensor], caplog: Any):
+    """An operator of torch's gives a derivative of 0 in forward mode, without a word."""
+    generator = torch.Generator().manual_seed(0)
+    x, step = torch.randn(2, 2, 19, 6, generator=generator, dtype=torch.float64)
+    at = x.clone().requires_grad_()
+    op(at).square().sum().backward()
+    slope = (at.grad * step).sum().item()
+    with caplog.at_level(logging.INFO):
+        _, tangent = torch.func.jvp(lambda x: op(x).square().sum(), (x,), (step,))
+    assert tangent.item() == pytest.approx(slope, rel=1e-9)
+    assert "do not see into it" in caplog.text
+    gradient = torch.func.grad(lambda x: op(x).square().sum())(x)
+    assert torch.allclose(gradient, at.grad, rtol=1e-9, atol=1e-12)
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(op(forward_ad.make_dual(x, step)).square().sum())
+    assert dual.tangent.item() == pytest.approx(slope, rel=1e-9)
+    each = torch.vmap(lambda x: op(x[None])[0])(x)
+    assert torch.allclose(each, op(x), rtol=1e-9, atol=1e-12)
+    caplog.clear()
+    dispatch._tell.cache_clear()
+    with caplog.at_level(logging.INFO):
+        op(x)
+    assert "instead of a faster one" not in caplog.text

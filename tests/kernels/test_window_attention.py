@@ -299,3 +299,13 @@ def test_a_compiler_sees_one_graph_with_triton_too(monkeypatch: pytest.MonkeyPat
     tensors = [t.detach() for t in draw(SHAPES[1], torch.float32)]
     torch.compile(lambda *t: window_attention(*t), fullgraph=True, backend=note)(*tensors)
     assert "xt.window_attention.default" in seen
+
+
+@pytest.mark.parametrize("backend", ["numba", "blocked", "reference"])
+@pytest.mark.parametrize("kind", [-1, 2, 1_000_000])
+def test_a_kind_without_a_mask_is_refused(backend: str, kind: int):
+    """The kernel would read what lies beside the masks, or nothing that is mapped."""
+    qkv, scale, bias = torch.zeros(4, 9, 3, 2, 8), torch.ones(2), torch.zeros(2, 9, 9)
+    masks, kinds = torch.zeros(1, 9, 9), torch.tensor([0, kind])
+    with pytest.raises(ValueError, match=f"kinds holds {kind}; there are masks for 1 to 1"):
+        window_attention(qkv, scale, bias, masks, kinds, backend=backend)

@@ -29,8 +29,8 @@ def _triton_refuses(q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | 
 
 
 BACKENDS = {
-    "triton": Backend(partial(_attend, "triton"), _triton_refuses, ("cuda",)),
-    "plain": Backend(partial(_attend, "plain")),
+    "triton": Backend(partial(_attend, "triton"), _triton_refuses, ("cuda",), opaque=True),
+    "plain": Backend(partial(_attend, "plain"), opaque=True),
     "reference": reference.BACKEND,
     dispatch.PORTABLE: portable.BACKEND,
 }

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from xt_kernels.dispatch import Backend
+from xt_kernels.dispatch import Backend, transformed
 
 STEPS = 16
 SEGMENT = 256
@@ -50,7 +50,7 @@ def _scan(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tens
     # Not slices: backward of each would fill a sequence with zeros.
     for part in zip(*(torch.split(each, SEGMENT, 1) for each in (u, delta, B, C)), strict=True):
         arguments = (*part, A, state)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not transformed():  # no transform sees through a checkpoint
             y, state = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
             y, state = _segment(*arguments)

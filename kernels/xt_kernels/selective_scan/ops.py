@@ -128,7 +128,7 @@ def _run(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 BACKENDS = {
-    "triton": Backend(_run("triton"), _triton_refuses, ("cuda",)),
-    "numba": Backend(_run("numba"), cpu.refuses, ("cpu",)),
+    "triton": Backend(_run("triton"), _triton_refuses, ("cuda",), opaque=True),
+    "numba": Backend(_run("numba"), cpu.refuses, ("cpu",), opaque=True),
 }
 """Best first."""

@@ -34,7 +34,8 @@ def window_attention(
         ``(W, N, H, D)`` in the dtype of ``qkv``.
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not fit, or the backend is unknown or cannot take the tensors.
+        ValueError: If shapes, dtypes or devices do not fit, on a CPU if a kind has no mask, or if the backend is
+            unknown or cannot take the tensors.
     """
     _check(qkv, scale, bias, masks, kinds)
     return dispatch.call("window_attention", BACKENDS, backend, qkv, scale, bias, masks, kinds)

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from xt_kernels.dispatch import Backend, missing
 from xt_kernels.window_attention import blocked, cpu
+from xt_kernels.window_attention.reference import check_kinds
 
 
 @torch.library.custom_op("xt::window_attention", mutates_args=())
 def _forward(
     qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | None, kinds: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
+    if qkv.device.type == "cpu":  # a GPU would have to be waited for
+        check_kinds(masks, kinds)
     result: tuple[Tensor, Tensor] = _module(backend).forward(qkv, scale, bias, masks, kinds)
     return result
 
@@ -90,8 +93,8 @@ def _triton_refuses(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | No
 
 
 BACKENDS = {
-    "triton": Backend(_run("triton"), _triton_refuses, ("cuda",)),
-    "numba": Backend(_run("numba"), cpu.refuses, ("cpu",)),
-    "blocked": Backend(_run("blocked")),
+    "triton": Backend(_run("triton"), _triton_refuses, ("cuda",), opaque=True),
+    "numba": Backend(_run("numba"), cpu.refuses, ("cpu",), opaque=True),
+    "blocked": Backend(_run("blocked"), opaque=True),
 }
 """Best first."""

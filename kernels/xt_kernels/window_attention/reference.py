@@ -21,6 +21,7 @@ def window_attention(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | N
     Returns:
         ``(W, N, H, D)``.
     """
+    check_kinds(masks, kinds)
     dtype = torch.promote_types(qkv.dtype, torch.float32)
     windows = []
     for w, window in enumerate(qkv.to(dtype)):
@@ -35,6 +36,18 @@ def window_attention(qkv: Tensor, scale: Tensor, bias: Tensor, masks: Tensor | N
             heads.append(torch.softmax(logits, 1) @ v)
         windows.append(torch.stack(heads, 1))
     return torch.stack(windows).to(qkv.dtype)
+
+
+def check_kinds(masks: Tensor | None, kinds: Tensor | None) -> None:
+    """Check that there is a mask for every kind, without which a kernel would read other memory.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if masks is not None and kinds is not None:
+        wrong = kinds[(kinds < 0) | (kinds > len(masks))]
+        if len(wrong):
+            raise ValueError(f"window_attention: kinds holds {wrong[0]}; there are masks for 1 to {len(masks)}")
 
 
 BACKEND = Backend(window_attention)
