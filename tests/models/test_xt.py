@@ -296,3 +296,9 @@ def test_a_pyramid_is_prepared_once_for_all_windows(monkeypatch: pytest.MonkeyPa
     assert len(calls) == 2
     with pytest.raises(ModelError, match="mix comes before prepare"):
         model.mix(pyramid)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 150, 201), (2, 1, 150, 200), (2, 2, 150, 201), (2, 201, 150)])
+def test_valid_of_another_size_is_refused(shape: tuple[int, ...]):
+    with pytest.raises(ModelError, match=r"valid is \(.*; with these images it must be \(2, 1, 150, 201\)"):
+        small_model()(sample()[0], torch.ones(shape, dtype=torch.bool))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import RegionGrid, TokenLayout, Window
 
@@ -89,16 +90,23 @@ def permute(tokens: Tensor, permutation: order.Indices) -> Tensor:
     return tokens[:, _index(permutation, tokens)]
 
 
-def existing(valid: Tensor, grid: RegionGrid) -> list[tuple[bool, ...]]:
+def existing(valid: Tensor, grid: RegionGrid, batch: int) -> list[tuple[bool, ...]]:
     """Tell which regions hold a valid pixel.
 
     Args:
         valid: ``(B, 1, H, W)`` or ``(B, H, W)`` bool.
         grid: The regions.
+        batch: Images.
 
     Returns:
         One tuple of flags per image, in raster order of regions.
+
+    Raises:
+        ModelError: If ``valid`` is not of that size.
     """
+    size = (batch, 1, grid.height, grid.width)
+    if tuple(valid.shape) not in (size, (batch, *size[2:])):
+        raise ModelError(f"valid is {tuple(valid.shape)}; with these images it must be {size}")
     mask = valid.reshape(valid.shape[0], 1, *valid.shape[-2:])
     regions = cut(mask, grid).flatten(1).any(dim=1).reshape(valid.shape[0], -1)
     flags: Sequence[Sequence[bool]] = regions.tolist()

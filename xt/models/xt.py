@@ -85,6 +85,7 @@ class XT(Pretrained, Chunked):
         """Whether the model gives maps rather than one vector per image."""
         return isinstance(self.decoder, DenseDecoder)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Maps:
         """Run all stages: ``decode(mix(encode(image, valid)))``.
 
@@ -96,9 +97,13 @@ class XT(Pretrained, Chunked):
             Head name → raw maps ``(B, n, H, W)`` float32 for a dense decoder, ``(B, n)`` for a pooled one.
 
         Raises:
-            ModelError: If the image has another number of channels than the model, or sharded parameters are trained.
+            ModelError: If image or ``valid`` is of another size, or sharded parameters are trained.
         """
         return self.decode(self.mix(self.encode(image, valid)))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the region encoder, as :func:`torch.compile` does; loops over regions and tiles stay as they are."""
+        self.region_encoder.compile(*args, **kwargs)
 
     def statistics(
         self, image: Tensor, targets: Maps, fn: Callable[[Maps, Maps], Tensor], valid: Tensor | None = None
@@ -124,7 +129,7 @@ class XT(Pretrained, Chunked):
         encoder = self.region_encoder
         grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size, origin)
         grid.layout(encoder.strides[-1])  # refuses an origin between tokens before any work
-        exists = None if valid is None else tuple(existing(valid, grid))
+        exists = None if valid is None else tuple(existing(valid, grid, len(image)))
         given = (encoder, image, grid, exists)
         maps = streaming.encode(*given, self.region_batch) if self.streaming else streaming.encode_at_once(*given)
         return FeaturePyramid(image, tuple(maps), tuple(encoder.strides), grid, exists)
@@ -284,12 +289,11 @@ class XT(Pretrained, Chunked):
         decoder = self._dense_decoder("decoding tile by tile")
         streaming.refuse_sharded(self)
         pyramid = self.prepare(pyramid)
-        grid, strides = pyramid.grid, pyramid.strides
         return decode_tiles(
             lambda tile, tensors: fn(tile, decode_tile(decoder, self.heads, tile, tensors)),
-            cut_tiles(window or grid.whole, grid, self.decode_size, strides[-1], decoder.halo),
+            cut_tiles(window or pyramid.grid.whole, pyramid.grid, self.decode_size, pyramid.strides[-1], decoder.halo),
             [pyramid.image, *pyramid.maps],
-            (1, *strides),
+            (1, *pyramid.strides),
             [decoder, self.heads],
             window,
             self.streaming,
