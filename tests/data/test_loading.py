@@ -9,8 +9,8 @@ import torch.distributed as dist
 from keys import Keys
 
 from xt.data.base import DataModule
-from xt.data.loading import EpochSampler, make_loader
-from xt.errors import ConfigError
+from xt.data.loading import EpochSampler, collate, make_loader
+from xt.errors import ConfigError, InputError
 
 
 def batches(length: int, world: int, size: int, epoch: int = 0, skip: int = 0) -> list[list[list[int]]]:
@@ -150,3 +150,22 @@ def test_statistics_of_a_run_are_taken_where_the_data_say_none():
     assert data.state_dict() == {"mean": [7.0], "std": [1.0], "target_mean": [], "target_std": []}
     data.load_state_dict({"mean": [8.0], "target_mean": [2.0]})
     assert (data.mean, data.target_mean) == ((7.0,), (2.0,))
+
+
+def test_samples_of_arrays_and_of_tensors_make_the_same_batch():
+    arrays = [
+        {"image": np.full((1, 2, 3), i, np.float32), "name": str(i), "label": i, "of": {"x": np.ones(2)}}
+        for i in (4, 5)
+    ]
+    tensors = [
+        each | {"image": torch.from_numpy(each["image"]), "of": {"x": torch.ones(2).double()}} for each in arrays
+    ]
+    for batch in map(collate, (arrays, tensors)):
+        assert batch["image"].shape == (2, 1, 2, 3)
+        assert batch["image"][:, 0, 0, 0].tolist() == [4, 5]
+        assert batch["label"].tolist() == [4, 5]
+        assert batch["of"]["x"].tolist() == [[1, 1], [1, 1]]
+        assert batch["name"] == ["4", "5"]
+    tensors[1]["image"] = torch.zeros(1, 2, 4)
+    with pytest.raises(InputError, match=r"'image' of a batch has the shapes \[\(1, 2, 3\), \(1, 2, 4\)\]"):
+        collate(tensors)

@@ -1,5 +1,7 @@
 """Context encoders with one fault each, and the words by which the kit must name it."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from parts import Fading
@@ -189,6 +191,41 @@ class LossIsEndless(Sound):
         return {"balance": self.linear.weight.sum() * torch.inf}
 
 
+class NoModule(Sound):
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+
+class GivesATuple(Sound):
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Any:
+        return super().forward(tokens, layout), None
+
+
+class GivesNothing(Sound):
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Any:
+        super().forward(tokens, layout)
+
+
+class LossesAreAList(Sound):
+    def losses(self) -> Any:
+        return [torch.zeros(())]
+
+
+class LossesAreNothing(Sound):
+    def losses(self) -> Any:
+        return None
+
+
+class SparesNothing(Sound):
+    def no_weight_decay(self) -> Any:
+        return None
+
+
+class SparesAString(Sound):
+    def no_weight_decay(self) -> Any:
+        return "linear.weight"
+
+
 class NamesNothing(Sound):
     def no_weight_decay(self) -> set[str]:
         return {"A_log"}
@@ -257,6 +294,13 @@ FAULTS: list[tuple[type, dict, str]] = [
     (EndlessGradient, {}, r"has gradients that are not finite: linear.bias"),
     (LossIsVector, {}, "gives a loss 'balance' that is no finite scalar"),
     (LossIsEndless, {}, "gives a loss 'balance' that is no finite scalar"),
+    (NoModule, {}, r"is no module yet when it is built; call super\(\)"),
+    (GivesATuple, {}, r"gives a tuple on .*; forward returns the tokens"),
+    (GivesNothing, {}, "gives nothing on"),
+    (LossesAreAList, {}, r"gives a list as losses\(\); it is a dict"),
+    (LossesAreNothing, {}, r"gives nothing as losses\(\)"),
+    (SparesNothing, {}, r"gives nothing as no_weight_decay\(\); it is a set"),
+    (SparesAString, {}, r"gives a str as no_weight_decay\(\)"),
     (NamesNothing, {}, "names A_log in no_weight_decay, which are no parameters"),
     (Float32Only, {}, r"fails on bfloat16 .*RuntimeError"),
     (StaysInFloat32, {}, "turns bfloat16 into torch.float32"),
@@ -277,6 +321,6 @@ FAULTS: list[tuple[type, dict, str]] = [
     (Quadratic, {}, r"is quadratic: .* grow as tokens\^(1\.[5-9]|2\.0)"),
     (FusedQuadratic, {}, "is quadratic: "),
     (LongConvolution, {}, r"is quadratic: multiplications grow as"),
-    (SlicedGradient, {}, r"is quadratic: elements computed grow as"),
+    (SlicedGradient, {}, r"is quadratic: elements computed grow as .* split the sequence instead of slicing"),
     (UnknownCost, {}, "has cost 'cheap'; it is one of linear, log-linear, quadratic"),
 ]  # fmt: skip

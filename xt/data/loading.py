@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from xt.errors import ConfigError
+from xt.errors import ConfigError, InputError
 
 Key = tuple[int, int]
 """Epoch and index: what a sampler yields and a dataset is asked for."""
@@ -120,14 +120,21 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack arrays; what is no array (names, tables) becomes a list."""
+    """Stack arrays and tensors, and make numbers a tensor; what is neither (names, tables) becomes a list.
+
+    Raises:
+        InputError: If arrays of one name differ in shape.
+    """
     batch: dict[str, Any] = {}
     for key, first in samples[0].items():
         values = [sample[key] for sample in samples]
         if isinstance(first, Mapping):
             batch[key] = collate(values)
-        elif isinstance(first, np.ndarray):
-            batch[key] = torch.from_numpy(np.stack(values))
+        elif isinstance(first, np.ndarray | torch.Tensor):
+            shapes = {tuple(value.shape) for value in values}
+            if len(shapes) > 1:
+                raise InputError(f"data: {key!r} of a batch has the shapes {sorted(shapes)}; give all samples one size")
+            batch[key] = torch.from_numpy(np.stack(values)) if isinstance(first, np.ndarray) else torch.stack(values)
         elif isinstance(first, int | float) and not isinstance(first, bool):
             batch[key] = torch.tensor(values)
         else:

@@ -64,6 +64,8 @@ class Subject:
         torch.manual_seed(0)
         with self.named("cannot be built", "give the kit arguments that fit: check_context_encoder(cls, dim=…, …)"):
             encoder = self.cls(dim=self.dim, **self.init_args)
+        if not hasattr(encoder, "_parameters"):
+            raise self.fault("is no module yet when it is built; call super().__init__() first in __init__")
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in encoder.parameters():
@@ -88,6 +90,8 @@ class Subject:
         where = f"{on} ({describe(layout)})"
         with self.named(f"fails on {where}", "any length and layout must work; pad inside and cut off again"):
             out: Tensor = encoder(tokens, layout)
+        if not isinstance(out, Tensor):
+            raise self.fault(f"gives {told(out)} on {where}; forward returns the tokens (B, L, D)")
         if out.shape != tokens.shape:
             raise self.fault(
                 f"gives {tuple(out.shape)} for tokens {tuple(tokens.shape)} on {where}; each token must come back"
@@ -100,6 +104,11 @@ class Subject:
         """Return what a new encoder in evaluation mode makes of tokens, without gradients."""
         with torch.no_grad():
             return self.run(self.build(), self.tokens(layout) if tokens is None else tokens, layout, on)
+
+
+def told(value: object) -> str:
+    """Write of what kind a value is that should be another."""
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def same(one: Tensor, other: Tensor) -> bool:

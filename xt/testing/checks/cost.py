@@ -34,7 +34,8 @@ def cost(subject: Subject) -> str:
             quadratic = "is quadratic" if found[worst] > 1.5 else "is not linear"
             raise subject.fault(
                 f"{quadratic}: {worst} grow as tokens^{found[worst]:.2f} from {sizes[0]:,} to {sizes[1]:,} tokens, "
-                f"where its cost is {subject.cls.cost!r} (at most {allowed}); compare no pairs of tokens, give the kit "
+                f"where its cost is {subject.cls.cost!r} (at most {allowed}); compare no pairs of tokens, split the "
+                "sequence instead of slicing it in a loop (the gradient of a slice is as long as all), give the kit "
                 "smaller windows if arguments set them, or set cost on the class"
             )
     return f"{subject.cls.cost}: " + ", ".join(f"{unit} tokens^{value:.2f}" for unit, value in found.items())

@@ -1,12 +1,14 @@
 """It learns: gradients, losses of its own, weight decay, bfloat16."""
 
+from collections.abc import Collection, Mapping
+
 import torch
 from torch import Tensor
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
 from xt.testing.report import DoesNotApplyError
-from xt.testing.subject import Subject
+from xt.testing.subject import Subject, told
 
 LAYOUTS = (TokenLayout(3, 5, 2), TokenLayout(2, 2, 4, (True, False, True, True), num_extra=1))
 BF16_ERROR = 0.1
@@ -54,6 +56,8 @@ def decay(subject: Subject) -> str:
     encoder = subject.build()
     with subject.named("fails to name parameters", "no_weight_decay() gives names of parameters"):
         names = encoder.no_weight_decay()
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise subject.fault(f"gives {told(names)} as no_weight_decay(); it is a set of names of parameters")
     unknown = sorted(set(names) - {name for name, _ in encoder.named_parameters()})
     if unknown:
         raise subject.fault(
@@ -104,7 +108,10 @@ def _backward(subject: Subject, encoder: ContextEncoder, layout: TokenLayout, on
 
 def _losses(subject: Subject, encoder: ContextEncoder) -> dict[str, Tensor]:
     with subject.named("fails in losses()", "it gives name → scalar of the last forward"):
-        return encoder.losses()
+        found = encoder.losses()
+    if not isinstance(found, Mapping):
+        raise subject.fault(f"gives {told(found)} as losses(); it is a dict, name → scalar of the last forward")
+    return dict(found)
 
 
 def _some(names: list[str]) -> str:
