@@ -111,12 +111,30 @@ def test_a_prediction_follows_the_last_growth_and_memory_counts():
     assert Budget(100, 8000).refuses(points, 40) == "about 8.0 GiB predicted, more than 7.8 GiB"
 
 
+class Named(str):
+    """A run that does nothing and has a name."""
+
+    def __call__(self, backward: bool) -> None:
+        pass
+
+
+def test_what_is_loaded_at_a_first_run_is_not_timed(monkeypatch: pytest.MonkeyPatch):
+    ran: list[tuple[int, bool]] = []
+    monkeypatch.setattr("xt.analysis.bench.sweep.timed", lambda run, *given: (run(True), Spent(1.0, 1.0))[1])
+    sweep(
+        CONTEXTS, {"side": MODES}, (512, 1024), SETTINGS, Budget(100.0, repeats=1), None,
+        lambda case, modes, *given: [Spent(1.0, 1.0, 1.0)] * len(modes),
+        lambda case, settings: lambda backward: ran.append((case.tokens, backward)),
+    )  # fmt: skip
+    assert ran == [(256, False), (256, True), (512, True), (512, True), (1024, True), (1024, True)]
+
+
 def test_the_best_of_the_rounds_counts_and_long_runs_are_not_repeated(monkeypatch: pytest.MonkeyPatch):
     times = {"short": iter([Spent(3.0, 1.0), Spent(2.0, 5.0)]), "long": iter([Spent(30.0, 30.0)])}
     monkeypatch.setattr("xt.analysis.bench.sweep.timed", lambda side, backward, device: next(times[side]))
     found = sweep(
         CONTEXTS, dict.fromkeys(times, MODES[:1]), (64,), SETTINGS, Budget(100.0), None,
-        lambda case, modes, *given: [Spent(99.0, 99.0, 7.0)], lambda case, settings: case.side,
+        lambda case, modes, *given: [Spent(99.0, 99.0, 7.0)], lambda case, settings: Named(case.side),
     )  # fmt: skip
     assert found["short"]["forward"].points == {64: Spent(2.0, 1.0, 7.0)}
     assert found["long"]["forward"].points == {64: Spent(30.0, 30.0, 7.0)}

@@ -111,6 +111,10 @@ def sweep(
                 show(step * len(sides) + index + 1, len(tokens) * len(sides))
         runs = {case: prepare(case, settings) for case, modes in going.items() if modes}
         turns = [(case, mode) for case in runs for mode in going[case]]
+        for case in runs if step == 0 else ():  # the process of the probe was another
+            warm = prepare(worker.shorter(case), settings)
+            for mode in going[case]:
+                warm(mode == BOTH)
         for (case, mode), spent in _take_turns(turns, runs, settings, budget).items():
             points = found[case.side][mode].points
             # The time of the probe, which ran alone, no longer counts.

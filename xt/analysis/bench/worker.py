@@ -39,6 +39,11 @@ def prepare(case: Case, settings: Settings) -> Run:
     return ops.prepare(case.kind, case.side, case.tokens, settings)
 
 
+def shorter(case: Case) -> Case:
+    """The case that is run before it, unmeasured."""
+    return replace(case, tokens=min(case.tokens, WARM_TOKENS))
+
+
 def probe(case: Case, modes: Sequence[str], settings: Settings, seconds: float) -> list[Answer]:
     """Measure time and memory of a case.
 
@@ -94,7 +99,7 @@ def _measure(told: Connection, case: Case, modes: Sequence[str], settings: Setti
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the one that waits says that it was interrupted
     plugins.load_modules(list(settings.plugins))
     torch.set_num_threads(settings.threads)
-    warm = prepare(replace(case, tokens=min(case.tokens, WARM_TOKENS)), settings)
+    warm = prepare(shorter(case), settings)
     for mode in modes:
         _answer(case, mode, settings, warm)
     run = prepare(case, settings)
