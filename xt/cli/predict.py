@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xt.cli import options
 from xt.cli.images import HELP, expanded, stands_for_several
-from xt.data.address import image_path, is_virtual, stem
+from xt.data.address import fault, image_path, stem
 
 if TYPE_CHECKING:
     from xt.geometry.grid import Window
@@ -74,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
     new = folder == args.output and not folder.exists()
     check_folder(folder.parent if new else folder)
     code = EXIT_OK
-    for image in [each for each in outputs if not is_virtual(each) and not each.exists()]:
-        print(f"xt: error: {image}: no such file", file=sys.stderr)
-        code = EXIT_SOME_FAILED
-        del outputs[image]
+    for image in list(outputs):
+        if (wrong := fault(image)) is not None:
+            print(f"xt: error: {wrong}", file=sys.stderr)
+            code = EXIT_SOME_FAILED
+            del outputs[image]
     if not new:
         code = max(code, _leave_out_existing(outputs, lambda out: [out], args))
     if not outputs:
@@ -252,7 +253,9 @@ def _outputs(images: list[Path], output: Path, listed: bool) -> dict[Path, Path]
     if len(images) == 1 and not listed and not output.is_dir():
         what = "the result is a GeoTIFF, and points come beside it"
         raise ConfigError(f"-o {output}: {what}; name it .tif, or make the folder first")
-    outputs = {image: output / f"{stem(image)}.tif" for image in images}
-    if len(set(outputs.values())) < len(images):
-        raise ConfigError("two images have the same name; predict them into different folders")
-    return outputs
+    made: dict[Path, Path] = {}
+    for image in images:
+        other = made.setdefault(output / f"{stem(image)}.tif", image)
+        if other != image:
+            raise ConfigError(f"{other} and {image} have the same name; predict them into different folders")
+    return {image: out for out, image in made.items()}

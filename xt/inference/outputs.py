@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xt.data.address import image_path, shown
+from xt.data.address import image_path, is_utf8, shown
 from xt.data.geotiff import state_of
 from xt.errors import InputError, OutputError
 
@@ -71,9 +71,13 @@ def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0) -> No
         needed: Bytes.
 
     Raises:
-        OutputError: If one exists or is a folder, the folder is missing or not writable, or the disk is too full.
+        OutputError: If one exists, is a folder or has a name that GDAL does not take, if the folder is missing or not
+            writable, or the disk is too full.
     """
     for path in files:
+        if not is_utf8(path):
+            name = shown(path)
+            raise OutputError(f"{name}: the name is not UTF-8, which GDAL does not take; choose another output")
         if path.is_dir():
             raise OutputError(f"{path} is a folder; choose another output")
         if os.path.lexists(path) and not overwrite:
