@@ -85,9 +85,30 @@ def test_what_would_come_out_otherwise_is_not_taken_for_done(
         more = ["--nodata", "7"] if change == "option" else ["--co", "COMPRESS=LZW"]
     before = (batch / "o.tif").stat().st_mtime_ns
     assert predict(*more, **one) == 2
-    assert "exists; --overwrite replaces it" in capsys.readouterr().err
+    told = {
+        "input": "o.tif exists, made before in/a.tif changed;",
+        "model": 'o.csv exists, made with another model ("',
+        "option": "o.csv exists, made with another nodata (null, now 7.0);",
+        "creation": 'o.csv exists, made with another creation ({}, now {"COMPRESS": "LZW"});',
+        "missing": "o.tif exists;",
+    }[change]
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.endswith("; --overwrite replaces it\n")
     assert (batch / "o.tif").stat().st_mtime_ns == before
     assert len(encoded) == 2
+
+
+def test_a_result_of_another_image_or_name_is_not_taken_for_done(batch: Path, capsys: pytest.CaptureFixture[str]):
+    assert predict(images=("in/a.tif",), out="o.tif") == 0
+    assert predict(images=("in/b.tif",), out="o.tif") == 2
+    assert "o.tif exists, made of in/a.tif; --overwrite replaces it" in capsys.readouterr().err
+    assert predict(images=("in/a.tif",), out="o.tiff") == 2
+    assert "o.csv exists, part of the result o.tif; --overwrite replaces it" in capsys.readouterr().err
+    assert not (batch / "o.tiff").exists()
+    (batch / "o.report.json").write_text('{"input": [], "files": [], "result": 3}')
+    assert predict(images=("in/a.tif",), out="o.tif") == 2
+    assert "o.tif exists; --overwrite replaces it" in capsys.readouterr().err
 
 
 def test_images_from_a_list_and_a_pattern(batch: Path, capsys: pytest.CaptureFixture[str]):

@@ -22,10 +22,11 @@ def run(args: argparse.Namespace) -> int:
     from xt.cli.predict import line
     from xt.errors import EXIT_OK
     from xt.inference.outputs import check_folder
-    from xt.inference.shares import merge
+    from xt.inference.shares import merge, merged_before
 
     check_folder(args.output.parent)
     plugins.load_modules(args.plugins)
-    summary = merge(args.output, args.overwrite)
-    print(json.dumps(asdict(summary)) if args.json else line(summary))
+    done = None if args.overwrite else merged_before(args.output)
+    summary = done or merge(args.output, args.overwrite)
+    print(json.dumps(asdict(summary)) if args.json else line(summary) + ("; merged before" if done else ""))
     return EXIT_OK

@@ -152,7 +152,7 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                 print(f"xt: error: {image}: {full}; {advice}", file=sys.stderr)
                 code = EXIT_SOME_FAILED
                 continue
-            if options.share != (1, 1):
+            if options.share != (1, 1) and not note:
                 note = f"; share {options.share[0]} of {options.share[1]}, xt merge {out} when all are done"
             print(json.dumps(asdict(summary)) if args.json else line(summary) + note)
     return code
@@ -167,12 +167,13 @@ def _leave_out_existing(
     """
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, OutputError
     from xt.inference.journal import is_publishing
-    from xt.inference.outputs import check_outputs, may_be_done
+    from xt.inference.outputs import check_outputs, made_otherwise, may_be_done
 
     code = EXIT_OK
     for image, out in list(outputs.items()):
         try:
-            check_outputs(files(out), args.overwrite or is_publishing(out) or may_be_done(out, image))
+            written = args.overwrite or is_publishing(out) or may_be_done(out, image)
+            check_outputs(files(out), written, made=made_otherwise(out, image))
         except OutputError as error:
             if len(args.images) == 1:
                 raise

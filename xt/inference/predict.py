@@ -1,6 +1,5 @@
 """Runs a model over a whole image and writes what its task publishes."""
 
-import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,10 +18,10 @@ from xt.inference.creation import check_cog
 from xt.inference.engine import Scene
 from xt.inference.estimate import Estimate, Trial, budget_within, estimate, try_out
 from xt.inference.first_pass import FirstPass, check_full_context
-from xt.inference.journal import Journal, is_publishing, job, job_folder, remove_job
+from xt.inference.journal import Journal, difference, is_publishing, job, job_folder, remove_job
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outcome import Outcome
-from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
+from xt.inference.outputs import check_outputs, made_otherwise, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
 from xt.inference.precision import computing
 from xt.inference.publish import publish
@@ -87,8 +86,9 @@ def predict_image(
     with ExitStack() as stack:
         for each in reversed(files):
             stack.enter_context(locked(each))
-        check_outputs(files, options.overwrite or is_publishing(out), bytes_needed(source, task))
         facts = facts_of(model, metadata, source, plan, options)
+        made = made_otherwise(out, path, facts | {"creation": options.creation})
+        check_outputs(files, options.overwrite or is_publishing(out), bytes_needed(source, task), made)
         with job(job_folder(out), facts, options.restart) as journal:
             outcome = work_on(model, task, source, plan, journal, options, progress, stop)
             return publish(task, source, outcome, files, options, facts, journal)
@@ -113,7 +113,7 @@ def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, optio
     source = open_source(path, metadata, options)
     facts = facts_of(model, metadata, source, plan_of(model, metadata, source, options), options)
     facts["creation"] = options.creation
-    if json.loads(json.dumps(facts)) != {key: report.get(key) for key in facts}:
+    if difference(report, facts) is not None:
         return None
     with ExitStack() as stack:  # a kill may have come between the last name and the end of the job
         for each in reversed(output_files(out, task_of(metadata))):
