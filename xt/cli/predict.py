@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
     inputs = [*args.images, model_folder if model_folder.is_dir() else args.model]
     inputs += [path for path in (args.aoi, args.mask) if path is not None]
     refuse_inputs(outputs.values(), inputs)
+    for name, path in (("aoi", args.aoi), ("mask", args.mask)):
+        if path is not None and not path.exists():
+            raise ConfigError(f"--{name} {path}: no such file; check its name")
     new = folder == args.output and not folder.exists()
     check_folder(folder.parent if new else folder)
     code = EXIT_OK
@@ -97,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
         code = max(code, _leave_out_existing(outputs, lambda out: output_files(out, task), args))
         if not outputs:
             return code
+    if args.aoi is not None:
+        from xt.data.polygons import check_polygons
+
+        check_polygons(args.aoi)
     creation = _creation(args.co)
     check_cog(creation, task.product)
     options = PredictOptions(
