@@ -60,6 +60,7 @@ def test_another_scale_is_told_once_with_numbers(
     [
         (DECIBELS, OF_RADAR), (10 * np.log10(WATER), OF_RADAR), (DECIBELS + 15, OF_RADAR),
         (RNG.normal(60, 8, SHAPE).round(), OF_NUMBERS), (RNG.normal(10000, 30, SHAPE), OF_NUMBERS),  # water, clouds
+        (RNG.normal(11000, 800, SHAPE), (1350.0, 260.0)),
         (RNG.integers(250, 256, SHAPE), OF_BYTES), (np.zeros(SHAPE), OF_BYTES),
         (np.full(SHAPE, 255), OF_BYTES), (RNG.normal(3000, 900, SHAPE), (0, 1)), (np.full(SHAPE, 0.0), OF_RADAR),
         (RNG.normal(0.5, 0.2, SHAPE), (0.5, 0.2)),

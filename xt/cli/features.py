@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from xt.cli import options
 from xt.cli.images import HELP, expanded
@@ -13,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt features``."""
     parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tokens")
+    parser.add_argument("-o", "--output", type=options.path, required=True, metavar="DIR", help="folder of the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")
     options.add_image(parser)
     options.add_precision(parser)

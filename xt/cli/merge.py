@@ -3,14 +3,13 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from xt.cli import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt merge``."""
-    parser.add_argument("output", type=Path, metavar="OUT.tif", help="what -o said; its shares lie beside it")
+    parser.add_argument("output", type=options.path, metavar="OUT.tif", help="what -o said; its shares lie beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
     options.add_plugins(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -21,12 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
     parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
+    parser.add_argument("-o", "--output", type=options.path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
     parser.add_argument("--restart", action="store_true", help="begin anew what other options or another model began")
     options.add_image(parser)
-    parser.add_argument("--aoi", type=Path, metavar="FILE", help="polygons (GeoJSON …); what lies in none is nodata")
-    parser.add_argument("--mask", type=Path, metavar="RASTER", help="on the image's grid; where it is 0 is nodata")
+    parser.add_argument(
+        "--aoi", type=options.path, metavar="FILE", help="polygons (GeoJSON …); what lies in none is nodata"
+    )
+    parser.add_argument(
+        "--mask", type=options.path, metavar="RASTER", help="on the image's grid; where it is 0 is nodata"
+    )
     crop = "predict these pixels alone, on a grid of their own"
     parser.add_argument("--window", type=_window, metavar="ROW,COL,HEIGHT,WIDTH", help=crop)
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")

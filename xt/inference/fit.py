@@ -18,7 +18,9 @@ PIXELS = 4096
 FEWEST = 100
 """Pixels of which anything is said."""
 FAR = 20.0
-"""Deviations from the mean at which not even clouds over a dark training set lie: values in another unit."""
+"""Deviations from the mean at which values of the same unit do not lie, if they are large (:data:`LARGE`) as well."""
+LARGE = 8.0
+"""Times mean and deviation together; clouds over a dark training set are not so large."""
 NARROW = 0.02
 """Of a deviation: values which all lie so near to 0 and to each other are on a smaller scale, such as 0 to 1."""
 FLAT = 0.1
@@ -94,7 +96,8 @@ class ValueWatch:
             low, middle, high = np.quantile(values[index], (0.05, 0.5, 0.95)).tolist()
             raw_low, raw, raw_high = (mean + std * each for each in (low, middle, high))
             is_linear = mean + std < 0 <= raw_low and 0 < high - low < FLAT
-            if np.median(np.abs(values[index])) > FAR or is_linear:
+            is_far = np.median(np.abs(values[index])) > FAR and abs(raw) > LARGE * (abs(mean) + std)
+            if is_far or is_linear:
                 odd[index] = raw
             if 0 < high - low < NARROW and max(abs(raw_low), abs(raw_high)) < NARROW * std:
                 small[index] = raw
