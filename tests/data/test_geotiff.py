@@ -7,6 +7,7 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
+from xt.data.address import image_path
 from xt.data.geotiff import PLAIN, check_bands, inspect, open_raster, read_window
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -215,5 +216,20 @@ def test_other_formats_only_where_asked(tmp_path: Path):
     with pytest.raises(InputError, match="cannot be opened as GTiff"):
         inspect(path)
     assert inspect(path, PLAIN).driver == "PNG"
+    for name, told in (
+        ("no.tif", r"/no\.tif: no such file$"),
+        ("", ": is a folder; give a raster, such as one that lies in it"),
+        ("a.vrt", r"; if GDAL reads it in another, make a GeoTIFF of it: gdal_translate \S+/a\.vrt a\.tif"),
+    ):
+        (tmp_path / "a.vrt").write_text("<VRTDataset/>")
+        with pytest.raises(InputError, match=told), open_raster(tmp_path / name):
+            pass
+    for name, told in (
+        ("zip://z.zip!in/a.tif", "zip://z.zip!in/a.tif: no such file; what lies in an archive is /vsizip/ARCHIVE/FILE"),
+        ("ftp://h/a.tif", "ftp://h/a.tif: no such file; addresses begin with http://, https://, s3://"),
+    ):
+        with pytest.raises(InputError) as error, open_raster(image_path(name)):
+            pass
+        assert str(error.value).startswith(told)
     with pytest.raises(InputError, match="no such file"):
         inspect(tmp_path / "missing.tif")

@@ -85,9 +85,30 @@ def test_what_would_come_out_otherwise_is_not_taken_for_done(
         more = ["--nodata", "7"] if change == "option" else ["--co", "COMPRESS=LZW"]
     before = (batch / "o.tif").stat().st_mtime_ns
     assert predict(*more, **one) == 2
-    assert "exists; --overwrite replaces it" in capsys.readouterr().err
+    told = {
+        "input": "o.tif exists, made before in/a.tif changed;",
+        "model": 'o.csv exists, made with another model ("',
+        "option": "o.csv exists, made with another nodata (null, now 7.0);",
+        "creation": 'o.csv exists, made with another creation ({}, now {"COMPRESS": "LZW"});',
+        "missing": "o.tif exists;",
+    }[change]
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.endswith("; --overwrite replaces it\n")
     assert (batch / "o.tif").stat().st_mtime_ns == before
     assert len(encoded) == 2
+
+
+def test_a_result_of_another_image_or_name_is_not_taken_for_done(batch: Path, capsys: pytest.CaptureFixture[str]):
+    assert predict(images=("in/a.tif",), out="o.tif") == 0
+    assert predict(images=("in/b.tif",), out="o.tif") == 2
+    assert "o.tif exists, made of in/a.tif; --overwrite replaces it" in capsys.readouterr().err
+    assert predict(images=("in/a.tif",), out="o.tiff") == 2
+    assert "o.csv exists, part of the result o.tif; --overwrite replaces it" in capsys.readouterr().err
+    assert not (batch / "o.tiff").exists()
+    (batch / "o.report.json").write_text('{"input": [], "files": [], "result": 3}')
+    assert predict(images=("in/a.tif",), out="o.tif") == 2
+    assert "o.tif exists; --overwrite replaces it" in capsys.readouterr().err
 
 
 def test_images_from_a_list_and_a_pattern(batch: Path, capsys: pytest.CaptureFixture[str]):
@@ -124,3 +145,56 @@ def test_machines_share_images(batch: Path, capsys: pytest.CaptureFixture[str]):
     for wrong in ("0/2", "3/2", "2", "a/b"):
         assert predict("--shard", wrong) == 2
         assert "is no share such as 1/5 to 5/5" in capsys.readouterr().err
+
+
+def test_a_list_holds_patterns_and_names_that_begin_with_a_hash(batch: Path):
+    raster(batch / "#d.tif", noise(1, 70, 70))
+    (batch / "list.txt").write_text("in/[ab].tif\n#d.tif\n./#d.tif\n")
+    assert predict(images=("@list.txt",)) == 0
+    assert sorted(path.name for path in (batch / "out").glob("*.tif")) == ["#d.tif", "a.tif", "b.tif"]
+
+
+def test_images_of_one_name_are_both_told(batch: Path, capsys: pytest.CaptureFixture[str]):
+    (batch / "more").mkdir()
+    raster(batch / "more" / "b.tif", noise(1, 70, 70))
+    assert predict(images=("in/a.tif", "in/b.tif", "more/b.tif")) == 2
+    assert "in/b.tif and more/b.tif have the same name; predict" in capsys.readouterr().err
+    assert main(["features", "in/a.tif", "in/b.tif", "more/b.tif", "-m", "m", "-o", "t"]) == 2
+    assert "in/b.tif and more/b.tif have the same name; give" in capsys.readouterr().err
+
+
+LATIN1 = os.fsdecode(b"in/\xe4d.tif")
+
+
+@pytest.mark.parametrize("given", ["name", "pattern", "list"])
+def test_a_name_that_is_not_utf8_stops_no_other(batch: Path, given: str, capsys: pytest.CaptureFixture[str]):
+    raster(batch / "in" / "good.tif", noise(1, 70, 70)).rename(LATIN1)
+    raster(batch / "in" / "z.tif", noise(1, 70, 70))
+    (batch / "list.txt").write_bytes(b"in/\xe4d.tif\nin/z.tif\n")
+    images = {"name": (LATIN1, "in/z.tif"), "pattern": ("in/*d.tif", "in/z.tif"), "list": ("@list.txt",)}[given]
+    for _ in range(2):  # a folder that is new, and one that is there
+        assert predict(images=images) == 3
+        error = capsys.readouterr().err.splitlines()[0]
+        assert error == "xt: error: in/\\udce4d.tif: the name is not UTF-8, which GDAL does not take; rename it"
+        assert sorted(path.name for path in (batch / "out").glob("*.tif")) == ["z.tif"]
+    assert main(["info", LATIN1, "in/z.tif", "--json"]) == 3
+    told = capsys.readouterr()
+    assert (json.loads(told.out)["path"], told.err) == ("in/z.tif", f"{error}\n")
+    assert main(["features", *images, "-m", "m", "-o", "tokens"]) == 3
+    assert error in capsys.readouterr().err
+    assert (batch / "tokens" / "z.npy").exists()
+
+
+def test_an_output_that_is_not_utf8_is_refused(batch: Path, capsys: pytest.CaptureFixture[str]):
+    for out in (os.fsdecode(b"\xe4.tif"), os.fsdecode(b"\xe4")):
+        if not out.endswith(".tif"):
+            (batch / out).mkdir()
+        assert predict(images=("in/a.tif",), out=out) == 2
+        assert "\\udce4" in capsys.readouterr().err.replace("\udce4", "\\udce4")
+    assert main(["vectorize", "in/a.tif", "-o", os.fsdecode(b"\xe4.gpkg")]) == 2
+    assert "the name is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_list_that_is_no_text_is_refused(batch: Path, capsys: pytest.CaptureFixture[str]):
+    assert predict(images=("@in/a.tif",)) == 2
+    assert "@in/a.tif: the list of images is no text" in capsys.readouterr().err

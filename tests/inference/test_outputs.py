@@ -255,6 +255,33 @@ def test_unreadable_images_leave_no_folder(place: Path, missing: bool, capsys: p
     assert sorted(p.name for p in (place / "out").iterdir()) == ["a.report.json", "a.tif"]
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict", "a.tif", "-m", "run", "-o", ""], ["predict", "a.tif", "-m", "", "-o", "o.tif"],
+        ["predict", "a.tif", "-m", "run", "-o", "o.tif", "--aoi", ""], ["merge", ""], ["report", "run", "-o", ""],
+        ["features", "a.tif", "-m", "run", "-o", ""], ["vectorize", "a.tif", "-o", ""], ["export", "run", "-o", ""],
+        ["synth", "xview3", ""], ["import-upstream", "a.pth", "-o", ""], ["bench", "contexts", "-o", ""],
+    ],
+)  # fmt: skip
+def test_an_empty_name_is_not_the_current_folder(place: Path, argv: list[str], capsys: pytest.CaptureFixture[str]):
+    before = sorted(place.rglob("*"))
+    assert main(argv) == 2
+    assert ": is empty; name a file or folder; xt " in capsys.readouterr().err
+    assert sorted(place.rglob("*")) == before
+
+
+def test_a_prediction_says_that_it_is_closed_or_its_folder_missing(place: Path):
+    with xt.predict(xt.load("run"), "a.tif") as result:
+        with pytest.raises(OutputError, match="there is no folder nodir; make it first"):
+            result.write("nodir/o.tif")
+    assert not (place / "nodir").exists()
+    with pytest.raises(ValueError, match=r"^the prediction of a\.tif is closed; read it inside the with block$"):
+        result.read()
+    with pytest.raises(ValueError, match=r"^the prediction of a\.tif is closed; write it inside the with block$"):
+        result.write("o.tif")
+
+
 @pytest.mark.usefixtures("no_model")
 def test_missing_model_leaves_no_folder(place: Path, capsys: pytest.CaptureFixture[str]):
     assert "give a run folder" in refused(capsys, "a.tif", "b/c.tif", "-m", "none", "-o", "out")

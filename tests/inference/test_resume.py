@@ -201,7 +201,7 @@ def test_a_run_killed_while_or_after_its_files_got_their_names_is_completed(
     assert not folder.exists()
     capsys.readouterr()
     assert main(predict("--co", "COMPRESS=LZW")) == 2  # what is there is not what is asked for
-    assert "exists; --overwrite replaces it" in capsys.readouterr().err
+    assert "; --overwrite replaces it" in capsys.readouterr().err
     out.unlink()
     (place / "o.report.json").unlink()
     assert killed_at_the_end() == got

@@ -72,6 +72,20 @@ def test_answers_count_in_the_order_of_one_run_whatever_share_told_them():
     assert Outcome([], Counts(), {3: None}, Stopwatch()).mean is None
 
 
+def test_a_queue_that_is_repeated_finds_all_of_it_done(place: Path, capsys: pytest.CaptureFixture[str]):
+    for again in (False, True):
+        for number in (1, 2):
+            assert main([*predict("point-detection", "o.tif"), "--shard", f"{number}/2"]) == 0
+            told = capsys.readouterr().out
+            assert ("; done before, --overwrite makes it anew\n" in told, "xt merge" in told) == (again, not again)
+        before = None if not again else (place / "o.tif").stat().st_mtime_ns
+        assert main(["merge", "o.tif"]) == 0
+        assert capsys.readouterr().out.endswith("; merged before\n") == again
+        assert before in (None, (place / "o.tif").stat().st_mtime_ns)
+    assert main(["merge", "o.tif", "--overwrite"]) == 2
+    assert "no share of it is here" in capsys.readouterr().err
+
+
 def test_more_shares_than_windows_leave_some_without_work(place: Path):
     few = ["--tile", "448", "--overlap", "64"]
     assert main(predict(TASKS[0], "whole.tif", *few)) == 0

@@ -41,6 +41,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         ([tmp_path / "b.gpkg", "-o", tmp_path / "b.gpkg", "--overwrite"], 2, "would replace the input"),
         ([path, "-o", tmp_path / "no/o.gpkg"], 2, "there is no folder"),
         ([tmp_path / "none.tif", "-o", out], 3, "none.tif: no such file"),
+        ([tmp_path, "-o", out], 3, ": is a folder; give a raster"),
         ([floats, "-o", out], 3, "float32 samples; polygons are made of whole numbers"),
         ([wide, "-o", out], 3, "uint64 samples; polygons are made of whole numbers up to int64"),
         ([many, "-o", out], 3, "2 bands; choose the one with classes by --band"),

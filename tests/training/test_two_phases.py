@@ -153,7 +153,8 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path, model: Path, capsys:
         image.parent.mkdir()
         scene(image)
     assert main(["features", *map(str, images), "-m", str(model), "-o", str(tmp_path / "out")]) == 2
-    assert "two images are named a; give them different output folders" in capsys.readouterr().err
+    told = f"{images[0]} and {images[1]} have the same name; give them different output folders"
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override of its config")
     parser.add_argument("--peers", metavar="NAME,NAME", help="of these alone, for ops")
     options.add_plugins(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder of the JSON and the plot")
+    parser.add_argument("-o", "--output", type=options.path, metavar="DIR", help="folder of the JSON and the plot")
     parser.add_argument("--overwrite", action="store_true", help="replace them there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

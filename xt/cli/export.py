@@ -25,7 +25,7 @@ EPILOG = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt export``."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="run folder, model folder, or hf://ORG/NAME")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".pt2 or .onnx")
+    parser.add_argument("-o", "--output", type=options.path, required=True, metavar="FILE", help=".pt2 or .onnx")
     parser.add_argument("--format", choices=["pt2", "onnx"], help="that of the file's name")
     size = "height and width of the images, which the file keeps to (those of training)"
     parser.add_argument("--size", type=_size, metavar="HxW", help=size)

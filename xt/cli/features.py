@@ -2,18 +2,17 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from xt.cli import options
 from xt.cli.images import HELP, expanded
-from xt.data.address import image_path, is_virtual, stem
+from xt.data.address import fault, image_path, stem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt features``."""
     parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the tokens")
+    parser.add_argument("-o", "--output", type=options.path, required=True, metavar="DIR", help="folder of the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")
     options.add_image(parser)
     options.add_precision(parser)
@@ -32,15 +31,16 @@ def run(args: argparse.Namespace) -> int:
     names = [stem(image) for image in images]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"two images are named {twice[0]}; give them different output folders")
+        first, second, *_ = (image for image in images if stem(image) == twice[0])
+        raise ConfigError(f"{first} and {second} have the same name; give them different output folders")
     model = load(args.model, args.device, args.plugins)
     show = progress(str(args.output), "image")
     failed = 0
     with folder_for_outputs(args.output, parents=True):
         for index, (name, image) in enumerate(zip(names, images, strict=True)):
             try:
-                if not is_virtual(image) and not image.exists():
-                    raise InputError(f"{image}: no such file")
+                if (wrong := fault(image)) is not None:
+                    raise InputError(wrong)
                 source = Source(image, model.metadata.inputs, args.bands, args.nodata)
                 out = args.output / name
                 encode_image(model.network, model.metadata, source, out, args.overwrite, args.precision)

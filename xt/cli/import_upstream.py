@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from xt.cli import options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt import-upstream``."""
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help=".pth or .safetensors, with or without wrapping")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="model folder to write")
+    parser.add_argument("-o", "--output", type=options.path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument("--region-size", type=int, default=256, metavar="PX", help="side of a region (256)")
     parser.add_argument("--image-size", type=int, default=512, metavar="PX", help="side of a training image (512)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, in order")

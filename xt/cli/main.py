@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -100,7 +101,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _flushed(argv: list[str]) -> int:
-    """What is printed is written before the exit code is known, however a command ends."""
+    """What is printed is written before the exit code is known, however a command ends; names of files as they can."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(argv)
     finally:

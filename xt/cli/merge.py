@@ -3,14 +3,13 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from xt.cli import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt merge``."""
-    parser.add_argument("output", type=Path, metavar="OUT.tif", help="what -o said; its shares lie beside it")
+    parser.add_argument("output", type=options.path, metavar="OUT.tif", help="what -o said; its shares lie beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
     options.add_plugins(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -22,10 +21,11 @@ def run(args: argparse.Namespace) -> int:
     from xt.cli.predict import line
     from xt.errors import EXIT_OK
     from xt.inference.outputs import check_folder
-    from xt.inference.shares import merge
+    from xt.inference.shares import merge, merged_before
 
     check_folder(args.output.parent)
     plugins.load_modules(args.plugins)
-    summary = merge(args.output, args.overwrite)
-    print(json.dumps(asdict(summary)) if args.json else line(summary))
+    done = None if args.overwrite else merged_before(args.output)
+    summary = done or merge(args.output, args.overwrite)
+    print(json.dumps(asdict(summary)) if args.json else line(summary) + ("; merged before" if done else ""))
     return EXIT_OK

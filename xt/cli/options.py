@@ -13,7 +13,7 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``-m``, ``--device`` and ``--plugins``."""
     what = "run folder of xt train, model folder, or hf://ORG/NAME (Hugging Face Hub)"
-    parser.add_argument("-m", "--model", type=Path, required=True, help=what)
+    parser.add_argument("-m", "--model", type=path, required=True, help=what)
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 … (cuda if there is one)")
     add_plugins(parser)
 
@@ -28,6 +28,13 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision``."""
     what = "bf16 is faster where the GPU or the CPU has instructions for it, and less exact"
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=what)
+
+
+def path(text: str) -> Path:
+    """Read a path; an empty one, such as an unset variable of the shell gives, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a file or folder")
+    return Path(text)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xt.cli import options
 from xt.cli.images import HELP, expanded, stands_for_several
-from xt.data.address import image_path, is_virtual, stem
+from xt.data.address import fault, image_path, stem
 
 if TYPE_CHECKING:
     from xt.geometry.grid import Window
@@ -21,12 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
     parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="GeoTIFF; a folder for several images")
+    parser.add_argument("-o", "--output", type=options.path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")
     parser.add_argument("--restart", action="store_true", help="begin anew what other options or another model began")
     options.add_image(parser)
-    parser.add_argument("--aoi", type=Path, metavar="FILE", help="polygons (GeoJSON …); what lies in none is nodata")
-    parser.add_argument("--mask", type=Path, metavar="RASTER", help="on the image's grid; where it is 0 is nodata")
+    parser.add_argument(
+        "--aoi", type=options.path, metavar="FILE", help="polygons (GeoJSON …); what lies in none is nodata"
+    )
+    parser.add_argument(
+        "--mask", type=options.path, metavar="RASTER", help="on the image's grid; where it is 0 is nodata"
+    )
     crop = "predict these pixels alone, on a grid of their own"
     parser.add_argument("--window", type=_window, metavar="ROW,COL,HEIGHT,WIDTH", help=crop)
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
@@ -71,13 +75,17 @@ def run(args: argparse.Namespace) -> int:
     inputs = [*args.images, model_folder if model_folder.is_dir() else args.model]
     inputs += [path for path in (args.aoi, args.mask) if path is not None]
     refuse_inputs(outputs.values(), inputs)
+    for name, path in (("aoi", args.aoi), ("mask", args.mask)):
+        if path is not None and not path.exists():
+            raise ConfigError(f"--{name} {path}: no such file; check its name")
     new = folder == args.output and not folder.exists()
     check_folder(folder.parent if new else folder)
     code = EXIT_OK
-    for image in [each for each in outputs if not is_virtual(each) and not each.exists()]:
-        print(f"xt: error: {image}: no such file", file=sys.stderr)
-        code = EXIT_SOME_FAILED
-        del outputs[image]
+    for image in list(outputs):
+        if (wrong := fault(image)) is not None:
+            print(f"xt: error: {wrong}", file=sys.stderr)
+            code = EXIT_SOME_FAILED
+            del outputs[image]
     if not new:
         code = max(code, _leave_out_existing(outputs, lambda out: [out], args))
     if not outputs:
@@ -96,6 +104,10 @@ def run(args: argparse.Namespace) -> int:
         code = max(code, _leave_out_existing(outputs, lambda out: output_files(out, task), args))
         if not outputs:
             return code
+    if args.aoi is not None:
+        from xt.data.polygons import check_polygons
+
+        check_polygons(args.aoi)
     creation = _creation(args.co)
     check_cog(creation, task.product)
     options = PredictOptions(
@@ -151,7 +163,7 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                 print(f"xt: error: {image}: {full}; {advice}", file=sys.stderr)
                 code = EXIT_SOME_FAILED
                 continue
-            if options.share != (1, 1):
+            if options.share != (1, 1) and not note:
                 note = f"; share {options.share[0]} of {options.share[1]}, xt merge {out} when all are done"
             print(json.dumps(asdict(summary)) if args.json else line(summary) + note)
     return code
@@ -166,12 +178,13 @@ def _leave_out_existing(
     """
     from xt.errors import EXIT_OK, EXIT_SOME_FAILED, OutputError
     from xt.inference.journal import is_publishing
-    from xt.inference.outputs import check_outputs, may_be_done
+    from xt.inference.outputs import check_outputs, made_otherwise, may_be_done
 
     code = EXIT_OK
     for image, out in list(outputs.items()):
         try:
-            check_outputs(files(out), args.overwrite or is_publishing(out) or may_be_done(out, image))
+            written = args.overwrite or is_publishing(out) or may_be_done(out, image)
+            check_outputs(files(out), written, made=made_otherwise(out, image))
         except OutputError as error:
             if len(args.images) == 1:
                 raise
@@ -252,7 +265,9 @@ def _outputs(images: list[Path], output: Path, listed: bool) -> dict[Path, Path]
     if len(images) == 1 and not listed and not output.is_dir():
         what = "the result is a GeoTIFF, and points come beside it"
         raise ConfigError(f"-o {output}: {what}; name it .tif, or make the folder first")
-    outputs = {image: output / f"{stem(image)}.tif" for image in images}
-    if len(set(outputs.values())) < len(images):
-        raise ConfigError("two images have the same name; predict them into different folders")
-    return outputs
+    made: dict[Path, Path] = {}
+    for image in images:
+        other = made.setdefault(output / f"{stem(image)}.tif", image)
+        if other != image:
+            raise ConfigError(f"{other} and {image} have the same name; predict them into different folders")
+    return {image: out for out, image in made.items()}

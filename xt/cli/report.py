@@ -3,13 +3,15 @@
 import argparse
 from pathlib import Path
 
-from xt.cli import labels
+from xt.cli import labels, options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt report``."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders of xt train, to be compared")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument(
+        "-o", "--output", type=options.path, required=True, metavar="DIR", help="folder of the pictures"
+    )
     parser.add_argument("--split", choices=["validation", "test"], default="test", help="scores to compare (test)")
     parser.add_argument("--scene", type=Path, nargs="+", metavar="IMAGE", help="rasters or folders of scenes to draw")
     parser.add_argument("--points", type=Path, nargs="+", metavar="CSV", help="what xt predict found in them")

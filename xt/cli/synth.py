@@ -1,13 +1,14 @@
 """``xt synth``: make synthetic scenes."""
 
 import argparse
-from pathlib import Path
+
+from xt.cli import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt synth``."""
     parser.add_argument("kind", choices=["xview3"], help="format of the scenes")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("out", type=options.path, metavar="OUT", help="folder to write")
     parser.add_argument("--scenes", type=int, default=8, metavar="N", help="scenes in all splits (default 8)")
     parser.add_argument("--size", type=int, default=1024, metavar="PX", help="rows and columns (default 1024)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed gives the same files")

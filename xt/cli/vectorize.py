@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from xt.cli import options
+
 EPILOG = """examples:
   xt vectorize classes.tif -o classes.gpkg
   xt vectorize classes.tif -o ships.geojson --classes ship 3 --min-area 400"""
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt vectorize``."""
     parser.add_argument("map", type=Path, metavar="MAP", help="GeoTIFF of whole numbers, such as xt predict writes")
     out = "GeoPackage (.gpkg), or GeoJSON (.geojson) in longitude and latitude"
-    parser.add_argument("-o", "--output", type=Path, required=True, help=out)
+    parser.add_argument("-o", "--output", type=options.path, required=True, help=out)
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
     parser.add_argument("--classes", nargs="+", metavar="CLASS", help="names or numbers (all)")
     parser.add_argument("--band", type=int, metavar="N", help="1-based; needed where there are several")

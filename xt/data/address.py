@@ -55,8 +55,33 @@ def gdal_name(path: Path) -> str:
 
 
 def shown(path: Path) -> str:
-    """For messages and reports: as GDAL takes it, without the query of a signed address, which is a password."""
-    return gdal_name(path).partition("?")[0] if is_virtual(path) else str(path)
+    """For messages and reports: as GDAL takes it, without the query of a signed address, which is a password.
+
+    Bytes of a name that are not UTF-8 are escaped, so that any file and terminal takes them.
+    """
+    text = gdal_name(path).partition("?")[0] if is_virtual(path) else str(path)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a name can be said to GDAL; the system allows any bytes in it."""
+    return str(path).encode(errors="ignore").decode() == str(path)
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with the name of an image, found out before it is opened; None if nothing is."""
+    if not is_utf8(path):
+        return f"{shown(path)}: the name is not UTF-8, which GDAL does not take; rename it"
+    if is_virtual(path) or path.exists():
+        return None
+    address = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", str(path))  # Path leaves one slash of two
+    if address is None:
+        return f"{path}: no such file"
+    scheme, rest = address.groups()
+    known = f"addresses begin with {', '.join(f'{each}://' for each in SCHEMES)} or /vsi… of GDAL"
+    if scheme in ("zip", "tar", "gzip"):
+        known = f"what lies in an archive is /vsi{scheme}/ARCHIVE/FILE"
+    return f"{scheme}://{rest}: no such file; {known}"
 
 
 def stem(path: Path) -> str:

@@ -74,8 +74,11 @@ def open_dataset(
     """
     path = Path(path)
     virtual = address.is_virtual(path)
-    if not virtual and not path.is_file():
-        raise InputError(f"{path}: no such file")
+    fault = address.fault(path)
+    if fault is None and not virtual and not path.is_file():
+        fault = f"{path}: is a folder; give a raster, such as one that lies in it"
+    if fault is not None:
+        raise InputError(fault)
     listing = "FALSE" if not virtual and has_sidecars(path) else "EMPTY_DIR"
     with environment(path, GDAL_DISABLE_READDIR_ON_OPEN=listing):
         dataset = _open(path, drivers)
@@ -238,7 +241,10 @@ def _open(path: Path, drivers: Sequence[str]) -> Any:
                 return rasterio.open(address.gdal_name(path), driver=driver, sharing=False)
         except (RasterioError, CPLE_BaseError) as error:
             reasons.append(_reason(error, path))
-    raise InputError(f"{address.shown(path)}: cannot be opened as {' or '.join(drivers)}: {reasons[0]}")
+    name, advice = address.shown(path), ""
+    if "not recognized" in reasons[0] and not address.is_virtual(path):
+        advice = f"; if GDAL reads it in another, make a GeoTIFF of it: gdal_translate {name} {path.stem}.tif"
+    raise InputError(f"{name}: cannot be opened as {' or '.join(drivers)}: {reasons[0]}{advice}")
 
 
 def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> None:

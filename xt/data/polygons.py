@@ -92,6 +92,17 @@ def read_polygons(
     return np.array([_areas(each) for each in shapely.make_valid(moved)], object), told
 
 
+def check_polygons(path: Path) -> None:
+    """Find out whether a file holds shapes with a CRS, before anything is done with them.
+
+    Raises:
+        InputError: If it does not, or cannot be read.
+    """
+    layer, _ = _layer(path)
+    if pyogrio.read_info(path, layer)["features"] == 0:
+        raise InputError(f"{path}: holds no polygon; give polygons of what counts")
+
+
 def placed(source: OnMap, path: Path) -> Any:
     """CRS of an image on which the polygons of a file shall lie.
 

@@ -65,6 +65,8 @@ class Source:
     Attributes:
         height: Rows.
         width: Columns.
+        indexes: Bands of the file that are read, 1-based.
+        names: What the file calls its bands; empty for a folder.
 
     Raises:
         InputError: If the image does not fit the model.
@@ -81,6 +83,7 @@ class Source:
         self.path, self.inputs, self.complex_abs = path, inputs, complex_abs
         self.nodata = tuple(dict.fromkeys(value for value in (inputs.nodata, nodata) if value is not None))
         self.coarse: frozenset[str] = frozenset()
+        self.names: tuple[str | None, ...] = ()
         if path.is_dir():
             if bands is not None:
                 raise InputError(f"{path}: --bands is for one file; a folder has the bands {', '.join(inputs.bands)}")
@@ -89,7 +92,8 @@ class Source:
         else:
             self.files = {path.stem: path}
             with open_dataset(path, PLAIN, complex_abs=complex_abs) as dataset:
-                self.indexes = check_bands(describe(dataset), len(inputs.bands), bands)
+                info = describe(dataset)
+                self.indexes, self.names = check_bands(info, len(inputs.bands), bands), info.names
                 self.height, self.width = dataset.height, dataset.width
         self.before = self._state()
 

@@ -10,7 +10,7 @@ import shapely
 from xt.errors import InputError
 
 SUFFIXES = (".geojson", ".json", ".gpkg", ".shp")
-FAULTS = pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.ShapelyError
+FAULTS = pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.ShapelyError, UnicodeEncodeError
 """What reading one may raise."""
 
 

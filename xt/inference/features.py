@@ -13,6 +13,7 @@ from xt.data.source import Source
 from xt.errors import OutputError
 from xt.files import locked, replacing_all
 from xt.geometry.grid import RegionGrid
+from xt.inference.fit import warn_of_bands, watch_of
 from xt.inference.precision import Precision, computing
 from xt.models.checkpoint import encoder_sha256
 from xt.models.metadata import ModelMetadata
@@ -56,6 +57,8 @@ def encode_image(
             return done
         other = "another model" if done.encoder != digest else f"precision {done.precision}"
         raise OutputError(f"{files[0]} holds tokens of {other}; --overwrite replaces them, or choose another -o")
+    warn_of_bands(source)
+    watch = watch_of(source)
     grid = RegionGrid(source.height, source.width, encoder.region_size)
     stride, channels = encoder.strides[-1], encoder.channels[-1]
     facts = TokenFacts(
@@ -68,6 +71,8 @@ def encode_image(
         for start in range(0, grid.num_regions, model.region_batch):
             chunk = range(start, min(start + model.region_batch, grid.num_regions))
             read = {region: source.read(grid.window(region)) for region in chunk}
+            for each in read.values():
+                watch.see(*each)
             kept = {region: pixels for region, (pixels, valid) in read.items() if valid.any()}
             with computing(precision, model):
                 maps = _last_maps(model, np.stack(list(kept.values()))) if kept else ()
@@ -77,6 +82,7 @@ def encode_image(
                 row, col, side = window.row // stride, window.col // stride, window.height // stride
                 tokens[:, row : row + side, col : col + side] = each
             progress(chunk.stop, grid.num_regions)
+        watch.tell()
         tokens.flush()
         del tokens
         source.check_unchanged()

@@ -84,7 +84,11 @@ class Journal:
             self.clear()
         lines, size = _read(self.path)
         if lines:
-            self._compare(lines[0], json.loads(json.dumps(facts)))
+            other = difference(lines[0], dict.fromkeys(lines[0]) | dict(facts))
+            if other is not None:
+                raise OutputError(
+                    f"{folder} was begun with another {other}; go on as it was begun, or start anew with --restart"
+                )
             self.last = lines[-1] if len(lines) > 1 else None
         if self.last is None:
             self.clear()
@@ -125,14 +129,6 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                raise OutputError(
-                    f"{self.folder} was begun with another {key} ({_short(old.get(key))}, now {_short(new.get(key))}); "
-                    "go on as it was begun, or start anew with --restart"
-                )
-
 
 def job_folder(out: Path, share: tuple[int, int] = (1, 1)) -> Path:
     """Where the work on an output, or on a share of it, is kept."""
@@ -145,6 +141,14 @@ def shares_of(out: Path) -> dict[tuple[int, int], Path]:
     name = re.compile(rf"\.{re.escape(out.name)}\.(\d+)-of-(\d+)\.job")
     found = ((name.fullmatch(path.name), path) for path in out.parent.iterdir())
     return {(int(match[1]), int(match[2])): path for match, path in sorted(found, key=str) if match}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """The first fact of ``new`` that was another one, with both values; None if there is none."""
+    for key, value in sorted(json.loads(json.dumps(new)).items()):
+        if old.get(key) != value:
+            return f"{key} ({_short(old.get(key))}, now {_short(value)})"
+    return None
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:

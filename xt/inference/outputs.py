@@ -3,14 +3,15 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xt.data.address import image_path, shown
+from xt.data.address import image_path, is_utf8, shown
 from xt.data.geotiff import state_of
 from xt.errors import InputError, OutputError
+from xt.inference.journal import difference
 
 if TYPE_CHECKING:
     from xt.tasks.base import Task
@@ -27,19 +28,38 @@ def output_files(out: Path, task: "Task") -> list[Path]:
 
 def read_report(out: Path) -> dict[str, Any] | None:
     """Return the report of a result that is there and whose input has not changed since, or None."""
-    try:
-        report: dict[str, Any] = json.loads(out.with_suffix(REPORT).read_text(encoding="utf-8"))
-        unchanged = all(list(state_of(image_path(path))) == state for path, *state in report["input"])
-        there = all(out.with_name(name).exists() for name in report["files"])
-    except (OSError, InputError, ValueError, KeyError, TypeError):
-        return None
-    return report if unchanged and there else None
+    report = _report(out)
+    return report if report is not None and out.name in report["files"] and not _changed(report) else None
 
 
 def may_be_done(out: Path, image: Path) -> bool:
     """Whether a result is there that was made of this image as it is now, with whatever model and options."""
     report = read_report(out)
     return report is not None and report["result"]["image"] == shown(image)
+
+
+def made_otherwise(out: Path, image: Path, facts: Mapping[str, Any] | None = None) -> str:
+    """Say in what a result that is there differs from one that is asked for, for :func:`check_outputs`.
+
+    Args:
+        out: GeoTIFF of both.
+        image: Of which one is asked for.
+        facts: Of what is asked for, if they are known.
+
+    Returns:
+        Such as ``", made with another tta (…)"``; empty if it is not known to be a result, or in nothing.
+    """
+    report = _report(out)
+    if report is None:
+        return ""
+    if out.name not in report["files"]:
+        return f", part of the result {report['files'][-1]}"
+    if report["result"]["image"] != shown(image):
+        return f", made of {report['result']['image']}"
+    if changed := _changed(report):
+        return f", made before {changed} changed"
+    other = difference(report, facts or {})
+    return f", made with another {other}" if other else ""
 
 
 def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -62,22 +82,27 @@ def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
                 raise OutputError(f"{path} would replace the input {known[identity]}; choose another output")
 
 
-def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0) -> None:
+def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0, made: str = "") -> None:
     """Find out whether files can be written into one folder.
 
     Args:
         files: Final names.
         overwrite: They may exist.
         needed: Bytes.
+        made: What is known of files that exist (:func:`made_otherwise`).
 
     Raises:
-        OutputError: If one exists or is a folder, the folder is missing or not writable, or the disk is too full.
+        OutputError: If one exists, is a folder or has a name that GDAL does not take, if the folder is missing or not
+            writable, or the disk is too full.
     """
     for path in files:
+        if not is_utf8(path):
+            name = shown(path)
+            raise OutputError(f"{name}: the name is not UTF-8, which GDAL does not take; choose another output")
         if path.is_dir():
             raise OutputError(f"{path} is a folder; choose another output")
         if os.path.lexists(path) and not overwrite:
-            raise OutputError(f"{path} exists; --overwrite replaces it")
+            raise OutputError(f"{path} exists{made}; --overwrite replaces it")
         check_folder(path.parent)
     free = shutil.disk_usage(files[-1].parent).free
     if free < needed:
@@ -121,6 +146,28 @@ def folder_for_outputs(folder: Path, parents: bool = False) -> Iterator[None]:
         with suppress(OSError):
             for each in missing:
                 each.rmdir()
+
+
+def _report(out: Path) -> dict[str, Any] | None:
+    """The report beside an output, if all files that it names are there: of this result, or of one with its stem."""
+    try:
+        report: dict[str, Any] = json.loads(out.with_suffix(REPORT).read_text(encoding="utf-8"))
+        there = all(out.with_name(name).exists() for name in report["files"])
+        known = isinstance(report["input"], list) and "image" in report["result"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if there and known else None
+
+
+def _changed(report: Mapping[str, Any]) -> str | None:
+    """Name of the first input that is no longer what it was, or None."""
+    for path, *state in report["input"]:
+        try:
+            if list(state_of(image_path(path))) != state:
+                return str(path)
+        except (OSError, InputError):
+            return str(path)
+    return None
 
 
 def _members(path: Path) -> list[Path]:

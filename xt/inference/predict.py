@@ -1,7 +1,7 @@
 """Runs a model over a whole image and writes what its task publishes."""
 
-import json
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from xt.data.address import shown
 from xt.data.limits import LimitedSource
+from xt.data.polygons import touching
 from xt.data.source import Source
-from xt.errors import GeometryError
+from xt.errors import GeometryError, XTWarning
 from xt.files import locked
 from xt.geometry.grid import RegionGrid
 from xt.geometry.plan import ScenePlan
@@ -19,10 +21,11 @@ from xt.inference.creation import check_cog
 from xt.inference.engine import Scene
 from xt.inference.estimate import Estimate, Trial, budget_within, estimate, try_out
 from xt.inference.first_pass import FirstPass, check_full_context
-from xt.inference.journal import Journal, is_publishing, job, job_folder, remove_job
+from xt.inference.fit import warn_of_bands
+from xt.inference.journal import Journal, difference, is_publishing, job, job_folder, remove_job
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outcome import Outcome
-from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
+from xt.inference.outputs import check_outputs, made_otherwise, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
 from xt.inference.precision import computing
 from xt.inference.publish import publish
@@ -87,8 +90,9 @@ def predict_image(
     with ExitStack() as stack:
         for each in reversed(files):
             stack.enter_context(locked(each))
-        check_outputs(files, options.overwrite or is_publishing(out), bytes_needed(source, task))
         facts = facts_of(model, metadata, source, plan, options)
+        made = made_otherwise(out, path, facts | {"creation": options.creation})
+        check_outputs(files, options.overwrite or is_publishing(out), bytes_needed(source, task), made)
         with job(job_folder(out), facts, options.restart) as journal:
             outcome = work_on(model, task, source, plan, journal, options, progress, stop)
             return publish(task, source, outcome, files, options, facts, journal)
@@ -113,7 +117,7 @@ def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, optio
     source = open_source(path, metadata, options)
     facts = facts_of(model, metadata, source, plan_of(model, metadata, source, options), options)
     facts["creation"] = options.creation
-    if json.loads(json.dumps(facts)) != {key: report.get(key) for key in facts}:
+    if difference(report, facts) is not None:
         return None
     with ExitStack() as stack:  # a kill may have come between the last name and the end of the job
         for each in reversed(output_files(out, task_of(metadata))):
@@ -123,15 +127,21 @@ def done_before(model: XT, metadata: ModelMetadata, path: Path, out: Path, optio
 
 
 def open_source(path: Path, metadata: ModelMetadata, options: PredictOptions) -> Source:
-    """Open an image as it is to be predicted.
+    """Open an image as it is to be predicted, and warn of what tells that it is not the one that is meant.
 
     Raises:
         InputError: If it cannot be read or does not fit the model, or a limit does not fit it.
     """
     source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
+    warn_of_bands(source)
     if options.aoi is None and options.mask is None and options.crop is None:
         return source
-    return LimitedSource(source, options.aoi, options.mask, options.crop)
+    limited = LimitedSource(source, options.aoi, options.mask, options.crop)
+    if options.aoi is not None and not len(touching(limited.tree, limited.crop)):
+        part = "" if options.crop is None else " inside the window"
+        advice = "all of its result is nodata; if it should not be, check the CRS of both"
+        warnings.warn(f"{options.aoi}: no polygon touches {shown(path)}{part}; {advice}", XTWarning, stacklevel=2)
+    return limited
 
 
 def plan_of(model: XT, metadata: ModelMetadata, source: Source, options: PredictOptions) -> ScenePlan:

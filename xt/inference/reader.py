@@ -14,6 +14,7 @@ from xt.data.source import Source
 from xt.errors import InputError
 from xt.files import explained
 from xt.geometry.grid import RegionGrid, Window
+from xt.inference.fit import watch_of
 from xt.inference.regions import Place
 
 Batch = tuple[Place, ...]
@@ -50,7 +51,9 @@ class RegionReader:
         self._spool = _Spool(source, grid, folder) if source.strips and row_bytes * window_rows > CACHED else None
         self._queue: queue.Queue[tuple[Batch, list[Pixel | None]] | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(list(batches),), daemon=True, name="xt reader")
+        listed = list(batches)
+        self._num_batches = len(listed)
+        self._thread = threading.Thread(target=self._run, args=(listed,), daemon=True, name="xt reader")
 
     def __enter__(self) -> "RegionReader":
         self._thread.start()
@@ -61,9 +64,16 @@ class RegionReader:
         self._thread.join()
 
     def __iter__(self) -> Iterator[tuple[Batch, list[Pixel | None]]]:
+        watch, left = watch_of(self.source), self._num_batches
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            for each in item[1]:
+                if each is not None:
+                    watch.see(*each)
+            left -= 1
+            if not left:
+                watch.tell()
             yield item
 
     def _run(self, batches: list[Batch]) -> None:

@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from xt.data.address import image_path
+from xt.data.address import image_path, shown
 from xt.data.geotiff import open_raster
 from xt.data.labels import LabelTable
 from xt.data.predictions import read_predictions
-from xt.errors import ConfigError, GeometryError
+from xt.errors import ConfigError, GeometryError, InputError
 from xt.files import locked, replacing_all
 from xt.geometry.blend import Blend
 from xt.geometry.grid import Window
 from xt.inference.options import Augmentation, Context, PredictOptions, Summary
-from xt.inference.outputs import check_outputs, refuse_inputs
+from xt.inference.outputs import check_folder, check_outputs, refuse_inputs
 from xt.inference.precision import Precision
 from xt.inference.predict import predict_image
 from xt.models.checkpoint import load_model
@@ -174,7 +174,9 @@ class Prediction:
 
         Raises:
             GeometryError: If the window is not inside the image.
+            InputError: If it is closed.
         """
+        self._check_open("read")
         window = window or Window(0, 0, *self.shape)
         if window.clip(*self.shape) != window:
             raise GeometryError(f"{window} is not inside the image of {self.shape[0]} × {self.shape[1]} px")
@@ -195,8 +197,11 @@ class Prediction:
 
         Raises:
             ConfigError: If ``out`` is not named as a GeoTIFF.
-            OutputError: If a file exists, is the image, mask or polygons, or cannot be written; what was there stays.
+            InputError: If it is closed.
+            OutputError: If the folder is missing, or a file exists, is the image, mask or polygons, or cannot be
+                written; what was there stays.
         """
+        self._check_open("write")
         out = Path(out)
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise ConfigError(f"{out}: the result is a GeoTIFF; name it .tif")
@@ -206,6 +211,7 @@ class Prediction:
             for path, suffix in zip(self._files, suffixes, strict=True)
         ]
         refuse_inputs(files, self._inputs)
+        check_folder(out.parent)
         with ExitStack() as stack:
             for path in reversed(files):
                 stack.enter_context(locked(path))
@@ -218,6 +224,10 @@ class Prediction:
     def close(self) -> None:
         """Remove the temporary files."""
         self._folder.cleanup()
+
+    def _check_open(self, what: str) -> None:
+        if not self._raster.parent.exists():
+            raise InputError(f"the prediction of {shown(self.image)} is closed; {what} it inside the with block")
 
     def __enter__(self) -> "Prediction":
         return self

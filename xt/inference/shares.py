@@ -18,7 +18,7 @@ from xt.inference.creation import check_cog
 from xt.inference.journal import entries, is_publishing, job, job_folder, remove_job, shares_of
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outcome import Counts, Outcome
-from xt.inference.outputs import check_outputs, output_files, read_report, refuse_inputs
+from xt.inference.outputs import check_outputs, made_otherwise, output_files, read_report, refuse_inputs
 from xt.inference.parts import PartWriter
 from xt.inference.predict import bytes_needed, open_source, plan_of, work_on
 from xt.inference.publish import publish
@@ -58,8 +58,10 @@ def predict_share(
     refuse_inputs(files, [path, *options.limits])
     folder = job_folder(out, options.share)
     with locked(folder):
-        check_outputs(files, options.overwrite, bytes_needed(source, task) // options.share[1])
-        with job(folder, facts_of(model, metadata, source, plan, options), options.restart, keep=True) as journal:
+        facts = facts_of(model, metadata, source, plan, options)
+        made = made_otherwise(out, path, facts | {"creation": options.creation})
+        check_outputs(files, options.overwrite, bytes_needed(source, task) // options.share[1], made)
+        with job(folder, facts, options.restart, keep=True) as journal:
             counts = work_on(model, task, source, plan, journal, options, progress, stop).counts
             journal.commit((journal.last or {}) | {"complete": _request(path, metadata, options)})
     return Summary(shown(path), str(out), counts.own, counts.empty, counts.bad)
@@ -99,6 +101,12 @@ def merge(out: Path, overwrite: bool = False) -> Summary:
         for folder in shares.values():
             remove_job(folder)
     return summary
+
+
+def merged_before(out: Path) -> Summary | None:
+    """Return what was said of a result that is complete, and of which no share has been begun since; else None."""
+    report = read_report(out) if out.parent.is_dir() and not shares_of(out) else None
+    return None if report is None else Summary(**report["result"])
 
 
 def _request(path: Path, metadata: ModelMetadata, options: PredictOptions) -> dict[str, Any]:
