@@ -1,12 +1,13 @@
 """What a run was begun with and must go on with; and whether it is complete."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from xt.data.base import DataModule
 from xt.errors import CheckpointError, ConfigError
@@ -34,6 +35,22 @@ def check_same(folder: Path, old: dict[str, Any], new: dict[str, Any], data: typ
         raise ConfigError(
             f"{folder} was trained with another {key} ({before}, now {now}); go on with the old one, choose another "
             "--run_dir, or train anew with --fresh"
+        )
+
+
+def check_averaging(folder: Path, trainer: Trainer, saved: Mapping[str, Any]) -> None:
+    """Compare a checkpoint with the trainer that shall go on from it: both average weights, or neither does.
+
+    Raises:
+        ConfigError: If one alone does; averaged weights would become those that are trained.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    before, now = "averaging_state" in saved, any(isinstance(each, WeightAveraging) for each in callbacks)
+    if before != now:
+        with_it, without = ("with", "without") if before else ("without", "with")
+        raise ConfigError(
+            f"{folder} was trained {with_it} averaged weights, now {without}; leave WeightAveraging in "
+            "trainer.callbacks as it was, choose another --run_dir, or train anew with --fresh"
         )
 
 

@@ -19,7 +19,7 @@ from xt.malloc import return_large_blocks
 from xt.models.checkpoint import find_model, load_beside, load_model
 from xt.stopping import StopRequest
 from xt.training import ownership
-from xt.training.binding import check_same, is_complete
+from xt.training.binding import check_averaging, check_same, is_complete
 from xt.training.checkpoints import clean, find_checkpoint
 from xt.training.metrics_file import MetricsFile
 from xt.training.parsing import CLI, parse
@@ -128,6 +128,7 @@ def _begin(cli: CLI, checkpoint: Path | None) -> None:
     if checkpoint is not None:
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
         cli.datamodule.load_state_dict(saved.get(type(cli.datamodule).__qualname__, {}))
+        check_averaging(checkpoint.parents[1], cli.trainer, saved)
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from xt.files import replacing
 from xt.models.checkpoint import save_model
@@ -89,7 +92,8 @@ class RunFolder(Callback):
         value = trainer.callback_metrics.get(module.monitor)
         if value is not None and math.isfinite(value) and (self.best is None or float(value) > self.best):
             self.best = float(value)
-            self._save_model(trainer, module)
+            with _as_validated(trainer, module):
+                self._save_model(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the model if validation never did, and mark the run as complete."""
@@ -116,6 +120,20 @@ class RunFolder(Callback):
     def _save_model(self, trainer: Trainer, module: TrainingModule) -> None:
         if trainer.is_global_zero:
             save_model(self.folder / "model", module.model, module.metadata(), module.beside())
+
+
+@contextmanager
+def _as_validated(trainer: Trainer, module: TrainingModule) -> Iterator[None]:
+    """Give the module the averaged weights again, which Lightning takes away before :meth:`on_validation_end`."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    averaging = [each for each in callbacks if isinstance(each, WeightAveraging)]
+    for each in averaging:
+        each.on_validation_epoch_start(trainer, module)
+    try:
+        yield
+    finally:
+        for each in reversed(averaging):
+            each.on_validation_epoch_end(trainer, module)
 
 
 def _closes(trainer: Trainer, batch_index: int) -> bool:
