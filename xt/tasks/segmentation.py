@@ -45,10 +45,15 @@ class SemanticSegmentation(Task):
         return {"mask": len(self.classes)}
 
     def adopt(self, data: "DataModule") -> None:
-        """Take the mask value that is neither learned nor scored."""
+        """Take the mask value that is neither learned nor scored.
+
+        Raises:
+            ConfigError: If the data give no masks, or the loss was told of other classes.
+        """
         from torchmetrics.classification import MulticlassConfusionMatrix  # prediction is spared seconds of imports
 
         super().adopt(data)
+        self.loss.check(data.classes)
         self.ignore_index = data.ignore_index
         self.confusion = MulticlassConfusionMatrix(len(data.classes), ignore_index=data.ignore_index)
 
