@@ -21,7 +21,11 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_the_weights_that_were_validated_are_kept_and_the_run_goes_on_exactly(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ):
     validated: list[dict[str, Tensor]] = []
     plain = TrainingModule.validation_step
@@ -38,6 +42,7 @@ def test_the_weights_that_were_validated_are_kept_and_the_run_goes_on_exactly(
 
     assert run_train(*argv, str(tmp_path / "cut"), kill_at=3) == 9
     assert main(["train", *argv, str(tmp_path / "cut")]) == 0
+    assert not [each for each in recwarn if "resum" in str(each.message)]
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert same(load_model(tmp_path / "cut")[0].state_dict(), kept)
 

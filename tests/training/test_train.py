@@ -227,6 +227,7 @@ def test_fresh_removes_nothing_until_the_data_are_found(unbroken: Path, tmp_path
         ("--model.model.context Mambo", "did you mean 'Mamba'"),
         ("--data.image_size 0", "xt: error: data.init_args.image_size is 0; it must be at least 1"),
         ("--data.batch_size -1", "data.init_args.batch_size is -1; it must be at least 1"),
+        ("--data.bands VV_dB,VH_dB", "got 'VV_dB,VH_dB'; write [VV_dB,VH_dB]"),
         ("--data.centred 2", "data.init_args.centred is 2.0"),
         ("--trainer.accelerator tpux", "trainer: You selected an invalid accelerator"),
         ("--trainer.max_steps -5", "trainer: `max_steps` must be"),

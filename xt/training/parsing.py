@@ -36,6 +36,7 @@ _NOISE = (
     ".*args parameter is intended.*",
     ".*LeafSpec.*",
     ".*deprecated in v4.*",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # where our loaders go on exactly
     "GPU available but not used",  # as the config says
     "It is recommended to use .*sync_dist",  # scores are formed over all processes
     "Grad strides do not match bucket view strides",
@@ -149,7 +150,9 @@ def _short(message: str) -> str:
     wanted = dict.fromkeys(name or choices for name, choices in expected if name != "NoneType")
     got = re.findall(r"Got value: (.*)", message) or re.findall(r"Given value: (.*)", message)
     if key and wanted and got:
-        return f"{key} must be {' or '.join(wanted)}, got {got[0].strip()!r}"
+        given = got[0].strip()
+        many = "," in given and not given.startswith("[") and {"Sequence", "List", "list", "tuple"} & {*wanted}
+        return f"{key} must be {' or '.join(wanted)}, got {given!r}" + (f"; write [{given}]" if many else "")
     reasons = dict.fromkeys(line.strip(" -") for line in message.splitlines() if not _FRAME.match(line))
     return f"{key}: {_one_line('; '.join(reasons))}" if key else _one_line("; ".join(reasons))
 
