@@ -150,3 +150,13 @@ def test_statistics_of_a_run_are_taken_where_the_data_say_none():
     assert data.state_dict() == {"mean": [7.0], "std": [1.0], "target_mean": [], "target_std": []}
     data.load_state_dict({"mean": [8.0], "target_mean": [2.0]})
     assert (data.mean, data.target_mean) == ((7.0,), (2.0,))
+
+
+def test_every_epoch_may_be_the_first_one_again():
+    loader = make_loader(Keys(), 2, 0, 5, True, same=True)
+    seen = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        seen.append([(batch["epoch"].tolist(), batch["index"].tolist()) for batch in loader])
+    assert seen[0] == seen[1]
+    assert seen[0] != sorted(seen[0])

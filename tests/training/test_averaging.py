@@ -11,9 +11,14 @@ from torch import Tensor
 from xt.cli.main import main
 from xt.models.checkpoint import load_model
 from xt.training.module import TrainingModule
+from xt.training.ownership import check_own
 
 AVERAGING = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
-TRAINER = {"accelerator": "cpu", "max_epochs": 2, "enable_progress_bar": False, "callbacks": [AVERAGING]}
+OTHERS = [
+    {"class_path": "LearningRateMonitor"},
+    {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/aggregate", "mode": "max"}},
+]
+TRAINER = {"accelerator": "cpu", "max_epochs": 2, "enable_progress_bar": False, "callbacks": [AVERAGING, *OTHERS]}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -44,9 +49,12 @@ def test_the_weights_that_were_validated_are_kept_and_the_run_goes_on_exactly(
     assert main(["train", *argv, str(tmp_path / "cut")]) == 0
     assert not [each for each in recwarn if "resum" in str(each.message)]
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert ("0", "lr-AdamW/pg1", "0.0003333333333333333") in losses(tmp_path / "cut")
+    assert len(list((tmp_path / "cut/own_checkpoints").glob("*.ckpt"))) == 1
+    check_own(tmp_path / "cut", clear=True, keep=[])
     assert same(load_model(tmp_path / "cut")[0].state_dict(), kept)
 
     capsys.readouterr()
-    other = config(tmp_path, scenes, trainer=TRAINER | {"callbacks": [], "max_epochs": 3})
+    other = config(tmp_path, scenes, trainer=TRAINER | {"callbacks": OTHERS, "max_epochs": 3})
     assert main(["train", str(other), "--run_dir", str(tmp_path / "cut")]) == 2
     assert "was trained with averaged weights, now without" in capsys.readouterr().err

@@ -20,17 +20,8 @@ from xt.data.base import DataModule
 from xt.errors import ConfigError, XTError, at_least
 from xt.training import strict_yaml
 from xt.training.module import TrainingModule
+from xt.training.trainer_arguments import TRAINER_DEFAULTS, adapted
 
-TRAINER_DEFAULTS = {
-    "devices": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "log_every_n_steps": 1,
-    "gradient_clip_val": 5.0,
-    "use_distributed_sampler": False,
-}
 _NOISE = (
     ".*does not have many workers.*",
     ".*args parameter is intended.*",
@@ -63,6 +54,8 @@ class CLI(LightningCLI):
         Raises:
             ConfigError: If a value of ``trainer:`` is refused, or it asks for a strategy that shards the model.
         """
+        given = self._get(self.config_init, "trainer", default={})
+        kwargs |= adapted(given, self.datamodule)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:

@@ -1,7 +1,6 @@
 """What training does with its run folder: state saved between two steps, the best model, going on exactly."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +11,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
-from xt.files import replacing
 from xt.models.checkpoint import save_model
 from xt.stopping import StopRequest
 from xt.training.checkpoints import save_checkpoint
+from xt.training.ending import mark_done
 from xt.training.metrics_file import MetricsFile
 from xt.training.module import TrainingModule
-
-DONE = "done"
 
 
 class RunFolder(Callback):
@@ -100,11 +97,8 @@ class RunFolder(Callback):
         assert isinstance(module, TrainingModule)
         if self.best is None:
             self._save_model(trainer, module)
-        if not trainer.is_global_zero:
-            return
-        facts = {"steps": trainer.global_step, "max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
-        with replacing(self.folder / DONE) as partial:
-            partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        if trainer.is_global_zero:
+            mark_done(self.folder, trainer, self.best is not None)
 
     def _asked(self, trainer: Trainer) -> bool:
         """Whether a signal has asked any of the processes to stop."""
@@ -141,4 +135,5 @@ def _closes(trainer: Trainer, batch_index: int) -> bool:
     if trainer.global_step + 1 == trainer.max_steps:
         return True
     epoch, period = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
-    return batch_index + 1 == trainer.num_training_batches and (epoch % period == 0 or epoch == trainer.max_epochs)
+    last = batch_index + trainer.accumulate_grad_batches >= trainer.num_training_batches
+    return last and (epoch % period == 0 or epoch == trainer.max_epochs)
