@@ -102,5 +102,7 @@ def test_what_cannot_be_had_is_refused():
         adapted({"callbacks": StochasticWeightAveraging(0.1)}, data)
     with pytest.raises(ConfigError, match=r"trainer\.barebones"):
         adapted({"barebones": True}, data)
+    with pytest.raises(ConfigError, match="limit_train_batches is 0"):
+        adapted({"limit_train_batches": 0}, data)
     assert adapted({"use_distributed_sampler": True}, data) == {"use_distributed_sampler": False}
     assert not data.same_batches

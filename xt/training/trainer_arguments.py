@@ -39,6 +39,8 @@ def adapted(given: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
         )
     if given.get("barebones"):
         raise ConfigError("trainer.barebones keeps neither metrics nor a model; take fast_dev_run for a trial")
+    if given.get("limit_train_batches") == 0:
+        raise ConfigError("trainer.limit_train_batches is 0: nothing would be trained; give more, or leave it out")
     own: dict[str, Any] = {"use_distributed_sampler": False}  # our samplers share samples out themselves
     if any(isinstance(each, Checkpoint) for each in callbacks):
         own["enable_checkpointing"] = True
