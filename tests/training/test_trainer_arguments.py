@@ -1,6 +1,9 @@
 """Options of Lightning's trainer that touch how xT loads data, keeps its state and ends."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,12 +64,27 @@ def test_an_end_without_validation_is_told(scenes: Path, tmp_path: Path, capsys:
     assert main([*argv, "--trainer.val_check_interval", "100"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("xt: error: trainer: `val_check_interval` (100) must be less")
-    assert main([*argv, "--trainer.max_steps", "1"]) == 0
+    early = '[{"class_path": "EarlyStopping", "init_args": {"monitor": "val/io"}}]'
+    assert main([*argv, "--trainer.callbacks", early]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("xt: error: trainer.callbacks: Early stopping conditioned on metric `val/io`")
+    assert main([*argv, "--fresh", "--trainer.max_steps", "1"]) == 0
     assert "no validation chose the model: it is that of the last step" in capsys.readouterr().out
     assert main(["eval", str(tmp_path / "run")]) == 0
     assert "run: no validation chose the model" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "run")]) == 0
     assert "no validation chose the model" in capsys.readouterr().out
+
+
+def test_a_script_without_a_guard_is_told_of_it(scenes: Path, tmp_path: Path):
+    script = tmp_path / "script.py"
+    options = ["--run_dir", str(tmp_path / "run"), "--data.num_workers", "1"]
+    script.write_text(f"import xt\nxt.train({str(config(tmp_path, scenes))!r}, {options})\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert "xt: a loader process has come to xt.train: put the call under if __name__ == '__main__':" in lines
+    assert lines[-1].startswith("xt.errors.TrainingError: a loader process has ended; its message stands above")
 
 
 def ended(tmp_path: Path, *callbacks: Any, **facts: Any) -> dict[str, Any]:

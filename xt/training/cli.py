@@ -1,6 +1,8 @@
 """``xt train`` and ``xt eval``: what becomes of a run folder, and the calls of the trainer."""
 
 import json
+import multiprocessing
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +50,8 @@ def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False
         XTError: If the config, the data or the run folder is not right.
         Stopped: On Ctrl-C or SIGTERM; the state is saved.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a new process reads the script from its top
+        sys.exit("xt: a loader process has come to xt.train: put the call under if __name__ == '__main__':")
     config, overrides = Path(config), list(overrides)
     check_config(config, overrides, bool(modules))
     cli = parse(config, overrides, modules)
@@ -143,6 +147,13 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
             ) from error
         except RuntimeError as error:
             stop.check()  # Ctrl-C reaches loader processes too, while they start
+            if str(error).startswith("Early stopping conditioned on metric"):
+                raise ConfigError(f"trainer.callbacks: {' '.join(str(error).split())}") from error
+            if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+                raise TrainingError(
+                    "a loader process has ended; its message stands above, or memory was full: take a smaller "
+                    "--data.num_workers, or 0, and the run goes on"
+                ) from error
             if trainer.world_size > 1 and "onnection" in str(error):
                 raise TrainingError(
                     "another process of this training has ended; its own message stands above"
