@@ -149,7 +149,9 @@ def test_missing_data_are_said_in_one_line_and_channels_follow_the_data(
 ):
     path = config(tmp_path, scenes)
     assert main(["train", str(path), "--data.root", str(tmp_path / "none"), "--run_dir", str(tmp_path / "a")]) == 2 + 1
-    assert "xt synth xview3" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "xt synth xview3" in error
+    assert f"data: no {tmp_path / 'none/train.csv'}; a relative root counts from the working directory" in error
     run = tmp_path / "b"
     argv = ["train", str(path), "--data.bands", '["VV_dB"]', "--run_dir", str(run), "--trainer.max_steps", "1"]
     assert main(argv) == 0
