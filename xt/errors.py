@@ -92,7 +92,7 @@ class Stopped(BaseException):
 
 
 def at_least(minimum: int, where: str, **values: float | None) -> None:
-    """Check that values which are given are not below a minimum.
+    """Check that values which are given are numbers not below a minimum.
 
     Args:
         minimum: Lowest value allowed.
@@ -103,7 +103,7 @@ def at_least(minimum: int, where: str, **values: float | None) -> None:
         ConfigError: If one is lower; names its key.
     """
     for key, value in values.items():
-        if value is not None and value < minimum:
+        if value is not None and not value >= minimum:
             raise ConfigError(f"{where}.{key} is {value}; it must be at least {minimum}")
 
 

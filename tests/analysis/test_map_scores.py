@@ -32,6 +32,8 @@ def test_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str], named: bool
         for name, number, value in zip(NAMES, "012", values, strict=True):
             assert scores[f"{metric}_{name if named else number}"] == pytest.approx(value, abs=1e-6)
         assert scores[metric] == pytest.approx(np.mean(values[1:]), abs=1e-6)
+        everything, _ = score(capsys, found_path, truth, "--ignore", 7, "--no-background")
+        assert everything[metric] == pytest.approx(np.mean(values), abs=1e-6)
 
 
 def test_a_class_that_occurs_nowhere_has_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

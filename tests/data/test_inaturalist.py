@@ -93,7 +93,7 @@ def test_wrong_entries_are_said_in_one_line(root: Path, change: Callable[[Any], 
 def test_wrong_files_and_options_say_what_to_do(root: Path):
     with pytest.raises(XTError, match=r"no 'Reptila'; did you mean 'Reptilia'"):
         make(root, supercategory="Reptila")
-    with pytest.raises(InputError, match=r"none2018\.json cannot be read .*set data\.init_args\.root"):
+    with pytest.raises(InputError, match=r"none2018\.json cannot be read .*set --data\.root"):
         make(root, train="none2018.json")
     (root / "val2018.json").write_text("[1")
     with pytest.raises(InputError, match=r"val2018\.json is no JSON .*fetch it again"):

@@ -169,3 +169,13 @@ def test_samples_of_arrays_and_of_tensors_make_the_same_batch():
     tensors[1]["image"] = torch.zeros(1, 2, 4)
     with pytest.raises(InputError, match=r"'image' of a batch has the shapes \[\(1, 2, 3\), \(1, 2, 4\)\]"):
         collate(tensors)
+
+
+def test_every_epoch_may_be_the_first_one_again():
+    loader = make_loader(Keys(), 2, 0, 5, True, same=True)
+    seen = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        seen.append([(batch["epoch"].tolist(), batch["index"].tolist()) for batch in loader])
+    assert seen[0] == seen[1]
+    assert seen[0] != sorted(seen[0])

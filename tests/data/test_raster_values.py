@@ -122,7 +122,7 @@ def test_wrong_rasters_are_named(root: Path):
         InputError, match=r"a\.tif: 2 bands, the targets are bands 1, 2, 3; set data\.init_args\.targets"
     ):
         make(root, targets=["x", "y", "z"])
-    with pytest.raises(InputError, match=r"no folder .*heights; set data.init_args.root to the folder that holds it"):
+    with pytest.raises(InputError, match=r"no folder /.*heights; a relative root .* set --data.root"):
         make(root, values="heights")
     write(root / "values/a.tif", known(40, 59, 0))
     with pytest.raises(

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from xt.losses.base import TileLoss
 from xt.losses.detection import ClassLoss, DetectionLoss, PaperDetectionLoss
 from xt.losses.regression import RegressionLoss
 from xt.losses.segmentation import SegmentationLoss
+from xt.tasks.classification import ImageClassification
+from xt.tasks.detection import PointDetection
 
 
 def detection_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -239,3 +243,35 @@ def test_sums_of_maps_in_bf16_are_in_single_precision(name: str):
     found, want = (loss.statistics({name: each}, targets) for each in (maps, maps.float()))
     assert found.dtype == torch.float32
     assert torch.equal(found, want)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (
+            lambda: SegmentationLoss(class_weights=[1.0, -1.0]),
+            r"class_weights is \[1.0, -1.0\]; give numbers from 0 on",
+        ),
+        (lambda: SegmentationLoss(class_weights=[1.0, float("nan")]), "class_weights is"),
+        (lambda: SegmentationLoss(class_weights=[0.0, 0.0]), "not all of them 0"),
+        (lambda: SegmentationLoss(class_weights=[]), "class_weights is"),
+        (lambda: SegmentationLoss(float("nan")), "loss.init_args.dice_weight is nan; it must be at least 0"),
+        (lambda: DetectionLoss(length_weight=-1.0), "length_weight is -1.0"),
+        (lambda: ClassLoss(class_weight=-1.0), "class_weight is -1.0"),
+        (lambda: PaperDetectionLoss(gamma=-1.0), "gamma is -1.0"),
+        (lambda: RegressionLoss(float("nan")), "delta is nan"),
+        (lambda: ImageClassification(1.5), "label_smoothing is 1.5; give one from 0 to 1"),
+        (lambda: PointDetection(token_weight=-1.0), "token_weight is -1.0"),
+    ],
+)
+def test_weights_that_are_none_are_refused(build: Callable[[], object], said: str):
+    with pytest.raises(ConfigError, match=said):
+        build()
+
+
+def test_a_weight_for_each_class():
+    loss = SegmentationLoss(class_weights=[0.2, 2.0, 2.0])
+    loss.check(["land", "water", "ice"])
+    said = r"loss.init_args.class_weights has 3 numbers for 2 classes \(land, water\); give one for each"
+    with pytest.raises(ConfigError, match=said):
+        loss.check(["land", "water"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
 from xt.data.base import DataModule
 from xt.data.labels import LabelTable
@@ -132,6 +133,28 @@ def test_accuracy_is_of_the_images_since_the_last():
         batch = {"image": torch.zeros(4, 1, 2, 2), "valid": torch.ones(4, 1, 2, 2), "label": torch.tensor(label)}
         task.measure(lambda image, valid: {"label": said}, batch)  # type: ignore[arg-type]
         assert task.scores(Data, tune=False) == {"top1": want}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_the_first_class_counts_in_the_means_unless_it_is_background(background: bool):
+    class Data:
+        classes, ignore_index, gives = ("tree", "water", "road", "ice"), 9, "mask"
+
+    rng = np.random.default_rng(3)
+    said, mask = (torch.from_numpy(rng.integers(0, 3, (1, 20, 20))) for _ in range(2))
+    mask[:, :2] = 9
+    # A saved model says it, and a task with the defaults knows.
+    settings = SemanticSegmentation(background=background).settings()
+    metadata = ModelMetadata("semantic-segmentation", ("b",), (0.0,), (1.0,), classes=Data.classes, settings=settings)
+    task = task_of(metadata)
+    task.adopt(Data)  # type: ignore[arg-type]
+    raw = {"mask": F.one_hot(said, 4).movedim(-1, 1).float()}
+    batch = {"image": torch.zeros(1, 1, 20, 20), "valid": torch.ones(1, 1, 20, 20), "mask": mask}
+    task.measure(lambda image, valid: raw, batch)  # type: ignore[arg-type]
+    scores = task.scores(Data, tune=False)  # type: ignore[arg-type]
+    for name, of in (("iou", multiclass_jaccard_index), ("f1", multiclass_f1_score)):
+        each = of(said[mask != 9], mask[mask != 9], num_classes=3, average=None).tolist()
+        assert scores[name] == pytest.approx(np.mean(each[1:] if background else each))
 
 
 def test_masks_are_learnt_and_scored_without_what_is_ignored_and_the_background_is_no_score():

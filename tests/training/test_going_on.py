@@ -15,8 +15,9 @@ from xt.cli.main import main
 from xt.data.base import DataModule
 from xt.errors import CheckpointError, ConfigError
 from xt.models.checkpoint import load_model
-from xt.training.binding import BOUND_TRAINER, check_same, is_complete
+from xt.training.binding import BOUND_TRAINER, check_same
 from xt.training.checkpoints import find_checkpoint
+from xt.training.ending import goes_on, read_done
 
 
 @pytest.mark.slow
@@ -190,7 +191,8 @@ def test_where_data_lie_and_how_work_is_cut_do_not_bind(
 
 def test_keys_of_the_trainer_that_change_a_step_bind(tmp_path: Path):
     keys = {
-        "accumulate_grad_batches", "devices", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches", "num_nodes",
+        "accumulate_grad_batches", "devices", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches",
+        "num_nodes", "overfit_batches",
     }  # fmt: skip
     assert set(BOUND_TRAINER) == keys
     for key in keys:
@@ -205,8 +207,10 @@ def test_keys_of_the_trainer_that_change_a_step_bind(tmp_path: Path):
 )
 def test_a_run_is_complete_until_its_end_is_moved(tmp_path: Path, epochs: int | None, steps: int, complete: bool):
     (tmp_path / "done").write_text('{"steps": 30, "max_epochs": 3, "max_steps": -1}')
-    now = SimpleNamespace(max_epochs=epochs, max_steps=steps)
-    assert is_complete(tmp_path, now) == complete  # type: ignore[arg-type]
+    facts = read_done(tmp_path)
+    assert facts is not None
+    now = SimpleNamespace(max_epochs=epochs, max_steps=steps, callbacks=[])
+    assert goes_on(facts, now) == (not complete)  # type: ignore[arg-type]
 
 
 def test_damaged_checkpoints_are_never_trained_over(

@@ -35,15 +35,17 @@ def test_what_a_step_draws_is_told_by_seed_step_part_and_process(tmp_path: Path)
 
 
 def test_the_state_is_saved_before_a_step_that_validation_or_the_end_follows():
-    def closes(epoch: int, batch: int, step: int = 1, max_steps: int = -1) -> bool:
+    def closes(epoch: int, batch: int, step: int = 1, max_steps: int = -1, accumulated: int = 1) -> bool:
         trainer: Any = SimpleNamespace(
             global_step=step, max_steps=max_steps, current_epoch=epoch, check_val_every_n_epoch=3, max_epochs=5,
-            num_training_batches=4,
+            num_training_batches=4, accumulate_grad_batches=accumulated,
         )  # fmt: skip
         return _closes(trainer, batch)
 
     assert [closes(epoch, 3) for epoch in range(5)] == [False, False, True, False, True]
     assert not any(closes(epoch, 2) for epoch in range(5))
+    assert [closes(2, batch, accumulated=3) for batch in (0, 3)] == [False, True]
+    assert [closes(2, batch, accumulated=2) for batch in (0, 2)] == [False, True]
     assert [closes(0, 1, step, 8) for step in (6, 7)] == [False, True]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import xt
+from xt import plugins
 from xt.errors import ConfigError
-from xt.training.schema import check_config
+from xt.training.schema import DEFAULT_LOSSES, check_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/xview3_4096_512.yaml"
@@ -134,6 +135,21 @@ def test_arguments_go_to_the_class_that_an_override_names(name: str):
         with pytest.raises(ConfigError, match="unknown key 'head_dim'"):
             check_config(CONFIG, [f"--{key}", name, "--model.model.context.head_dim", "8"])
     check_config(CONFIG, ["--model.model.context", "Mine", "--model.model.context.scale", "2"], more_plugins=True)
+
+
+def test_an_argument_of_a_class_that_nobody_names_says_which_to_name():
+    config = ROOT / "configs/segmentation_ships.yaml"
+    given = ["--model.task.loss.class_weights", "[1, 2]"]
+    with pytest.raises(ConfigError, match=r"put --model\.task\.loss SegmentationLoss before it"):
+        check_config(config, given)
+    check_config(config, ["--model.task.loss", "SegmentationLoss", *given])
+    with pytest.raises(ConfigError, match=r"put --model\.task\.loss ClassLoss before it"):
+        check_config(config, ["--model.task", "ObjectDetection", "--model.task.loss.gamma", "1"])
+
+
+@pytest.mark.parametrize(("task", "loss"), DEFAULT_LOSSES.items())
+def test_the_losses_that_are_named_are_those_that_tasks_take(task: str, loss: str):
+    assert type(plugins.resolve("tasks", task)().loss).__name__ == loss
 
 
 def test_python_is_told_of_mistakes_as_the_command_line_is(tmp_path: Path):

@@ -149,7 +149,9 @@ def test_missing_data_are_said_in_one_line_and_channels_follow_the_data(
 ):
     path = config(tmp_path, scenes)
     assert main(["train", str(path), "--data.root", str(tmp_path / "none"), "--run_dir", str(tmp_path / "a")]) == 2 + 1
-    assert "xt synth xview3" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "xt synth xview3" in error
+    assert f"data: no {tmp_path / 'none/train.csv'}; a relative root counts from the working directory" in error
     run = tmp_path / "b"
     argv = ["train", str(path), "--data.bands", '["VV_dB"]', "--run_dir", str(run), "--trainer.max_steps", "1"]
     assert main(argv) == 0
@@ -227,6 +229,7 @@ def test_fresh_removes_nothing_until_the_data_are_found(unbroken: Path, tmp_path
         ("--model.model.context Mambo", "did you mean 'Mamba'"),
         ("--data.image_size 0", "xt: error: data.init_args.image_size is 0; it must be at least 1"),
         ("--data.batch_size -1", "data.init_args.batch_size is -1; it must be at least 1"),
+        ("--data.bands VV_dB,VH_dB", "got 'VV_dB,VH_dB'; write [VV_dB,VH_dB]"),
         ("--data.centred 2", "data.init_args.centred is 2.0"),
         ("--trainer.accelerator tpux", "trainer: You selected an invalid accelerator"),
         ("--trainer.max_steps -5", "trainer: `max_steps` must be"),

@@ -79,7 +79,7 @@ def score_maps(pairs: Sequence[tuple[Path, Path]], options: TruthOptions | None 
     if sums is None or not sums.pixels:
         path, truth = pairs[0] if len(pairs) == 1 else (each.parent for each in pairs[0])
         raise InputError(f"{truth}: nothing is known of the pixels that {path} has data for; give another one")
-    return MapScores(sums.scores(), sums.pixels, sums.unsaid)
+    return MapScores(sums.scores(options), sums.pixels, sums.unsaid)
 
 
 def _check_raster(path: Path, found: Any, truth: Path, options: TruthOptions, classes: bool) -> None:
@@ -136,9 +136,10 @@ class _ClassSums:
             self.unsaid += int((known & ~valid).sum())
             self.counts.update(_pairs(values[known & valid], true[known & valid]))
 
-    def scores(self) -> dict[str, float]:
+    def scores(self, options: TruthOptions) -> dict[str, float]:
         occurring = sorted({each for pair in self.counts for each in pair} | {0})
-        return class_scores(self.counts, self.names or {number: str(number) for number in occurring})
+        names = self.names or {number: str(number) for number in occurring}
+        return class_scores(self.counts, names, options.background)
 
 
 class _NumberSums:
@@ -176,7 +177,7 @@ class _NumberSums:
                 shift = np.nan_to_num(self.middle)[:, None, None]
                 self.errors.update(*(torch.from_numpy(each - shift)[None] for each in (np.nan_to_num(said), true)))
 
-    def scores(self) -> dict[str, float]:
+    def scores(self, options: TruthOptions) -> dict[str, float]:
         scores: dict[str, float] = {}
         for metric, values in self.errors.compute().items():
             told = dict(zip(self.names, values.view(-1).tolist(), strict=True))

@@ -38,6 +38,7 @@ class TruthOptions:
             classes whose polygons have none every polygon has the second.
         unclear: Values of ``column`` whose polygons are not known.
         areas: Polygons outside which nothing is known.
+        background: Whether the first class is background, which means over classes leave out.
     """
 
     ignore: int | None = None
@@ -45,6 +46,7 @@ class TruthOptions:
     column: str | None = None
     unclear: Sequence[str] = ()
     areas: Path | None = None
+    background: bool = True
 
     def check(self, path: Path, truth: Path, numbers: bool) -> None:
         """Refuse what does not go with a map of numbers or classes and the file of what is true of it.
@@ -55,7 +57,8 @@ class TruthOptions:
         polygons = is_layer(truth)
         of_rasters = ("--colors", self.colors)
         of_polygons = ("--column", self.column is not None), ("--unclear", self.unclear)
-        of_classes = ("--ignore", self.ignore is not None), of_rasters, *of_polygons
+        own = ("--ignore", self.ignore is not None), ("--no-background", not self.background)
+        of_classes = *own, of_rasters, *of_polygons
         for option, given in of_classes if numbers else ():
             if given:
                 raise ConfigError(f"{option} is of classes, {path} has numbers; leave it out")

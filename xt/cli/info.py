@@ -106,6 +106,7 @@ def _of_raster(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
 
 def _of_model(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     from xt.models.checkpoint import read_description
+    from xt.training.ending import how_it_ended, read_done
 
     metadata, spec = read_description(path)
     encoder, size = spec["region_encoder"], metadata.image_size
@@ -124,6 +125,7 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         ("decoder", spec["decoder"]["class_path"]),
         ("trained on", f"{size} × {size} px" + (f" of {metadata.resolution:g} m" if metadata.resolution else "")),
     ]
+    shown += [("note", line) for line in how_it_ended(read_done(path) or {})]
     more: Mapping[str, Any] = {"classes": metadata.classes} | metadata.settings | {"thresholds": metadata.thresholds}
     shown += [(name, text) for name, value in more.items() if (text := _text(value))]
     return {"path": str(path), "model": spec, "metadata": metadata.to_dict()}, shown

@@ -28,13 +28,15 @@ def add_map(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unclear", nargs="+", default=[], metavar="VALUE", help=what)
     what = "polygons (GeoPackage, GeoJSON, shapefile) outside which a map is not scored"
     parser.add_argument("--areas", type=Path, metavar="FILE", help=what)
+    what = "the first class of a map counts in the means iou and f1, too"
+    parser.add_argument("--no-background", dest="background", action="store_false", help=what)
 
 
 def map_options(args: argparse.Namespace) -> "TruthOptions":
     """What :func:`add_map` and :func:`add_column` have read of a map."""
     from xt.analysis.map_truth import TruthOptions
 
-    return TruthOptions(args.ignore, args.colors, args.column, args.unclear, args.areas)
+    return TruthOptions(args.ignore, args.colors, args.column, args.unclear, args.areas, args.background)
 
 
 def refuse_map_options(args: argparse.Namespace, why: str) -> None:
@@ -48,6 +50,8 @@ def refuse_map_options(args: argparse.Namespace, why: str) -> None:
     for name in ("ignore", "colors", "unclear", "areas"):
         if getattr(args, name) not in (None, []):
             raise ConfigError(f"--{name} is of {why}, so leave it out")
+    if not args.background:
+        raise ConfigError(f"--no-background is of {why}, so leave it out")
 
 
 def _color(text: str) -> tuple[int, int, int]:

@@ -67,6 +67,7 @@ class DataModule(LightningDataModule):
         shoreline: Scene → contours, if the data have any; for scores close to the shore.
         datasets: Split (``train``, ``validation``, ``test``) → what its samples are read from, after :meth:`setup`.
         epoch: The next one to train.
+        same_batches: Whether every epoch is the first one again, to the augmentation.
         skip_batches: Batches of it that an earlier run has used, in each process.
         unbound: Constructor arguments that say where the data lie and how they are read; a run may go on with others.
 
@@ -101,6 +102,7 @@ class DataModule(LightningDataModule):
         self.root, self.image_size = Path(root), image_size
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.epoch = self.skip_batches = 0
+        self.same_batches = False
         self.datasets: dict[str, Dataset[Any]] = {}
 
     @property
@@ -136,7 +138,8 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Training samples in an order that changes from epoch to epoch."""
         skip, self.skip_batches = self.skip_batches, 0
-        return make_loader(self.datasets["train"], self.batch_size, self.num_workers, self.seed, True, skip, self.epoch)
+        how = self.batch_size, self.num_workers, self.seed, True, skip, self.epoch, self.same_batches
+        return make_loader(self.datasets["train"], *how)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation samples in their own order."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xt.data.base import DataModule
 from xt.data.image_crops import Images
+from xt.data.splits import ROOT
 from xt.errors import ConfigError, InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -68,7 +69,7 @@ class ImageFolderData(DataModule):
         """
         if not (self.root / "train").is_dir():
             raise InputError(
-                f"data: no folder {self.root / 'train'}; set data.init_args.root to a folder with "
+                f"data: no folder {(self.root / 'train').absolute()}; {ROOT} a folder with "
                 "train/CLASS/*.jpg and val/CLASS/*.jpg"
             )
         classes = tuple(sorted(path.name for path in (self.root / "train").iterdir() if path.is_dir()))

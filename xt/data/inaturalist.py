@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xt.data.image_folder import MEAN, STD, ImageFolderData
+from xt.data.splits import ROOT
 from xt.errors import ConfigError, InputError, nearest
 
 FIELDS: dict[str, dict[str, type]] = {
@@ -113,7 +114,7 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"data: {path} cannot be read ({error.strerror}); set data.init_args.root to the folder of the JSON files"
+            f"data: {path.absolute()} cannot be read ({error.strerror}); {ROOT} the folder of the JSON files"
         ) from error
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}); fetch it again") from error

@@ -33,6 +33,7 @@ class EpochSampler(Sampler[Key]):
         batch_size: Samples of a batch of one process.
         num_replicas: Processes; those of ``torch.distributed`` by default, asked when the order is needed.
         rank: This process among them.
+        same: Whether every epoch is the first one again.
     """
 
     def __init__(
@@ -44,14 +45,15 @@ class EpochSampler(Sampler[Key]):
         batch_size: int = 1,
         num_replicas: int | None = None,
         rank: int | None = None,
+        same: bool = False,
     ) -> None:
         self.length, self.seed, self.shuffle, self.skip, self.batch_size = length, seed, shuffle, skip, batch_size
-        self.num_replicas, self.rank = num_replicas, rank
+        self.num_replicas, self.rank, self.same = num_replicas, rank, same
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; the trainer calls this."""
-        self.epoch = epoch
+        self.epoch = 0 if self.same else epoch
 
     def __len__(self) -> int:
         return len(self._mine())
@@ -84,6 +86,7 @@ def make_loader(
     shuffle: bool,
     skip_batches: int = 0,
     epoch: int = 0,
+    same: bool = False,
 ) -> DataLoader[Any]:
     """Make a loader over a dataset that is asked for ``(epoch, index)``.
 
@@ -97,9 +100,10 @@ def make_loader(
         shuffle: Change the order from epoch to epoch; a last, smaller batch is then left out.
         skip_batches: Batches of the first epoch that an earlier run has used.
         epoch: The first; worker processes ask for samples before a trainer that goes on says which it is.
+        same: Give the samples of the first epoch in every epoch.
     """
     length = len(dataset)  # type: ignore[arg-type]
-    sampler = EpochSampler(length, seed, shuffle, skip_batches * batch_size, batch_size)
+    sampler = EpochSampler(length, seed, shuffle, skip_batches * batch_size, batch_size, same=same)
     sampler.set_epoch(epoch)
     return DataLoader(
         dataset,

@@ -8,6 +8,8 @@ from typing import TypeVar
 from xt.errors import ConfigError, InputError
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+ROOT = "a relative root counts from the working directory; set --data.root (data.init_args.root) to"
+"""What to do where data are not found."""
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ def rasters(folder: Path) -> list[Path]:
         InputError: If there is no such folder.
     """
     if not folder.is_dir():
-        raise InputError(f"data: no folder {folder}; set data.init_args.root to the folder that holds it")
+        raise InputError(f"data: no folder {folder.absolute()}; {ROOT} the folder that holds it")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
 
 

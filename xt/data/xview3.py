@@ -8,6 +8,7 @@ from xt.data.labels import read_labels
 from xt.data.scene_crops import SceneCrops
 from xt.data.shoreline import read_shorelines
 from xt.data.source import Source
+from xt.data.splits import ROOT
 from xt.errors import ConfigError, InputError, at_least, nearest
 
 SAR_BANDS = ("VV_dB", "VH_dB")
@@ -99,7 +100,7 @@ class XView3Data(DataModule):
         labels_path = self.root / f"{split}.csv"
         if not labels_path.is_file():
             raise InputError(
-                f"data: no {labels_path}; set data.init_args.root to a folder of xView3-SAR (iuu.xview.us), or make "
+                f"data: no {labels_path.absolute()}; {ROOT} a folder of xView3-SAR (iuu.xview.us), or make "
                 f"one: xt synth xview3 {self.root} --scenes 8 --size {self.image_size}"
             )
         labels = read_labels(labels_path, self.drop_bad_labels)

@@ -1,10 +1,14 @@
 """The contract of a dense loss that can be computed tile by tile, exactly."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from xt.plugins import Configurable
+
+OPTIONS = "model.task.init_args.loss.init_args"
+"""Where a config has the arguments of a loss."""
 
 
 class TileLoss(nn.Module, Configurable, ABC):
@@ -14,6 +18,13 @@ class TileLoss(nn.Module, Configurable, ABC):
     loss (dice included, which is no mean over tiles) and its gradient still equal those of the whole image. They are
     additive over the images of a batch and over processes, too, with the same result.
     """
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Compare what the loss was told with the classes that it is to tell apart, if it was told anything of them.
+
+        Raises:
+            ConfigError: If they do not fit; names the key, and both numbers.
+        """
 
     @abstractmethod
     def statistics(self, maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:

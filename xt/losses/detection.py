@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xt.data.targets import CENTER_SCALE, IGNORE, LENGTH_SCALE_M, UNKNOWN, CenterActivation
-from xt.losses.base import TileLoss
+from xt.errors import at_least
+from xt.losses.base import OPTIONS, TileLoss
 
 Maps = dict[str, Tensor]
 
@@ -72,6 +73,10 @@ class DetectionLoss(PointLoss):
         beta: float = 4.0,
     ) -> None:
         super().__init__()
+        at_least(
+            0, OPTIONS, vessel_weight=vessel_weight, fishing_weight=fishing_weight, center_weight=center_weight,
+            length_weight=length_weight, focal_weight=focal_weight, gamma=gamma, beta=beta,
+        )  # fmt: skip
         self.weights = {
             "vessel": vessel_weight, "fishing": fishing_weight, "center": center_weight, "length": length_weight,
         }  # fmt: skip
@@ -116,6 +121,7 @@ class ClassLoss(PointLoss):
         self, center_weight: float = 1.0, class_weight: float = 1.0, gamma: float = 2.0, beta: float = 4.0
     ) -> None:
         super().__init__()
+        at_least(0, OPTIONS, center_weight=center_weight, class_weight=class_weight, gamma=gamma, beta=beta)
         self.weights, self.priors = {"center": center_weight, "kind": class_weight}, {"center": 0.01}
         self.gamma, self.beta = gamma, beta
 
@@ -159,6 +165,10 @@ class PaperDetectionLoss(PointLoss):
         center_margin: float = 0.1,
     ) -> None:
         super().__init__()
+        at_least(
+            0, OPTIONS, vessel_weight=vessel_weight, fishing_weight=fishing_weight, center_weight=center_weight,
+            length_weight=length_weight, focal_weight=focal_weight, gamma=gamma, center_margin=center_margin,
+        )  # fmt: skip
         self.weights = {"vessel": vessel_weight, "fishing": fishing_weight, "center": 1.0, "length": length_weight}
         self.center_weight, self.center_margin = center_weight, center_margin
         self.focal_weight, self.gamma = focal_weight, gamma

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xt.errors import ConfigError
-from xt.losses.base import TileLoss
+from xt.losses.base import OPTIONS, TileLoss
 
 
 class RegressionLoss(TileLoss):
@@ -18,7 +18,7 @@ class RegressionLoss(TileLoss):
     def __init__(self, delta: float = 1.0) -> None:
         super().__init__()
         if not delta > 0:
-            raise ConfigError(f"model.task.init_args.loss.init_args.delta is {delta}; it must be above 0")
+            raise ConfigError(f"{OPTIONS}.delta is {delta}; it must be above 0")
         self.delta = delta
 
     def statistics(self, maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:

@@ -1,10 +1,16 @@
 """Loss of semantic segmentation: cross-entropy and dice, as sums over tiles."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xt.losses.base import TileLoss
+from xt.errors import ConfigError, at_least
+from xt.losses.base import OPTIONS, TileLoss
+
+WEIGHTS = f"{OPTIONS}.class_weights"
 
 
 class SegmentationLoss(TileLoss):
@@ -13,11 +19,29 @@ class SegmentationLoss(TileLoss):
     Args:
         dice_weight: Of dice beside cross-entropy.
         class_weights: Of each class in cross-entropy; all 1 by default.
+
+    Raises:
+        ConfigError: If a weight is negative or no number, or all are 0.
     """
 
     def __init__(self, dice_weight: float = 1.0, class_weights: list[float] | None = None) -> None:
         super().__init__()
+        at_least(0, OPTIONS, dice_weight=dice_weight)
+        if class_weights is not None and not (all(map(_is_weight, class_weights)) and any(class_weights)):
+            raise ConfigError(f"{WEIGHTS} is {class_weights}; give numbers from 0 on, not all of them 0")
         self.dice_weight, self.class_weights = dice_weight, class_weights
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Count the weights.
+
+        Raises:
+            ConfigError: If there is not one for each class.
+        """
+        if self.class_weights is not None and len(self.class_weights) != len(classes):
+            raise ConfigError(
+                f"{WEIGHTS} has {len(self.class_weights)} numbers for {len(classes)} classes ({', '.join(classes)}); "
+                "give one for each, in this order"
+            )
 
     def statistics(self, maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
         """Sums over a tile: cross-entropy, its weight, then per class overlap, prediction and truth.
@@ -44,3 +68,7 @@ class SegmentationLoss(TileLoss):
         scores = (2 * both + 1) / (predicted + true + 1)
         dice = 1 - scores.mean()
         return {"loss": entropy + self.dice_weight * dice, "cross_entropy": entropy, "dice": dice}
+
+
+def _is_weight(value: float) -> bool:
+    return math.isfinite(value) and value >= 0

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
+from xt.errors import ConfigError
 from xt.models.xt import XT
 from xt.tasks.base import Batch, ImageTask, Losses, Product, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
@@ -24,7 +25,10 @@ class ImageClassification(ImageTask):
     Publishes the number of the class, tile by tile, and the mean over all tiles as JSON.
 
     Args:
-        label_smoothing: Of cross-entropy.
+        label_smoothing: Of cross-entropy, from 0 to 1.
+
+    Raises:
+        ConfigError: If it lies outside.
     """
 
     kind = "classification"
@@ -35,6 +39,8 @@ class ImageClassification(ImageTask):
 
     def __init__(self, label_smoothing: float = 0.1) -> None:
         super().__init__()
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"model.task.init_args.label_smoothing is {label_smoothing}; give one from 0 to 1")
         self.label_smoothing = label_smoothing
 
     @property

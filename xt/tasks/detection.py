@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xt.data.labels import LabelTable
 from xt.data.targets import LENGTH_SCALE_M, CenterActivation
-from xt.errors import ConfigError
+from xt.errors import ConfigError, at_least
 from xt.geometry.grid import Window
 from xt.losses.detection import DetectionLoss, PointLoss
 from xt.losses.tokens import ClassTokenLoss, TokenLoss
@@ -45,7 +45,7 @@ class PointDetection(ObjectTask):
         tolerance: Pixels within which an object counts as found in the scores; that of xView3 by default.
 
     Raises:
-        ConfigError: If the tolerance is not above 0.
+        ConfigError: If the tolerance is not above 0, or the weight below 0.
     """
 
     kind = "point-detection"
@@ -60,6 +60,7 @@ class PointDetection(ObjectTask):
         super().__init__()
         if not tolerance > 0:
             raise ConfigError(f"model.task.init_args.tolerance is {tolerance}; it must be above 0 pixels")
+        at_least(0, "model.task.init_args", token_weight=token_weight)
         self.tolerance = tolerance
         self.loss, self.token_weight = loss or DetectionLoss(), token_weight
         self.center_activation: CenterActivation = self.loss.center_activation

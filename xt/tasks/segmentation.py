@@ -11,6 +11,7 @@ from torch import Tensor
 from xt.losses.base import TileLoss
 from xt.losses.segmentation import SegmentationLoss
 from xt.metrics.maps import class_scores
+from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.tasks.base import Batch, Losses, Product, Task, Valid, Values, painted
 from xt.tasks.gather import num_images, summed
@@ -27,6 +28,8 @@ class SemanticSegmentation(Task):
 
     Args:
         loss: Cross-entropy and dice by default.
+        background: Whether the first class is background, which the means of the scores leave out, and with them the
+            choice of the best model; False where it is a class like the others.
     """
 
     kind = "semantic-segmentation"
@@ -34,9 +37,9 @@ class SemanticSegmentation(Task):
     monitor = "iou"
     shown = ("iou",)
 
-    def __init__(self, loss: TileLoss | None = None) -> None:
+    def __init__(self, loss: TileLoss | None = None, background: bool = True) -> None:
         super().__init__()
-        self.loss = loss or SegmentationLoss()
+        self.loss, self.background = loss or SegmentationLoss(), background
         self.ignore_index = -1
 
     @property
@@ -45,12 +48,26 @@ class SemanticSegmentation(Task):
         return {"mask": len(self.classes)}
 
     def adopt(self, data: "DataModule") -> None:
-        """Take the mask value that is neither learned nor scored."""
+        """Take the mask value that is neither learned nor scored.
+
+        Raises:
+            ConfigError: If the data give no masks, or the loss was told of other classes.
+        """
         from torchmetrics.classification import MulticlassConfusionMatrix  # prediction is spared seconds of imports
 
         super().adopt(data)
+        self.loss.check(data.classes)
         self.ignore_index = data.ignore_index
         self.confusion = MulticlassConfusionMatrix(len(data.classes), ignore_index=data.ignore_index)
+
+    def prepare(self, metadata: ModelMetadata) -> None:
+        """Take the classes, and whether the first is background."""
+        super().prepare(metadata)
+        self.background = bool(metadata.settings.get("background", self.background))
+
+    def settings(self) -> dict[str, Any]:
+        """That the first class is no background, if it is none."""
+        return {} if self.background else {"background": False}
 
     def losses(self, model: XT, batch: Batch) -> Losses:
         """Losses of a batch, decoded tile by tile."""
@@ -77,14 +94,14 @@ class SemanticSegmentation(Task):
         ]
 
     def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:
-        """IoU and F1 of each class that occurs, and the means; these leave the first class (background) out.
+        """IoU and F1 of each class that occurs, and the means; these leave the first class out if it is background.
 
-        The means are 0 where no other class occurs.
+        The means are 0 where no class that counts occurs.
         """
         pixels = self.confusion.compute()
         self.confusion.reset()
         counts = {(said, true): int(pixels[true, said]) for true, said in pixels.nonzero().tolist()}
-        return {"iou": 0.0, "f1": 0.0} | class_scores(counts, dict(enumerate(data.classes)))
+        return {"iou": 0.0, "f1": 0.0} | class_scores(counts, dict(enumerate(data.classes)), self.background)
 
     @property
     def product(self) -> Product:

@@ -1,21 +1,20 @@
-"""What a run was begun with and must go on with; and whether it is complete."""
+"""What a run was begun with and must go on with."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from xt.data.base import DataModule
-from xt.errors import CheckpointError, ConfigError
+from xt.errors import ConfigError
 from xt.models.factory import ModelConfig
-from xt.training.run_folder import DONE
 
 BOUND_TRAINER = (
     "accumulate_grad_batches", "devices", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches",
-    "num_nodes",
+    "num_nodes", "overfit_batches",
 )  # fmt: skip
 """Of the trainer's keys those that change what a step does; the others say how, where and for how long."""
 
@@ -37,26 +36,20 @@ def check_same(folder: Path, old: dict[str, Any], new: dict[str, Any], data: typ
         )
 
 
-def is_complete(folder: Path, trainer: Trainer) -> bool:
-    """Whether a run has done all it should; a finished run goes on when ``max_epochs`` or ``max_steps`` was raised.
+def check_averaging(folder: Path, trainer: Trainer, saved: Mapping[str, Any]) -> None:
+    """Compare a checkpoint with the trainer that shall go on from it: both average weights, or neither does.
 
     Raises:
-        CheckpointError: If the mark of a finished run cannot be read.
+        ConfigError: If one alone does; averaged weights would become those that are trained.
     """
-    done = folder / DONE
-    if not done.exists():
-        return False
-    try:
-        facts = json.loads(done.read_text(encoding="utf-8"))
-        before = [facts["max_epochs"], facts["max_steps"]]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(f"{done} cannot be read; train anew with --fresh") from error
-    now = [trainer.max_epochs, trainer.max_steps]
-    return not any(_limit(new) > _limit(old) for old, new in zip(before, now, strict=True))
-
-
-def _limit(value: int | None) -> float:
-    return float("inf") if value is None or value < 0 else value
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    before, now = "averaging_state" in saved, any(isinstance(each, WeightAveraging) for each in callbacks)
+    if before != now:
+        with_it, without = ("with", "without") if before else ("without", "with")
+        raise ConfigError(
+            f"{folder} was trained {with_it} averaged weights, now {without}; leave WeightAveraging in "
+            "trainer.callbacks as it was, choose another --run_dir, or train anew with --fresh"
+        )
 
 
 def _bound(config: dict[str, Any], data: type[DataModule]) -> dict[str, Any]:

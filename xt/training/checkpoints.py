@@ -10,6 +10,8 @@ from xt.files import remove_partials, replacing
 from xt.models.checkpoint import file_sha256
 
 FOLDER, LAST, PREVIOUS = "checkpoints", "last.ckpt", "previous.ckpt"
+OWN = "own_checkpoints"
+"""Folder of those that a ``ModelCheckpoint`` in ``trainer.callbacks`` writes, if it has no ``dirpath``."""
 
 
 def save_checkpoint(run: Path, write: Callable[[Path], None]) -> None:

@@ -1,15 +1,19 @@
 """``xt train`` and ``xt eval``: what becomes of a run folder, and the calls of the trainer."""
 
 import json
+import multiprocessing
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from xt.data.base import DataModule
@@ -19,12 +23,13 @@ from xt.malloc import return_large_blocks
 from xt.models.checkpoint import find_model, load_beside, load_model
 from xt.stopping import StopRequest
 from xt.training import ownership
-from xt.training.binding import check_same, is_complete
-from xt.training.checkpoints import clean, find_checkpoint
+from xt.training.binding import check_averaging, check_same
+from xt.training.checkpoints import OWN, clean, find_checkpoint
+from xt.training.ending import DONE, UNCHOSEN, goes_on, how_it_ended, read_done
 from xt.training.metrics_file import MetricsFile
 from xt.training.parsing import CLI, parse
 from xt.training.progress import showing
-from xt.training.run_folder import DONE, RunFolder
+from xt.training.run_folder import RunFolder
 from xt.training.samples import Samples
 from xt.training.schema import check_config
 
@@ -39,17 +44,22 @@ def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False
         modules: Register classes, beside those that the config names.
 
     Returns:
-        The run folder.
+        The run folder. A trial by ``trainer.fast_dev_run`` neither reads nor writes it.
 
     Raises:
         XTError: If the config, the data or the run folder is not right.
         Stopped: On Ctrl-C or SIGTERM; the state is saved.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a new process reads the script from its top
+        sys.exit("xt: a loader process has come to xt.train: put the call under if __name__ == '__main__':")
     config, overrides = Path(config), list(overrides)
     check_config(config, overrides, bool(modules))
     cli = parse(config, overrides, modules)
     return_large_blocks(cli.datamodule.image_size)
     folder = Path(cli.config.run_dir or Path("runs") / config.stem)
+    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        _try(cli)
+        return folder
     keep = [config, cli.datamodule.root]
     if not cli.trainer.is_global_zero:
         _follow(cli, folder, fresh)
@@ -65,6 +75,15 @@ def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False
     return folder
 
 
+def _try(cli: CLI) -> None:
+    """Take the few steps of ``fast_dev_run``, and keep nothing."""
+    with TemporaryDirectory(prefix="xt-trial-") as scratch:
+        _begin(cli, None)
+        _run(cli, Path(scratch), None)
+    if cli.trainer.is_global_zero:
+        print("fast_dev_run: training and validation work; nothing is kept")
+
+
 def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
     trainer: Trainer = cli.trainer
     saved, text = folder / "config.yaml", cli.parser.dump(cli.config)
@@ -72,8 +91,10 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
     if checkpoint:
         old = yaml.safe_load(saved.read_text(encoding="utf-8"))
         check_same(folder, old, yaml.safe_load(text), type(cli.datamodule))
-    if not fresh and is_complete(folder, trainer):
-        print(f"{folder} is complete; raise --trainer.max_epochs or max_steps to go on, --fresh trains anew")
+    done = None if fresh else read_done(folder)
+    if done is not None and not goes_on(done, trainer):
+        ways = how_it_ended(done) if done.get("stopped_by") else ["raise --trainer.max_epochs or max_steps to go on"]
+        print(f"{folder} is complete; {ways[0]}, --fresh trains anew")
         return
     _begin(cli, checkpoint)  # before anything is written or removed
     if fresh:
@@ -86,13 +107,15 @@ def _fit(cli: CLI, folder: Path, fresh: bool) -> None:
         partial.write_text(text, encoding="utf-8")
     trainer.loggers = [*trainer.loggers, MetricsFile(folder), TensorBoardLogger(folder, name="", version="tensorboard")]
     _run(cli, folder, checkpoint)
-    print(f"model: {folder / 'model'}")
+    for line in [*how_it_ended(read_done(folder) or {}), f"model: {folder / 'model'}"]:
+        print(line)
 
 
 def _follow(cli: CLI, folder: Path, fresh: bool) -> None:
     """What the other processes of a data-parallel training do; the first one has the run folder ready."""
     checkpoint = None if fresh else find_checkpoint(folder)[0]
-    if fresh or not is_complete(folder, cli.trainer):
+    done = None if fresh else read_done(folder)
+    if done is None or goes_on(done, cli.trainer):
         _begin(cli, checkpoint)
         _run(cli, folder, checkpoint)
 
@@ -102,12 +125,19 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
     seed = cli.config.seed_everything
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     with StopRequest() as stop:
+        for each in callbacks:
+            if isinstance(each, ModelCheckpoint) and each.dirpath is None:
+                each.dirpath = str(folder / OWN)
+        # First, so that what others do before a step is done again where the state was saved before it.
+        callbacks.insert(0, RunFolder(folder, seed if isinstance(seed, int) else 0, cli.config.checkpoint_every, stop))
         callbacks.append(Samples(folder))
-        callbacks.append(RunFolder(folder, seed if isinstance(seed, int) else 0, cli.config.checkpoint_every, stop))
         try:
             with showing(trainer):
                 trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ValueError) as error:
+            # Lightning looks at the length of an interval when the data are there, and says ValueError.
+            if not isinstance(error, MisconfigurationException) and "val_check_interval" not in str(error):
+                raise
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         except torch.OutOfMemoryError as error:
             raise TrainingError(
@@ -117,6 +147,13 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
             ) from error
         except RuntimeError as error:
             stop.check()  # Ctrl-C reaches loader processes too, while they start
+            if str(error).startswith("Early stopping conditioned on metric"):
+                raise ConfigError(f"trainer.callbacks: {' '.join(str(error).split())}") from error
+            if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+                raise TrainingError(
+                    "a loader process has ended; its message stands above, or memory was full: take a smaller "
+                    "--data.num_workers, or 0, and the run goes on"
+                ) from error
             if trainer.world_size > 1 and "onnection" in str(error):
                 raise TrainingError(
                     "another process of this training has ended; its own message stands above"
@@ -128,6 +165,7 @@ def _begin(cli: CLI, checkpoint: Path | None) -> None:
     if checkpoint is not None:
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
         cli.datamodule.load_state_dict(saved.get(type(cli.datamodule).__qualname__, {}))
+        check_averaging(checkpoint.parents[1], cli.trainer, saved)
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.model.build(cli.datamodule)
@@ -147,6 +185,8 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
         what = "has no config.yaml" if run.is_dir() else "is no folder" if run.exists() else "does not exist"
         raise CheckpointError(f"{run} {what}; give a run folder of xt train, such as one in runs/")
     cli = parse(config, overrides, modules)
+    if not (read_done(run) or {}).get("validated", True):
+        warnings.warn(f"{run}: {UNCHOSEN}", XTWarning, stacklevel=2)
     model, metadata = load_model(find_model(run))
     verb, stage = (cli.trainer.validate, "validate") if split == "validation" else (cli.trainer.test, "test")
     settings = metadata.settings  # of values, their mean and deviation too

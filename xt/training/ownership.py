@@ -15,6 +15,7 @@ _MODEL = r"/((model|training)\.safetensors|config\.json)"
 _TREE = re.compile(
     rf"config\.yaml|metrics\.csv|done|(validation|test)\.json|checkpoints(/(last|previous)\.ckpt(\.sha256)?)?|(\.model\.previous|model)({_MODEL})?"
     r"|tensorboard(/(events\.out\.tfevents\.[^/]+|hparams\.yaml))?"
+    r"|own_checkpoints(/[^/]+\.ckpt)?"
     rf"|samples(/({_SAMPLE}|\.{_SAMPLE}\.[0-9a-f]+\.partial(\.png)?))?"
     rf"|(checkpoints/)?\.({_FILES})\.[0-9a-f]+\.partial(\.\w+)?|\.model\.[0-9a-f]+\.partial({_MODEL})?"
 )

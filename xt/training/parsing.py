@@ -20,22 +20,14 @@ from xt.data.base import DataModule
 from xt.errors import ConfigError, XTError, at_least
 from xt.training import strict_yaml
 from xt.training.module import TrainingModule
+from xt.training.trainer_arguments import TRAINER_DEFAULTS, adapted
 
-TRAINER_DEFAULTS = {
-    "devices": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "log_every_n_steps": 1,
-    "gradient_clip_val": 5.0,
-    "use_distributed_sampler": False,
-}
 _NOISE = (
     ".*does not have many workers.*",
     ".*args parameter is intended.*",
     ".*LeafSpec.*",
     ".*deprecated in v4.*",
+    "You're resuming from a checkpoint that ended before the epoch ended",  # where our loaders go on exactly
     "GPU available but not used",  # as the config says
     "It is recommended to use .*sync_dist",  # scores are formed over all processes
     "Grad strides do not match bucket view strides",
@@ -62,6 +54,8 @@ class CLI(LightningCLI):
         Raises:
             ConfigError: If a value of ``trainer:`` is refused, or it asks for a strategy that shards the model.
         """
+        given = self._get(self.config_init, "trainer", default={})
+        kwargs |= adapted(given, self.datamodule)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
@@ -149,7 +143,9 @@ def _short(message: str) -> str:
     wanted = dict.fromkeys(name or choices for name, choices in expected if name != "NoneType")
     got = re.findall(r"Got value: (.*)", message) or re.findall(r"Given value: (.*)", message)
     if key and wanted and got:
-        return f"{key} must be {' or '.join(wanted)}, got {got[0].strip()!r}"
+        given = got[0].strip()
+        many = "," in given and not given.startswith("[") and {"Sequence", "List", "list", "tuple"} & {*wanted}
+        return f"{key} must be {' or '.join(wanted)}, got {given!r}" + (f"; write [{given}]" if many else "")
     reasons = dict.fromkeys(line.strip(" -") for line in message.splitlines() if not _FRAME.match(line))
     return f"{key}: {_one_line('; '.join(reasons))}" if key else _one_line("; ".join(reasons))
 

@@ -1,22 +1,22 @@
 """What training does with its run folder: state saved between two steps, the best model, going on exactly."""
 
 import hashlib
-import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
-from xt.files import replacing
 from xt.models.checkpoint import save_model
 from xt.stopping import StopRequest
 from xt.training.checkpoints import save_checkpoint
+from xt.training.ending import mark_done
 from xt.training.metrics_file import MetricsFile
 from xt.training.module import TrainingModule
-
-DONE = "done"
 
 
 class RunFolder(Callback):
@@ -89,18 +89,16 @@ class RunFolder(Callback):
         value = trainer.callback_metrics.get(module.monitor)
         if value is not None and math.isfinite(value) and (self.best is None or float(value) > self.best):
             self.best = float(value)
-            self._save_model(trainer, module)
+            with _as_validated(trainer, module):
+                self._save_model(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the model if validation never did, and mark the run as complete."""
         assert isinstance(module, TrainingModule)
         if self.best is None:
             self._save_model(trainer, module)
-        if not trainer.is_global_zero:
-            return
-        facts = {"steps": trainer.global_step, "max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
-        with replacing(self.folder / DONE) as partial:
-            partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        if trainer.is_global_zero:
+            mark_done(self.folder, trainer, self.best is not None)
 
     def _asked(self, trainer: Trainer) -> bool:
         """Whether a signal has asked any of the processes to stop."""
@@ -118,9 +116,24 @@ class RunFolder(Callback):
             save_model(self.folder / "model", module.model, module.metadata(), module.beside())
 
 
+@contextmanager
+def _as_validated(trainer: Trainer, module: TrainingModule) -> Iterator[None]:
+    """Give the module the averaged weights again, which Lightning takes away before :meth:`on_validation_end`."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    averaging = [each for each in callbacks if isinstance(each, WeightAveraging)]
+    for each in averaging:
+        each.on_validation_epoch_start(trainer, module)
+    try:
+        yield
+    finally:
+        for each in reversed(averaging):
+            each.on_validation_epoch_end(trainer, module)
+
+
 def _closes(trainer: Trainer, batch_index: int) -> bool:
     """Whether validation, during which nothing can be saved, or the end follows this batch."""
     if trainer.global_step + 1 == trainer.max_steps:
         return True
     epoch, period = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
-    return batch_index + 1 == trainer.num_training_batches and (epoch % period == 0 or epoch == trainer.max_epochs)
+    last = batch_index + trainer.accumulate_grad_batches >= trainer.num_training_batches
+    return last and (epoch % period == 0 or epoch == trainer.max_epochs)

@@ -38,6 +38,13 @@ CLASSES = {
     "model.model.decoder": "decoders",
 }
 """Where a class is named, ``init_args`` left out of the path → its kind."""
+DEFAULT_LOSSES = {
+    "SemanticSegmentation": "SegmentationLoss",
+    "PixelRegression": "RegressionLoss",
+    "PointDetection": "DetectionLoss",
+    "ObjectDetection": "ClassLoss",
+}
+"""Task → the loss that it takes by itself."""
 REQUIRED = ("model.task", "data")
 SUPPLIED = ("self", "in_chans", "dim", "inputs")
 """What the data and the model give to its parts."""
@@ -135,15 +142,23 @@ class _Checker:
             raise ConfigError(f"{what} {name!r} is unknown{nearest(name, known)}")
         if not override:
             _known(where, shown, value, CLASS)
-        before = self.said(path)
         if override and name:
             self.renamed[path] = name
-        name = name or self.renamed.get(path) or (before.get("class_path") if isinstance(before, dict) else before)
+        name = name or self._named(path)
+        if name is None and override:
+            default = DEFAULT_LOSSES.get(self._named(("model", "task"))) if kind == "losses" else None
+            one = default or f"NAME (one of {', '.join(known)})"
+            raise ConfigError(f"{where}: no class is named that takes it; put --{'.'.join(path)} {one} before it")
         given = {key: each for key, each in value.items() if key not in CLASS}
         given |= value.get("init_args") or {}
         homes = BUILTINS[kind]
         target = homes.get(str(name)) or next((each for each in homes.values() if each.replace(":", ".") == name), None)
         return given, None if target is None else _parameters(target)
+
+    def _named(self, path: tuple[str, ...]) -> Any:
+        """The class that the overrides so far, or else the config, name at a place."""
+        before = self.said(path)
+        return self.renamed.get(path) or (before.get("class_path") if isinstance(before, dict) else before)
 
 
 def _keys(place: str) -> tuple[str, ...] | None:

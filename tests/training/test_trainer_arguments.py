@@ -1,0 +1,126 @@
+"""Options of Lightning's trainer that touch how xT loads data, keeps its state and ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging, Timer
+from small_runs import config, losses
+
+from xt.cli.main import main
+from xt.errors import ConfigError
+from xt.training.ending import goes_on, how_it_ended, mark_done
+from xt.training.module import TrainingModule
+from xt.training.trainer_arguments import adapted
+
+
+def test_the_same_batches_each_epoch_and_a_run_that_is_ended_early(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    seen: list[torch.Tensor] = []
+    plain = TrainingModule.training_step
+    monkeypatch.setattr(
+        TrainingModule, "training_step", lambda self, batch, i: seen.append(batch["image"]) or plain(self, batch, i)
+    )
+    early = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/aggregate", "min_delta": 9, "patience": 1}}
+    trainer = {"accelerator": "cpu", "max_epochs": 3, "enable_progress_bar": False, "overfit_batches": 1}
+    argv = ["train", str(config(tmp_path, scenes, trainer=trainer | {"callbacks": [early | {}]}))]
+    argv += ["--run_dir", str(tmp_path / "run")]
+    assert main(argv) == 0
+    assert len(seen) == 2
+    assert torch.equal(seen[0], seen[1])
+    said = "EarlyStopping ended the run after 2 epochs (2 steps); take it out of trainer.callbacks to go on"
+    assert said in capsys.readouterr().out
+    assert main(argv) == 0
+    assert f"is complete; {said}" in capsys.readouterr().out
+    config(tmp_path, scenes, trainer=trainer)
+    assert main(argv) == 0
+    assert {row[0] for row in losses(tmp_path / "run")[1:] if row[1] == "train/loss"} == {"0", "1", "2"}
+    assert "ended the run" not in capsys.readouterr().out
+
+
+def test_a_trial_leaves_nothing(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    argv = [
+        "train",
+        str(config(tmp_path, scenes)),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--trainer.fast_dev_run",
+        "true",
+    ]
+    assert main(argv) == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["small.yaml"]
+    assert "nothing is kept" in capsys.readouterr().out
+
+
+def test_an_end_without_validation_is_told(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
+    assert main([*argv, "--trainer.val_check_interval", "100"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("xt: error: trainer: `val_check_interval` (100) must be less")
+    early = '[{"class_path": "EarlyStopping", "init_args": {"monitor": "val/io"}}]'
+    assert main([*argv, "--trainer.callbacks", early]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("xt: error: trainer.callbacks: Early stopping conditioned on metric `val/io`")
+    assert main([*argv, "--fresh", "--trainer.max_steps", "1"]) == 0
+    assert "no validation chose the model: it is that of the last step" in capsys.readouterr().out
+    assert main(["eval", str(tmp_path / "run")]) == 0
+    assert "run: no validation chose the model" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "run")]) == 0
+    assert "no validation chose the model" in capsys.readouterr().out
+
+
+def test_a_script_without_a_guard_is_told_of_it(scenes: Path, tmp_path: Path):
+    script = tmp_path / "script.py"
+    options = ["--run_dir", str(tmp_path / "run"), "--data.num_workers", "1"]
+    script.write_text(f"import xt\nxt.train({str(config(tmp_path, scenes))!r}, {options})\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert "xt: a loader process has come to xt.train: put the call under if __name__ == '__main__':" in lines
+    assert lines[-1].startswith("xt.errors.TrainingError: a loader process has ended; its message stands above")
+
+
+def ended(tmp_path: Path, *callbacks: Any, **facts: Any) -> dict[str, Any]:
+    values = {"should_stop": True, "global_step": 5, "current_epoch": 2, "max_epochs": 9, "max_steps": -1} | facts
+    trainer: Any = SimpleNamespace(**values, callbacks=[*callbacks])
+    mark_done(tmp_path, trainer, True)
+    found: dict[str, Any] = json.loads((tmp_path / "done").read_text())
+    return found
+
+
+def test_who_ended_a_run(tmp_path: Path):
+    early, timer = EarlyStopping("x"), Timer("00:00:00:01")
+    timer._start_time, timer._end_time = {"train": 1.0}, {"train": 3.0}  # type: ignore[assignment]
+    for callbacks, facts, who in (
+        ([early], {}, "EarlyStopping"),
+        ([early], {"current_epoch": 9}, None),
+        ([early], {"should_stop": False}, None),
+        ([early], {"max_steps": 5}, None),
+        ([early, timer], {}, "Timer"),
+        ([], {}, "a callback"),
+    ):
+        found = ended(tmp_path, *callbacks, **facts)
+        assert found["stopped_by"] == who
+        assert bool(how_it_ended(found)) == (who is not None)
+        for now, more in (([early, timer], who == "Timer"), ([], who in ("Timer", "EarlyStopping"))):
+            trainer: Any = SimpleNamespace(max_epochs=9, max_steps=facts.get("max_steps", -1), callbacks=now)
+            assert goes_on(found, trainer) == more
+
+
+def test_what_cannot_be_had_is_refused():
+    data: Any = SimpleNamespace(same_batches=False)
+    with pytest.raises(ConfigError, match="StochasticWeightAveraging averages after the last validation"):
+        adapted({"callbacks": StochasticWeightAveraging(0.1)}, data)
+    with pytest.raises(ConfigError, match=r"trainer\.barebones"):
+        adapted({"barebones": True}, data)
+    with pytest.raises(ConfigError, match="limit_train_batches is 0"):
+        adapted({"limit_train_batches": 0}, data)
+    assert adapted({"use_distributed_sampler": True}, data) == {"use_distributed_sampler": False}
+    assert not data.same_batches

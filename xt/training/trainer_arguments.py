@@ -1,0 +1,51 @@
+"""What a config says of Lightning's trainer, made to fit how xT loads data and keeps its state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
+
+from xt.data.base import DataModule
+from xt.errors import ConfigError
+
+TRAINER_DEFAULTS = {
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+    "gradient_clip_val": 5.0,
+    "use_distributed_sampler": False,
+}
+
+
+def adapted(given: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
+    """Arguments of the trainer that take the place of what was given.
+
+    Args:
+        given: Arguments of the trainer.
+        data: Is told to give the same batches in each epoch if ``overfit_batches`` asks for it.
+
+    Raises:
+        ConfigError: If something is asked for that cannot be had.
+    """
+    callbacks = given.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    if any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
+        raise ConfigError(
+            "trainer.callbacks: StochasticWeightAveraging averages after the last validation, and what it makes is "
+            "neither measured nor kept; take EMAWeightAveraging or WeightAveraging"
+        )
+    if given.get("barebones"):
+        raise ConfigError("trainer.barebones keeps neither metrics nor a model; take fast_dev_run for a trial")
+    if given.get("limit_train_batches") == 0:
+        raise ConfigError("trainer.limit_train_batches is 0: nothing would be trained; give more, or leave it out")
+    own: dict[str, Any] = {"use_distributed_sampler": False}  # our samplers share samples out themselves
+    if any(isinstance(each, Checkpoint) for each in callbacks):
+        own["enable_checkpointing"] = True
+    overfit = given.get("overfit_batches")
+    if overfit:  # by itself Lightning puts a sampler of its own in the place of ours
+        data.same_batches = True
+        own |= {"overfit_batches": 0.0, "limit_train_batches": overfit, "limit_val_batches": overfit}
+    return own
