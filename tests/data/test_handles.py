@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rasters import noise, write
+import rasterio
+from rasterio.env import hasenv
+from rasterio.transform import Affine
+from rasters import UTM, noise, write
 
 from xt.data import handles, source
 from xt.data.geotiff import open_dataset
+from xt.data.masks import MaskReader
+from xt.data.raster_values import ValueReader
 from xt.data.source import InputSpec, Source
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -167,3 +172,20 @@ def test_a_tile_that_cannot_be_read_spoils_no_other(shared_data: Path, tmp_path:
             assert np.array_equal(healthy.read(ALL)[0][0], noise(30, 40))
     assert 0 < answers.count("") < len(answers)
     assert all("rasterio_corrupt.tif: cannot read rows" in each for each in answers if each)
+
+
+def test_handles_may_be_closed_inside_settings_of_gdal(tmp_path: Path):
+    """A dataset that is entered as a context takes the settings of those around with it when it is closed."""
+    for band in ("a", "b"):
+        write(tmp_path / f"scene/{band}.tif", noise(1, 30, 40), crs=UTM, transform=Affine(10, 0, 5e5, 0, -10, 6e6))
+    spec = InputSpec(("a", "b"), (0.0,) * 2, (1.0,) * 2, coarse=("b",))
+    assert not hasenv()
+    Source(tmp_path / "scene", spec).read(ALL)
+    write(tmp_path / "mask.tif", np.ones((30, 40), np.uint8))
+    MaskReader(2, -1).read(tmp_path / "mask.tif", ALL)
+    ValueReader((1,)).read(tmp_path / "mask.tif", ALL)
+    assert handles.num_open() == 5
+    assert not hasenv()
+    with rasterio.Env(GDAL_CACHEMAX=1 << 24):
+        handles.close()
+        assert hasenv()

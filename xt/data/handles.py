@@ -36,7 +36,7 @@ def borrow(path: Path, kind: Hashable, opener: Opener) -> Any:
     Args:
         path: The file; when it has changed, it is opened anew.
         kind: What tells apart several ways to open it.
-        opener: Opens it, and puts what must be closed on the stack.
+        opener: Opens it, and has the stack close it (:func:`keep`).
 
     Raises:
         InputError: If there is no such file.
@@ -57,6 +57,15 @@ def borrow(path: Path, kind: Hashable, opener: Opener) -> Any:
             _kept.open.popitem(last=False)[1][1].close()
     _kept.open.move_to_end(key)
     return _kept.open[key][0]
+
+
+def keep(stack: ExitStack, dataset: Any) -> Any:
+    """Have a stack close a dataset, and return it.
+
+    It is not entered as a context: rasterio's contexts hold what GDAL was told, and must end in turn.
+    """
+    stack.callback(dataset.close)
+    return dataset
 
 
 def close(paths: set[Path] | None = None) -> None:

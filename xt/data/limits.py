@@ -108,7 +108,7 @@ class LimitedSource(Source):
 
     def _mask_dataset(self, path: Path) -> Any:
         def opener(stack: ExitStack) -> Any:
-            return stack.enter_context(open_dataset(path, PLAIN, purpose="label"))
+            return handles.keep(stack, open_dataset(path, PLAIN, purpose="label"))
 
         return handles.borrow(path, "mask", opener)
 

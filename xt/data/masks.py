@@ -86,7 +86,7 @@ class MaskReader:
         """
 
         def opener(stack: ExitStack) -> Any:
-            return stack.enter_context(open_dataset(path, PLAIN, purpose="label"))
+            return handles.keep(stack, open_dataset(path, PLAIN, purpose="label"))
 
         dataset = handles.borrow(path, "label", opener)
         window = window or Window(0, 0, dataset.height, dataset.width)

@@ -45,7 +45,7 @@ class ValueReader:
         """
 
         def opener(stack: ExitStack) -> Any:
-            return stack.enter_context(open_dataset(path, PLAIN))
+            return handles.keep(stack, open_dataset(path, PLAIN))
 
         dataset = handles.borrow(path, "values", opener)
         window = window or Window(0, 0, dataset.height, dataset.width)

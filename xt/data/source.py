@@ -243,7 +243,7 @@ class Source:
 
     def _dataset(self, file: Path) -> Any:
         def opener(stack: ExitStack) -> Any:
-            return stack.enter_context(open_dataset(file, PLAIN, complex_abs=self.complex_abs))
+            return handles.keep(stack, open_dataset(file, PLAIN, complex_abs=self.complex_abs))
 
         return handles.borrow(file, self.complex_abs, opener)
 
@@ -255,12 +255,12 @@ class Source:
             raise InputError(f"{self._grid_file()}: no CRS or transform, so {band}.tif cannot be brought to its grid")
 
         def opener(stack: ExitStack) -> Any:
-            raster = stack.enter_context(open_dataset(self.files[band], PLAIN, complex_abs=self.complex_abs))
+            raster = handles.keep(stack, open_dataset(self.files[band], PLAIN, complex_abs=self.complex_abs))
             if raster.crs is None or raster.transform.is_identity:
                 raise InputError(
                     f"{self.files[band]}: no CRS or transform, so it cannot be brought to the scene's grid"
                 )
-            return stack.enter_context(_warped(raster, crs, transform, self.height, self.width, self.nodata))
+            return handles.keep(stack, _warped(raster, crs, transform, self.height, self.width, self.nodata))
 
         return handles.borrow(self.files[band], (tuple(transform), crs.to_wkt(), self.nodata), opener)
 
