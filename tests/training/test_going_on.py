@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -224,3 +225,19 @@ def test_damaged_checkpoints_are_never_trained_over(
     assert main(["train", str(config(tmp_path, scenes)), "--run_dir", str(run)]) == 2
     assert "--fresh" in capsys.readouterr().err
     assert losses(run) == losses(unbroken)
+
+
+def test_a_run_goes_on_when_a_class_has_got_an_option_since(tmp_path: Path):
+    """The config that it was trained with names all options that there were."""
+    of_class = {"class_path": "xt.tasks.segmentation.SemanticSegmentation", "init_args": {}}
+    old = {"model": {"task": of_class}}
+    for value, same in ((True, True), (False, False)):
+        new = {"model": {"task": of_class | {"init_args": {"background": value}}}}
+        with (
+            nullcontext() if same else pytest.raises(ConfigError, match=r"model.task.init_args.background \(True, now")
+        ):
+            check_same(tmp_path, old, new, DataModule)
+    with pytest.raises(ConfigError, match=r"init_args.unheard \(None, now 1\)"):
+        check_same(tmp_path, old, {"model": {"task": of_class | {"init_args": {"unheard": 1}}}}, DataModule)
+    with pytest.raises(ConfigError, match=r"init_args.background \(False, now None\)"):
+        check_same(tmp_path, new, old, DataModule)

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from inspect import Parameter, signature
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -27,7 +29,8 @@ def check_same(folder: Path, old: dict[str, Any], new: dict[str, Any], data: typ
     Raises:
         ConfigError: If what changes the result differs; names the key and both values.
     """
-    changed = next(_differences(_bound(old, data), _bound(new, data), ""), None)
+    before, now = _bound(old, data), _bound(new, data)
+    changed = next(_differences(_completed(before, now), now, ""), None)
     if changed:
         key, before, now = changed
         raise ConfigError(
@@ -64,6 +67,24 @@ def _bound(config: dict[str, Any], data: type[DataModule]) -> dict[str, Any]:
         if isinstance(values, dict):
             values.pop(last, None)
     return kept
+
+
+def _completed(old: Any, new: Any, parameters: Mapping[str, Parameter] | None = None) -> Any:
+    """The old config with the defaults of options that its classes had not yet when it was written."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old
+    of_class = None
+    if old.get("class_path") == new.get("class_path") is not None:
+        of_class = locate(str(new["class_path"]))
+    found = {}
+    for key in (*old, *(key for key in new if key not in old)):
+        known = signature(of_class).parameters if key == "init_args" and callable(of_class) else None
+        if key in old:
+            found[key] = _completed(old[key], new.get(key), known)
+        elif parameters and key in parameters and parameters[key].default is not Parameter.empty:
+            default = parameters[key].default
+            found[key] = list(default) if isinstance(default, tuple) else default  # as YAML has it
+    return found
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
