@@ -82,7 +82,9 @@ def refuse_inputs(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
                 raise OutputError(f"{path} would replace the input {known[identity]}; choose another output")
 
 
-def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0, made: str = "") -> None:
+def check_outputs(
+    files: Sequence[Path], overwrite: bool, needed: int = 0, made: str = "", option: str = "--overwrite"
+) -> None:
     """Find out whether files can be written into one folder.
 
     Args:
@@ -90,6 +92,7 @@ def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0, made:
         overwrite: They may exist.
         needed: Bytes.
         made: What is known of files that exist (:func:`made_otherwise`).
+        option: By which ``overwrite`` is said.
 
     Raises:
         OutputError: If one exists, is a folder or has a name that GDAL does not take, if the folder is missing or not
@@ -102,7 +105,7 @@ def check_outputs(files: Sequence[Path], overwrite: bool, needed: int = 0, made:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; choose another output")
         if os.path.lexists(path) and not overwrite:
-            raise OutputError(f"{path} exists{made}; --overwrite replaces it")
+            raise OutputError(f"{path} exists{made}; {option} replaces it")
         check_folder(path.parent)
     free = shutil.disk_usage(files[-1].parent).free
     if free < needed:

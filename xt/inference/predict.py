@@ -79,7 +79,7 @@ def predict_image(
         ConfigError: If an option is wrong.
         CheckpointError: If the model's task is not known.
     """
-    task = task_of(metadata).eval()
+    task = task_of(metadata, model).eval()
     source = open_source(path, metadata, options)
     check_cog(options.creation, task.product)
     plan = plan_of(model, metadata, source, options)

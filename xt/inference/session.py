@@ -1,11 +1,13 @@
 """What ``import xt`` gives for prediction: a loaded model, and a result that is read by windows."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +118,14 @@ def predict(
         ConfigError: If an option is wrong.
     """
     if not isinstance(model, TrainedModel):
-        raise ConfigError(f"model is {model!r}; it must be what xt.load gives")
-    image, window = image_path(image), Window(*window) if isinstance(window, tuple) else window
+        raise ConfigError(f"model is a {type(model).__name__}; it must be what xt.load gives")
+    if not isinstance(image, str | os.PathLike):
+        raise ConfigError(f"image is a {type(image).__name__}; give the path of a file, which is read by windows")
+    image, window = image_path(image), _window(window)
+    if bands is not None and (isinstance(bands, str) or not all(isinstance(band, Integral) for band in bands)):
+        raise ConfigError(f"bands is {bands!r}; give their numbers from 1 on, such as [1, 2, 3]")
     options = PredictOptions(
-        context, tile, overlap, blend, None if bands is None else tuple(bands), nodata,
+        context, tile, overlap, blend, None if bands is None else tuple(map(int, bands)), nodata,
         None if aoi is None else Path(aoi), None if mask is None else Path(mask), window, complex_abs, fill_bad_tiles,
         creation=dict(creation or {}), tta=tta, precision=precision,
     )  # fmt: skip
@@ -127,6 +133,15 @@ def predict(
     raster = Path(folder.name) / "prediction.tif"
     summary = predict_image(model.network, model.metadata, image, raster, options, progress)
     return Prediction(image, raster, summary, folder, options.limits)
+
+
+def _window(given: object) -> Window | None:
+    """Take a window or its numbers."""
+    if given is None or isinstance(given, Window):
+        return given
+    if isinstance(given, Sequence) and len(given) == 4 and all(isinstance(each, Integral) for each in given):
+        return Window(*map(int, given))
+    raise ConfigError(f"window is {given!r}; give an xt.Window, or its row, column, height and width")
 
 
 class Prediction:
@@ -215,7 +230,7 @@ class Prediction:
         with ExitStack() as stack:
             for path in reversed(files):
                 stack.enter_context(locked(path))
-            check_outputs(files, overwrite, sum(path.stat().st_size for path in self._files))
+            check_outputs(files, overwrite, sum(path.stat().st_size for path in self._files), option="overwrite=True")
             partials = stack.enter_context(replacing_all(files))
             for source, partial in zip(self._files, partials, strict=True):
                 shutil.copyfile(source, partial)
