@@ -1,17 +1,20 @@
 """What the README shows works."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 import yaml
 
 from xt import plugins
-from xt.cli.main import COMMANDS
+from xt.cli.main import COMMANDS, main
 from xt.geometry.grid import TokenLayout
 from xt.testing import EncoderFault, check_context_encoder, pytest_plugin
 from xt.testing.kit import CHECKS
@@ -19,13 +22,15 @@ from xt.training.schema import check_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PARTS = (ROOT / "docs/own-parts.md").read_text()
 CONTEXTS = (ROOT / "docs/context-encoders.md").read_text()
 
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch):
     """What a page registers is forgotten, and so is its module."""
-    monkeypatch.delitem(sys.modules, "my_context", raising=False)
+    for module in ("my_context", "my_parts"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(plugins, "_registered", {kind: {} for kind in plugins.BUILTINS})
 
 
@@ -67,6 +72,28 @@ def test_page_on_context_encoders(
     exec(passes, values)
     report = check_context_encoder(values["MeanSoFar"])
     assert "passes" in {finding.check for finding in report.findings if finding.applies}
+
+
+def test_page_on_parts_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code = re.findall(r"```python\n(.*?)```", PARTS, re.S)
+    (config,) = re.findall(r"```yaml\n(.*?)```", PARTS, re.S)
+    (tmp_path / "my_parts.py").write_text("\n\n".join(code))
+    (tmp_path / "my_parts.yaml").write_text(config)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    trained, scored, predicted = re.findall(r"^    xt (train|eval|predict) (.*?)(?: +#.*)?$", PARTS, re.M)
+    assert main([*" ".join(trained).split(), "--trainer.max_epochs", "4"]) == 0
+    assert main(" ".join(scored).split()) == 0
+    scores = json.loads(Path("runs/my_parts/test.json").read_text())
+    assert scores["test/within_a_metre"] > 0.6  # the best constant reaches 0.18
+    sample = sys.modules["my_parts"].Lakes(1, 100, 7)[0, 0]
+    size = {"count": 2, "height": 100, "width": 100, "dtype": "float32", "driver": "GTiff"}
+    with rasterio.open("lake.tif", "w", **size) as out:
+        out.write(sample["image"].numpy() + 1)
+    assert main(" ".join(predicted).split()) == 0
+    with rasterio.open("depth.tif") as found:
+        error = np.abs(found.read(1) - sample["values"].numpy()[0])
+    assert np.nanmedian(error) < 1
 
 
 def test_commands_and_tables_of_the_page_on_context_encoders():
