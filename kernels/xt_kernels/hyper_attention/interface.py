@@ -89,8 +89,8 @@ def hyper_attention(
         "min_seq_len": min_seq_len,
     }
     for name, value in options.items():
-        if value < 1:
-            raise ValueError(f"hyper_attention: {name} is {value}; it must be at least 1")
+        if value < 1 or value != int(value):
+            raise ValueError(f"hyper_attention: {name} is {value}; it must be a whole number and at least 1")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     wanted = Options(causal, block_size, sample_size, num_projections, min_seq_len, scale, seed or 0, taper)
     return dispatch.call("hyper_attention", BACKENDS, backend, q, k, v, wanted)
