@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from xt.errors import CheckpointError, OutputError
+from xt.errors import CheckpointError, OutputError, XTWarning
 from xt.files import previous, replacing_folder
 from xt.models import hub
 from xt.models.factory import ModelConfig, build_from_spec, check_spec
@@ -19,6 +20,7 @@ from xt.models.metadata import ModelMetadata
 from xt.models.mlm import stac_block
 from xt.models.xt import XT
 
+Weights = Mapping[str, torch.Tensor]
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -181,7 +183,7 @@ def _sha256(facts: Any, module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+def load_weights(model: torch.nn.Module, state: Weights, source: str) -> None:
     """Load weights strictly.
 
     Raises:
@@ -201,20 +203,48 @@ def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], source:
     model.load_state_dict(state)
 
 
-def load_parts(model: XT, source: str, parts: Sequence[str]) -> None:
+def load_parts(
+    model: XT, source: str, parts: Sequence[str], classes: Sequence[str] = (), class_heads: Sequence[str] = ()
+) -> None:
     """Load weights of some parts of a saved model.
+
+    Heads that have a channel for each class take those of the classes that both models have, by name, and say which
+    start anew.
 
     Args:
         model: Its parts must be those of the saved one.
         source: Model folder or run folder.
         parts: Of :data:`PARTS`.
+        classes: Of the model.
+        class_heads: Heads that have a channel for each of them.
 
     Raises:
         CheckpointError: If the model is missing or damaged or a part does not fit; names the part.
     """
-    saved, _ = load_model(source)
+    saved, metadata = load_model(source)
     for part in parts:
-        load_weights(getattr(model, part), getattr(saved, part).state_dict(), f"{source}: {part}")
+        state = getattr(saved, part).state_dict()
+        if part == "heads" and metadata.classes and tuple(classes) not in ((), metadata.classes):
+            state = _by_class(model.heads.state_dict(), state, classes, metadata.classes, class_heads)
+            known = [name for name in classes if name in metadata.classes]
+            new = [name for name in classes if name not in metadata.classes]
+            text = f"{source}: heads of the classes {', '.join(known) or '(none)'} are taken"
+            warnings.warn(f"{text}; {', '.join(new)} start anew" if new else text, XTWarning, stacklevel=2)
+        load_weights(getattr(model, part), state, f"{source}: {part}")
+
+
+def _by_class(
+    own: Weights, saved: Weights, classes: Sequence[str], saved_classes: Sequence[str], heads: Sequence[str]
+) -> Weights:
+    """Weights of saved heads, with the channels of classes where those of the same names stand in ``own``."""
+    found = dict(saved)
+    for name in own.keys() & saved.keys():
+        if name.split(".")[0] in heads and len(saved[name]) == len(saved_classes):
+            found[name] = own[name].clone()
+            for index, each in enumerate(classes):
+                if each in saved_classes:
+                    found[name][index] = saved[name][saved_classes.index(each)]
+    return found
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

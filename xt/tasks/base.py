@@ -78,6 +78,7 @@ class Task(nn.Module, Configurable, ABC):
         takes: What its data must give (:attr:`~xt.data.base.DataModule.gives`).
         monitor: Score by which the best model is chosen; higher is better.
         shown: Scores that a progress bar shows.
+        class_heads: Heads that have a channel for each class.
         files: Suffixes of what a prediction writes beside the raster.
         classes: Names, in the order of the channels; empty if the task has none.
     """
@@ -86,6 +87,7 @@ class Task(nn.Module, Configurable, ABC):
     takes: ClassVar[str]
     monitor: ClassVar[str]
     shown: ClassVar[tuple[str, ...]] = ()
+    class_heads: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
     classes: tuple[str, ...] = ()
 

@@ -32,6 +32,7 @@ class ImageClassification(ImageTask):
     """
 
     kind = "classification"
+    class_heads = ("label",)
     takes = "label"
     monitor = "top1"
     shown = ("top1",)

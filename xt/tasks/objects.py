@@ -39,6 +39,7 @@ class ObjectDetection(PointDetection):
     """
 
     kind = "object-detection"
+    class_heads = ("kind",)
     monitor = "f1"
     shown = ("loc_f1",)
     of_classes = True

@@ -33,6 +33,7 @@ class SemanticSegmentation(Task):
     """
 
     kind = "semantic-segmentation"
+    class_heads = ("mask",)
     takes = "mask"
     monitor = "iou"
     shown = ("iou",)

@@ -118,7 +118,7 @@ class TrainingModule(LightningModule):
             saved = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
             load_weights(self, saved, f"{checkpoint}, made with other data or another model,")
         elif self.init_from is not None:
-            load_parts(self.model, self.init_from, self.init_parts)
+            load_parts(self.model, self.init_from, self.init_parts, self.task.classes, self.task.class_heads)
         self.task.check(self.model, self._metadata, data)
 
     def train(self, mode: bool = True) -> "TrainingModule":
