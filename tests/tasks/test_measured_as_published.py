@@ -218,7 +218,7 @@ def test_objects_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert layer[3][3].tolist() == table.label.tolist()
     _, metadata = load_model(run)
     assert (metadata.task, metadata.classes) == ("object-detection", ("roof", "pond"))
-    assert set(metadata.thresholds) == {"center"}
+    assert set(metadata.thresholds) == {"center", "class roof", "class pond"}
     with xt.predict(xt.load(run), tmp_path / "images/v.png", tile=2 * SIZE) as result:
         assert result.objects.label.tolist() == table.label.tolist()
     argv = ["train", str(tmp_path / "c.yaml"), "--run_dir", str(tmp_path / "other")]

@@ -143,7 +143,7 @@ def test_the_threshold_of_objects_is_that_of_the_best_classes():
         scores = task.scores(SimpleNamespace(), tune=tuned)
         assert scores["f1"] == scores["f1_x"] == scores["f1_y"] == pytest.approx(4 / 5)
         assert scores["loc_f1"] == 4 / 5
-    assert task.thresholds() == {"center": 130}
+    assert task.thresholds() == {"center": 130, "class x": 130, "class y": 130}
     assert task.scores(SimpleNamespace(), tune=False) == {"f1": 0, "loc_f1": 0}  # nothing was measured since
 
 

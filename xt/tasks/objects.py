@@ -1,8 +1,10 @@
 """Point detection of one's own classes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from xt.data.labels import LabelTable
@@ -46,6 +48,7 @@ class ObjectDetection(PointDetection):
 
     def __init__(self, loss: ClassLoss | None = None, token_weight: float = 1.0, tolerance: float = TOLERANCE) -> None:
         super().__init__(loss or ClassLoss(), token_weight, tolerance)
+        self._of_classes: dict[str, float] = {}
 
     @property
     def heads(self) -> dict[str, int]:
@@ -54,8 +57,11 @@ class ObjectDetection(PointDetection):
 
     def prepare(self, metadata: ModelMetadata) -> None:
         """Take classes and thresholds."""
-        super().prepare(metadata)
+        of_classes = {name: value for name, value in metadata.thresholds.items() if name.startswith(OF_CLASS)}
+        others = {name: value for name, value in metadata.thresholds.items() if name not in of_classes}
+        super().prepare(replace(metadata, thresholds=others))
         self.maps = ("center", *(OF_CLASS + name for name in self.classes))
+        self._of_classes = {name.removeprefix(OF_CLASS): value for name, value in of_classes.items()}
 
     def adopt(self, data: "DataModule") -> None:
         """Take the data.
@@ -75,8 +81,9 @@ class ObjectDetection(PointDetection):
             self.token_loss = ClassTokenLoss(*sizes, self.token_weight)
 
     def thresholds(self) -> dict[str, float]:
-        """That of the centre, tuned at the last validation."""
-        return {"center": self._thresholds.center}
+        """Of the centre, tuned at the last validation: one for each class that it held, and one for the others."""
+        of_classes = {OF_CLASS + name: value for name, value in self._of_classes.items()}
+        return {"center": self._thresholds.center, **of_classes}
 
     def settings(self) -> dict[str, Any]:
         """Nothing beside classes and thresholds."""
@@ -87,17 +94,26 @@ class ObjectDetection(PointDetection):
         found, truth = Candidates.concatenate(gathered(self._found)), LabelTable.concatenate(gathered(self._truth))
         self._found, self._truth = [], []
 
-        def scored(center: float) -> dict[str, float]:
-            table = found.named(self.classes).decide(Thresholds(center))
-            return class_scores(table, truth, self.classes, self.tolerance)
+        def scored() -> dict[str, float]:
+            return class_scores(self.decide(found), truth, self.classes, self.tolerance)
 
         if tune:
-            self._thresholds = Thresholds(max(GRID, key=lambda value: scored(value)["f1"]))
-        return scored(self._thresholds.center)
+            self._of_classes, tried = {}, {}
+            for value in GRID:
+                self._thresholds = Thresholds(value)
+                tried[value] = scored()
+            center = max(GRID, key=lambda value: tried[value]["f1"])
+            self._thresholds = Thresholds(center)
+            near = sorted(GRID, key=lambda value: abs(value - center))  # of equals the nearest
+            for name in {*self.classes} & {*truth.label.tolist()}:
+                self._of_classes[name] = max(near, key=lambda value: tried[value].get(f"f1_{name}", 0.0))
+        return scored()
 
     def decide(self, candidates: Candidates) -> LabelTable:
         """Keep the objects among them, with the class of which the maps say most."""
-        return candidates.named(self.classes).decide(self._thresholds)
+        table = candidates.named(self.classes).decide(Thresholds(0.0))
+        limits = [self._of_classes.get(name, self._thresholds.center) for name in table.label.tolist()]
+        return table.select(table.score > np.array(limits))
 
     def colour(self, kind: str) -> tuple[int, int, int]:
         """Of the marks of a class."""
