@@ -63,7 +63,7 @@ def test_another_scale_is_told_once_with_numbers(
         (RNG.normal(11000, 800, SHAPE), (1350.0, 260.0)),
         (RNG.integers(250, 256, SHAPE), OF_BYTES), (np.zeros(SHAPE), OF_BYTES),
         (np.full(SHAPE, 255), OF_BYTES), (RNG.normal(3000, 900, SHAPE), (0, 1)), (np.full(SHAPE, 0.0), OF_RADAR),
-        (RNG.normal(0.5, 0.2, SHAPE), (0.5, 0.2)),
+        (RNG.normal(0.5, 0.2, SHAPE), (0.5, 0.2)), (RNG.normal(-11, 0.1, SHAPE), OF_RADAR),  # the latter: oil
     ],
 )  # fmt: skip
 def test_bright_dark_and_uniform_scenes_are_not(tmp_path: Path, values: np.ndarray, trained: tuple[float, float]):
@@ -73,6 +73,21 @@ def test_bright_dark_and_uniform_scenes_are_not(tmp_path: Path, values: np.ndarr
 def test_a_band_that_may_be_small_is_not_told_alone(tmp_path: Path):
     heights = np.stack([RNG.normal(2, 0.5, SHAPE[1:]), RNG.normal(0, 900, SHAPE[1:])])
     assert told(tmp_path / "a.tif", heights, *OF_NUMBERS) == []
+
+
+@pytest.mark.parametrize("coarse", [True, False])
+def test_what_may_be_missing_is_not_looked_at(tmp_path: Path, coarse: bool):
+    grid = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 6e6)}
+    for band, values in (("vv", DECIBELS[0]), ("wind", 1e6 + DECIBELS[1])):
+        (tmp_path / "scene").mkdir(exist_ok=True)
+        raster(tmp_path / f"scene/{band}.tif", values[None].astype(np.float32), **grid)
+    spec = InputSpec(("vv", "wind"), (-12.0, 5.0), (5.0, 3.0), coarse=("wind",) if coarse else ())
+    source = Source(tmp_path / "scene", spec)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        watch_of(source).see(*source.read(Window(0, 0, 64, 64)))
+        watch_of(source).tell()
+    assert ["band wind" in str(each.message) for each in found] == ([] if coarse else [True])
 
 
 @pytest.fixture
