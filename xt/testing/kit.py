@@ -1,20 +1,25 @@
-"""Whether a context encoder keeps its contract."""
+"""Whether a class keeps its contract."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 
 from xt.errors import nearest
 from xt.models.context.base import ContextEncoder
-from xt.testing.checks import cost, cuts, learning, places, repeats, shapes
-from xt.testing.report import DoesNotApplyError, EncoderFault, Finding, Report
+from xt.models.decoders.base import Decoder, DecoderInputs, PooledDecoder
+from xt.models.region.base import RegionEncoder
+from xt.testing.checks import cost, cuts, learning, locality, parts, places, repeats, shapes, shared, sizes
+from xt.testing.context_subject import ContextSubject
+from xt.testing.part_subjects import DECODED, DenseSubject, PooledSubject, RegionSubject
+from xt.testing.report import DoesNotApplyError, Finding, Report
 from xt.testing.subject import Subject
 
-Check = Callable[[Subject], str]
+Checks = Mapping[str, Callable[[Any], str]]
+"""Name → check, from what is basic to what is subtle."""
 
-CHECKS: dict[str, Check] = {
+CHECKS: Checks = {
     "shape": shapes.shape,
     "lengths": shapes.lengths,
     "layouts": shapes.layouts,
@@ -26,14 +31,43 @@ CHECKS: dict[str, Check] = {
     "origin": places.origin,
     "losses": learning.losses,
     "gradients": learning.gradients,
-    "decay": learning.decay,
+    "decay": shared.decay,
     "bf16": learning.bf16,
     "passes": cuts.passes,
     "steps": cuts.steps,
     "saving": repeats.saving,
     "cost": cost.cost,
 }
-"""Name → check, from what is basic to what is subtle."""
+"""Of context encoders."""
+_PARTS: Checks = {
+    "gradients": parts.gradients,
+    "zeros": parts.zeros,
+    "bf16": parts.bf16,
+    "saving": parts.saving,
+}
+REGION_CHECKS: Checks = {
+    "shape": sizes.regions,
+    "repeats": parts.repeats,
+    "batch": parts.batch,
+    "decay": shared.decay,
+    **_PARTS,
+}
+DENSE_CHECKS: Checks = {
+    "shape": sizes.dense,
+    "repeats": parts.repeats,
+    "batch": parts.batch,
+    "window": locality.window,
+    "halo": locality.halo,
+    "tiles": locality.tiles,
+    **_PARTS,
+}
+POOLED_CHECKS: Checks = {
+    "shape": sizes.pooled,
+    "class_token": sizes.class_token,
+    "repeats": parts.repeats,
+    "batch": parts.batch,
+    **_PARTS,
+}
 
 
 def check_context_encoder(
@@ -56,27 +90,77 @@ def check_context_encoder(
     Raises:
         EncoderFault: At the first fault, with the class, the fault and what to do.
     """
-    for name in without:
-        if name not in CHECKS:
-            raise EncoderFault(f"no check is named {name!r}{nearest(name, CHECKS)}")
-    subject = Subject(cls, dim, init_args)
-    findings = [
-        Finding(name, "left out by the caller", applies=False) if name in without else run_check(name, subject)
-        for name in CHECKS
-    ]
-    return Report(str(subject), tuple(findings))
+    return _check(ContextSubject(cls, init_args, dim), CHECKS, without)
 
 
-def run_check(name: str, subject: Subject) -> Finding:
+def check_region_encoder(
+    cls: type[RegionEncoder], *, in_chans: int = 2, without: Collection[str] = (), **init_args: Any
+) -> Report:
+    """Check that a class of region encoders keeps its contract (:class:`~xt.models.region.base.RegionEncoder`).
+
+    Args:
+        cls: The class; known by name, as for :func:`check_context_encoder`.
+        in_chans: Channels of a region.
+        without: Names of checks (:data:`REGION_CHECKS`) not to make.
+        **init_args: Other arguments of its constructor; small ones do, such as a small ``region_size``.
+
+    Returns:
+        What was checked; print it.
+
+    Raises:
+        EncoderFault: At the first fault, with the class, the fault and what to do.
+    """
+    return _check(RegionSubject(cls, init_args, in_chans), REGION_CHECKS, without)
+
+
+def check_decoder(
+    cls: type[Decoder],
+    *,
+    inputs: DecoderInputs = DECODED,
+    without: Collection[str] = (),
+    **init_args: Any,
+) -> Report:
+    """Check that a class of decoders keeps its contract (:class:`~xt.models.decoders.base.DenseDecoder` or pooled).
+
+    Args:
+        cls: The class; known by name, as for :func:`check_context_encoder`.
+        inputs: What is decoded.
+        without: Names of checks (:data:`DENSE_CHECKS`, :data:`POOLED_CHECKS`) not to make.
+        **init_args: Other arguments of its constructor; small ones do.
+
+    Returns:
+        What was checked; print it.
+
+    Raises:
+        DecoderFault: At the first fault, with the class, the fault and what to do.
+    """
+    pooled = inspect.isclass(cls) and issubclass(cls, PooledDecoder)
+    subject = (PooledSubject if pooled else DenseSubject)(cls, init_args, inputs)
+    return _check(subject, POOLED_CHECKS if pooled else DENSE_CHECKS, without)
+
+
+def run_check(name: str, subject: Subject, checks: Checks = CHECKS) -> Finding:
     """Make one check.
 
     Raises:
-        EncoderFault: If it finds a fault.
+        ContractFault: If it finds a fault.
     """
-    if not (inspect.isclass(subject.cls) and issubclass(subject.cls, ContextEncoder)):
-        raise EncoderFault(f"{subject.cls!r} is no subclass of ContextEncoder; derive it from one of the contracts")
+    if not (inspect.isclass(subject.cls) and issubclass(subject.cls, subject.contracts)):
+        wanted = " or ".join(contract.__name__ for contract in subject.contracts)
+        raise subject.faults(f"{subject.cls!r} is no subclass of {wanted}; derive it from one of the contracts")
     with torch.random.fork_rng(devices=[]):
         try:
-            return Finding(name, CHECKS[name](subject))
+            return Finding(name, checks[name](subject))
         except DoesNotApplyError as reason:
             return Finding(name, str(reason), applies=False)
+
+
+def _check(subject: Subject, checks: Checks, without: Collection[str]) -> Report:
+    for name in without:
+        if name not in checks:
+            raise subject.faults(f"no check is named {name!r}{nearest(name, checks)}")
+    findings = [
+        Finding(name, "left out by the caller", applies=False) if name in without else run_check(name, subject, checks)
+        for name in checks
+    ]
+    return Report(str(subject), tuple(findings))

@@ -35,15 +35,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def context_encoder_check(request: pytest.FixtureRequest) -> Callable[[], None]:
     """Return a function that makes one check of the class in the test's marker."""
+    from xt.testing.context_subject import ContextSubject
     from xt.testing.kit import run_check
-    from xt.testing.subject import Subject
 
     marker = request.node.get_closest_marker(MARKER)
     init_args = {} if marker is None else dict(marker.kwargs)
     if "cls" not in init_args:
         raise pytest.UsageError(f"a test with {FIXTURE} needs @pytest.mark.{MARKER}(cls=MyContext, dim=32)")
     without = init_args.pop("without", ())
-    subject = Subject(init_args.pop("cls"), init_args.pop("dim", 32), init_args)
+    subject = ContextSubject(init_args.pop("cls"), init_args, init_args.pop("dim", 32))
 
     def check() -> None:
         if request.param in without:

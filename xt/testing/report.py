@@ -3,12 +3,20 @@
 from dataclasses import dataclass
 
 
-class EncoderFault(AssertionError):
-    """A context encoder does not keep its contract: one line with the class, the fault, and what to do."""
+class ContractFault(AssertionError):
+    """A class does not keep its contract: one line with the class, the fault, and what to do."""
+
+
+class EncoderFault(ContractFault):
+    """That of a context encoder or a region encoder."""
+
+
+class DecoderFault(ContractFault):
+    """That of a decoder."""
 
 
 class DoesNotApplyError(Exception):
-    """A check that says nothing of an encoder of this kind; the message is the reason."""
+    """A check that says nothing of a class of this kind; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was checked of a context encoder without a fault; printed, a line for each check.
+    """All that was checked of a class without a fault; printed, a line for each check.
 
     Attributes:
         encoder: The class and the arguments that it was built with.

@@ -43,6 +43,7 @@ class DenseDecoder(Decoder):
     :meth:`forward` must be local: an output cell depends on no input farther than ``halo`` pixels away, so that
     decoding tile by tile with a halo equals decoding the whole image. What is global, such as pyramid pooling, has its
     place in :meth:`prepare`, which the model calls once per image, before it cuts tiles.
+    :func:`xt.testing.check_decoder` checks all of this.
 
     Attributes:
         stride: Pixels per cell of the map.

@@ -12,6 +12,7 @@ class RegionEncoder(nn.Module, Configurable, ABC):
 
     A subclass sets the attributes below in its constructor. It must treat the regions of a batch independently
     (no batch statistics in training mode), so that the number of regions encoded at a time changes nothing.
+    :func:`xt.testing.check_region_encoder` checks all of this.
 
     Attributes:
         in_chans: Channels of a region.

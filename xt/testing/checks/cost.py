@@ -6,15 +6,15 @@ import torch
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import COSTS
+from xt.testing.context_subject import ContextSubject
 from xt.testing.counting import counting, exponent, keeping
-from xt.testing.subject import Subject
 
 LAYOUTS = (TokenLayout(4, 4, 8), TokenLayout(4, 8, 8), TokenLayout(8, 8, 8))
 """1,024, 2,048 and 4,096 tokens."""
 UNITS = ("elements computed", "multiplications", "elements kept for backward")
 
 
-def cost(subject: Subject) -> str:
+def cost(subject: ContextSubject) -> str:
     """Work and memory, with gradients, grow no faster than the class says: see :data:`xt.models.context.base.COSTS`.
 
     They are counted, not timed, so an operation that is opaque to PyTorch (a kernel of one's own, NumPy) counts as what
@@ -41,7 +41,7 @@ def cost(subject: Subject) -> str:
     return f"{subject.cls.cost}: " + ", ".join(f"{unit} tokens^{value:.2f}" for unit, value in found.items())
 
 
-def spend(subject: Subject, layout: TokenLayout) -> dict[str, int]:
+def spend(subject: ContextSubject, layout: TokenLayout) -> dict[str, int]:
     """Count each of :data:`UNITS` of one call and its gradients."""
     tokens = subject.tokens(layout, batch=1).requires_grad_()
     encoder = subject.build().train()

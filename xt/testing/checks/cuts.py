@@ -10,8 +10,9 @@ from torch import Tensor
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import Memory, Pass, RecurrentContextEncoder, SequentialContextEncoder
+from xt.testing.context_subject import ContextSubject
 from xt.testing.report import DoesNotApplyError
-from xt.testing.subject import Subject, same
+from xt.testing.subject import same
 
 LENGTH = 24
 CUTS = (range(1, LENGTH), (1,), (5, 17), (LENGTH - 1,), (2, 3, 11))
@@ -39,7 +40,7 @@ def cut_up(one: Pass, tokens: Tensor, cuts: Iterable[int]) -> tuple[Tensor, list
     return torch.cat(mixed[::-1] if one.reverse else mixed, 1), memories
 
 
-def passes(subject: Subject) -> str:
+def passes(subject: ContextSubject) -> str:
     """Passes of a :class:`SequentialContextEncoder`, cut anywhere, give what ``forward`` does."""
     encoder = subject.build()
     if not isinstance(encoder, SequentialContextEncoder):
@@ -63,7 +64,7 @@ def passes(subject: Subject) -> str:
     return f"{len(encoder.passes())} passes, cut in {len(CUTS)} ways"
 
 
-def steps(subject: Subject) -> str:
+def steps(subject: ContextSubject) -> str:
     """``step`` of a :class:`RecurrentContextEncoder` over segments of an image gives what ``forward`` does."""
     encoder = subject.build()
     if not isinstance(encoder, RecurrentContextEncoder):
@@ -86,7 +87,7 @@ def steps(subject: Subject) -> str:
     return f"segments of {size} and {2 * size} regions"
 
 
-def _in_steps(subject: Subject, encoder: RecurrentContextEncoder, whole: TokenLayout, size: int) -> Tensor:
+def _in_steps(subject: ContextSubject, encoder: RecurrentContextEncoder, whole: TokenLayout, size: int) -> Tensor:
     tokens = subject.tokens(whole)
     region_of = torch.tensor(order.region_indices(whole))
     existing = sorted(set(region_of.tolist()))
@@ -111,7 +112,7 @@ def _in_steps(subject: Subject, encoder: RecurrentContextEncoder, whole: TokenLa
     return out
 
 
-def _check_memory(subject: Subject, memories: list[Memory], where: str) -> None:
+def _check_memory(subject: ContextSubject, memories: list[Memory], where: str) -> None:
     sizes = {tuple(each.shape for each in memory) for memory in memories}
     if len(sizes) > 1:
         raise subject.fault(f"has a memory whose shape changes with the segment in {where}; it must not grow")

@@ -2,13 +2,14 @@
 
 from xt.geometry.grid import TokenLayout
 from xt.testing.checks.shapes import PLAIN
-from xt.testing.subject import Subject, same, seen
+from xt.testing.context_subject import ContextSubject
+from xt.testing.subject import same, seen
 
 FIRST, LAST = [0, 1, 8, 9], [-1, -2, -9, -10]
 """Tokens of the first and the last of 4 × 4 regions of 2 × 2."""
 
 
-def skipped(subject: Subject) -> str:
+def skipped(subject: ContextSubject) -> str:
     """A row or column of regions that do not exist at the end of the map changes nothing."""
     want = subject.answer(PLAIN, "an ordinary layout")
     row = TokenLayout(3, 2, 4, (True, True, True, True, False, False))
@@ -22,7 +23,7 @@ def skipped(subject: Subject) -> str:
     return "regions that do not exist change nothing"
 
 
-def origin(subject: Subject) -> str:
+def origin(subject: ContextSubject) -> str:
     """Tokens at the same places of a scene get the same answer, whatever tells the places."""
     # Multiples of 32 tokens: windows whose sides are powers of two lie alike.
     part, rows, cols, side = TokenLayout(2, 3, 4), 8, 16, 4
@@ -44,7 +45,7 @@ def origin(subject: Subject) -> str:
     )
 
 
-def reach(subject: Subject) -> str:
+def reach(subject: ContextSubject) -> str:
     """What is said of one corner of the map reaches the other."""
     layout = TokenLayout(4, 4, 2)
     tokens = subject.tokens(layout)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from xt import plugins
-from xt.errors import PluginError
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
-from xt.testing.subject import Subject, same
+from xt.testing.checks.shared import CHANGED, known_name
+from xt.testing.context_subject import ContextSubject
+from xt.testing.subject import same
 
 if TYPE_CHECKING:
     from xt.models.xt import XT
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LAYOUT = TokenLayout(3, 3, 4, num_extra=1)
 
 
-def determinism(subject: Subject) -> str:
+def determinism(subject: ContextSubject) -> str:
     """In evaluation no answer depends on a random state, or on how tokens lie in memory."""
     encoder, tokens = subject.build(), subject.tokens(LAYOUT)
     answers = []
@@ -39,7 +39,7 @@ def determinism(subject: Subject) -> str:
     return "three times the same, bit for bit"
 
 
-def batch(subject: Subject) -> str:
+def batch(subject: ContextSubject) -> str:
     """No image of a batch changes the answer to another."""
     tokens = subject.tokens(LAYOUT, batch=3)
     together = subject.answer(LAYOUT, "a batch of 3", tokens)
@@ -53,18 +53,13 @@ def batch(subject: Subject) -> str:
     return "three images together as each alone"
 
 
-def saving(subject: Subject) -> str:
+def saving(subject: ContextSubject) -> str:
     """A model that has it is saved as names and numbers, and loads to the same answer."""
     from xt.models.checkpoint import load_model, save_model
     from xt.models.metadata import ModelMetadata
 
     encoder = subject.build()
-    try:
-        plugins.short_name(encoder)
-    except PluginError as error:
-        raise subject.fault(
-            f"cannot be saved by name: {error}, or declare an entry point xt.context_encoders"
-        ) from error
+    name = known_name(subject, encoder)
     model = _model(subject, encoder)
     image = torch.randn(1, 1, 100, 150, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -78,14 +73,11 @@ def saving(subject: Subject) -> str:
         tokens = subject.tokens(LAYOUT)
         pair = [subject.run(each.context.encoder, tokens, LAYOUT, "an ordinary layout") for each in (model, loaded)]
     if not (torch.equal(before, after) and torch.equal(*pair)):
-        raise subject.fault(
-            "answers otherwise after saving and loading; what it draws or learns must be a parameter, a buffer that is "
-            "saved, or follow from its arguments"
-        )
-    return f"as {plugins.short_name(encoder)} in a model with a region encoder and a decoder"
+        raise subject.fault(CHANGED)
+    return f"as {name} in a model with a region encoder and a decoder"
 
 
-def _model(subject: Subject, encoder: ContextEncoder) -> "XT":
+def _model(subject: ContextSubject, encoder: ContextEncoder) -> "XT":
     from xt.models.decoders.base import DecoderInputs
     from xt.models.decoders.unet import UNet
     from xt.models.region.timm_features import TimmFeatures

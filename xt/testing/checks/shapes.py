@@ -3,7 +3,8 @@
 import torch
 
 from xt.geometry.grid import TokenLayout
-from xt.testing.subject import Subject, describe, seen
+from xt.testing.context_subject import ContextSubject, describe
+from xt.testing.subject import seen
 
 PLAIN = TokenLayout(2, 2, 4)
 LENGTHS = (1, 2, 3, 7, 15, 33, 100, 257)
@@ -17,7 +18,7 @@ LAYOUTS = (
 )
 
 
-def shape(subject: Subject) -> str:
+def shape(subject: ContextSubject) -> str:
     """An ordinary layout: as many tokens and channels come back, in the type they came in."""
     encoder = subject.build()
     dim = getattr(encoder, "dim", None)
@@ -36,7 +37,7 @@ def shape(subject: Subject) -> str:
     return describe(PLAIN)
 
 
-def lengths(subject: Subject) -> str:
+def lengths(subject: ContextSubject) -> str:
     """One token, odd and prime lengths."""
     for length in LENGTHS:
         on = "one token" if length == 1 else f"{'an odd' if length % 2 else 'an even'} length, {length} tokens"
@@ -44,7 +45,7 @@ def lengths(subject: Subject) -> str:
     return f"{', '.join(map(str, LENGTHS))} tokens"
 
 
-def layouts(subject: Subject) -> str:
+def layouts(subject: ContextSubject) -> str:
     """One region, maps that are not square, regions that do not exist."""
     for layout in LAYOUTS:
         square = layout.region_rows == layout.region_cols
@@ -53,7 +54,7 @@ def layouts(subject: Subject) -> str:
     return f"{len(LAYOUTS)} layouts: one region, rows, columns, regions left out"
 
 
-def extra(subject: Subject) -> str:
+def extra(subject: ContextSubject) -> str:
     """Tokens without a place come last, and ``last_sees`` tells the truth."""
     for layout in (TokenLayout(1, 1, 1, num_extra=1), TokenLayout(2, 3, 2, num_extra=3)):
         subject.answer(layout, "extra tokens")
