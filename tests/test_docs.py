@@ -16,7 +16,7 @@ import yaml
 from xt import plugins
 from xt.cli.main import COMMANDS, main
 from xt.geometry.grid import TokenLayout
-from xt.testing import EncoderFault, check_context_encoder, pytest_plugin
+from xt.testing import DecoderFault, EncoderFault, check_context_encoder, check_decoder, pytest_plugin
 from xt.testing.kit import CHECKS
 from xt.training.schema import check_config
 
@@ -75,12 +75,15 @@ def test_page_on_context_encoders(
 
 
 def test_page_on_parts_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    code = re.findall(r"```python\n(.*?)```", PARTS, re.S)
+    blocks = re.findall(r"```python\n(.*?)```", PARTS, re.S)
+    (check,) = (each for each in blocks if "from my_parts" in each)
+    code = [each for each in blocks if each != check]
     (config,) = re.findall(r"```yaml\n(.*?)```", PARTS, re.S)
     (tmp_path / "my_parts.py").write_text("\n\n".join(code))
     (tmp_path / "my_parts.yaml").write_text(config)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    exec(check, {})
     trained, scored, predicted = re.findall(r"^    xt (train|eval|predict) (.*?)(?: +#.*)?$", PARTS, re.M)
     assert main([*" ".join(trained).split(), "--trainer.max_epochs", "4"]) == 0
     assert main(" ".join(scored).split()) == 0
@@ -94,6 +97,11 @@ def test_page_on_parts_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with rasterio.open("depth.tif") as found:
         error = np.abs(found.read(1) - sample["values"].numpy()[0])
     assert np.nanmedian(error) < 1
+    upwards = sys.modules["my_parts"].Upwards
+    reaching = type("Upwards", (upwards,), {"halo": property(lambda self: 0, lambda self, value: None)})
+    with pytest.raises(DecoderFault) as caught:
+        check_decoder(reaching)
+    assert f"DecoderFault: {caught.value}" in " ".join(PARTS.split())
 
 
 def test_commands_and_tables_of_the_page_on_context_encoders():

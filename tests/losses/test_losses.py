@@ -253,6 +253,7 @@ def test_sums_of_maps_in_bf16_are_in_single_precision(name: str):
             r"class_weights is \[1.0, -1.0\]; give numbers from 0 on",
         ),
         (lambda: SegmentationLoss(class_weights=[1.0, float("nan")]), "class_weights is"),
+        (lambda: SegmentationLoss(class_weights=[1.0, float("inf")]), "class_weights is"),
         (lambda: SegmentationLoss(class_weights=[0.0, 0.0]), "not all of them 0"),
         (lambda: SegmentationLoss(class_weights=[]), "class_weights is"),
         (lambda: SegmentationLoss(float("nan")), "loss.init_args.dice_weight is nan; it must be at least 0"),
