@@ -80,6 +80,19 @@ def to_pixels(x: Floats, y: Floats, profile: Profile) -> tuple[Floats, Floats]:
     return rows - 0.5, cols - 0.5
 
 
+def turns(profile: Profile) -> tuple[float, ...]:
+    """Degrees to add to longitudes where a raster in degrees reaches beyond the antimeridian.
+
+    Beyond it others count from the other side: 180.1 is −179.9 to them.
+    """
+    crs = map_crs(profile)
+    if crs is None or not crs.is_geographic:
+        return ()
+    rows, cols = np.meshgrid(*([-0.5, side - 0.5] for side in (profile["height"], profile["width"])))
+    x, _ = to_map(rows.ravel(), cols.ravel(), profile)
+    return tuple(turn for turn, beyond in ((360.0, x.max() > 180), (-360.0, x.min() < -180)) if beyond)
+
+
 def map_crs(profile: Profile) -> Any:
     """Return the CRS that :func:`to_map` gives coordinates in, or None."""
     mapped = "transform" in profile or profile.get("gcps")

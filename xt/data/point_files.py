@@ -14,7 +14,7 @@ import rasterio.warp
 import shapely
 
 from xt.data import vector_files
-from xt.data.georeference import map_crs, to_pixels
+from xt.data.georeference import map_crs, to_pixels, turns
 from xt.data.labels import ATTRIBUTES, CLASS, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv, sure
 from xt.data.source import Source
 from xt.errors import LabelError
@@ -164,11 +164,22 @@ def _place(path: Path, table: LabelTable, scenes: Mapping[str, Source], crs: Any
             )
         if crs is not None and crs != own:
             x, y = map(np.asarray, rasterio.warp.transform(crs, own, x, y))
-        rows, cols = to_pixels(x, y, profile)
-        mine = replace(free, row=rows, column=cols)
+        mine = _at(free, x, y, profile)
         there = _on(mine, source)
+        for turn in turns(profile):
+            other = _at(free, x + turn, y, profile)
+            beyond = _on(other, source) & ~there
+            mine = replace(
+                mine, row=np.where(beyond, other.row, mine.row), column=np.where(beyond, other.column, mine.column)
+            )
+            there |= beyond
         placed.append(replace(mine, scene_id=np.full(len(mine), name)).select(there | (free.scene_id == name)))
     return _inside(path, LabelTable.concatenate(placed), scenes)
+
+
+def _at(table: LabelTable, x: Any, y: Any, profile: Any) -> LabelTable:
+    rows, cols = to_pixels(x, y, profile)
+    return replace(table, row=rows, column=cols)
 
 
 def _inside(path: Path, table: LabelTable, scenes: Mapping[str, Source]) -> LabelTable:

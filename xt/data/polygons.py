@@ -10,7 +10,7 @@ import rasterio
 import rasterio.warp
 import shapely
 
-from xt.data.georeference import map_crs, to_map, to_pixels
+from xt.data.georeference import map_crs, to_map, to_pixels, turns
 from xt.data.vector_files import FAULTS, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -64,7 +64,8 @@ def read_polygons(
         InputError: If file or image do not say where they lie, or the file cannot be read.
     """
     (layer, given), own = _layer(path), placed(source, path)
-    box = _extent(source, own, given) if near or given != own else None
+    around = turns(source.profile())
+    box = _extent(source, own, given) if (near or given != own) and not around else None
     try:
         columns = [column] if column else []
         _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box if near else None)
@@ -87,9 +88,12 @@ def read_polygons(
         shapes = shapely.segmentize(shapes, max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
     places = shapely.get_coordinates(shapes)
     x, y = _moved(given, own, *places.T)
-    rows, cols = to_pixels(x, y, source.profile())
-    moved = shapely.set_coordinates(shapes, np.stack([cols + 0.5, rows + 0.5], axis=1))
-    return np.array([_areas(each) for each in shapely.make_valid(moved)], object), told
+    moved = []
+    for turn in (0.0, *around):  # shapes that end at the antimeridian go on beyond it; none is torn
+        rows, cols = to_pixels(x + turn, y, source.profile())
+        moved.append(shapely.set_coordinates(shapes.copy(), np.stack([cols + 0.5, rows + 0.5], axis=1)))
+    found = np.array([_areas(each) for each in shapely.make_valid(np.concatenate(moved))], object)
+    return found, np.concatenate([told] * len(moved))
 
 
 def check_polygons(path: Path) -> None:
