@@ -62,7 +62,7 @@ def test_maps_beside_what_is_true(tmp_path: Path, figures: list[Any], capsys: py
     assert there.images[0].get_clim() == found.images[0].get_clim() == (-0.5, 2.5)
     assert found.get_title() == "predicted: iou 1.000, f1 1.000"
     colors = np.where(true[None] == 1, np.array([0, 255, 0])[:, None, None], 3).astype(np.uint8)
-    assert main([*argv, raster(tmp_path / "colours.tif", colors), "--colors", "0,255,0"]) == 0
+    assert main([*argv, raster(tmp_path / "colours.tif", colors), "--colors", "0,255,0", "9,9,9"]) == 0
     assert figures[-1].axes[1].images[0].get_array().tolist() == [[0, 1, 0, 1]] * 3
     assert figures[-1].axes[2].get_title().startswith("predicted: iou 0.500")
 

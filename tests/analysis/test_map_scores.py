@@ -81,7 +81,11 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str], bands: int)
         (np.zeros((4, 5), np.uint8), {"transform": rasterio.Affine(10.2, 0, 5e5, 0, -10, 5e6)}, None),
         (np.zeros((4, 5), np.uint8), {"crs": None}, None),
         (np.zeros((3, 4, 5), np.uint8), {}, "3 bands, {found} has 1; give one band of class indexes, or --colors"),
-        (np.full((4, 5), 3, np.uint8), {}, "value 3 is no class"),
+        (
+            np.full((4, 5), 3, np.uint8),
+            {},
+            "value 3 is no class (0 … 2); mend the mask, or leave it out by --ignore 3",
+        ),
         (np.full((4, 5), 2, np.uint8), {"nodata": 2}, "nothing is known"),
     ],
 )
@@ -121,6 +125,9 @@ def test_classes_in_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = save(tmp_path / "found.tif", np.array([[0, 1, 2, 2]], np.uint8), NAMES)
     scores, _ = score(capsys, found, save(tmp_path / "true.tif", colors), "--colors", "0,255,0", "255,0,7")
     assert (scores["iou_sea"], scores["iou_ship"], scores["iou_ice"]) == (1, 0.5, 0.5)
+    _, told = score(capsys, found, tmp_path / "true.tif", "--colors", "0,255,0", code=2)
+    assert "--colors has 1, " in told
+    assert "found.tif has 3 classes; give one for each but the first" in told
     assert main(["score", str(found), str(found), "--colors", "green"]) == 2
     assert "'green' is not red, green and blue such as 0,255,0" in capsys.readouterr().err
 

@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from xt.losses.regression import RegressionLoss
 from xt.losses.segmentation import SegmentationLoss
 from xt.tasks.classification import ImageClassification
 from xt.tasks.detection import PointDetection
+from xt.tasks.segmentation import SemanticSegmentation
 
 
 def detection_case() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -276,3 +279,6 @@ def test_a_weight_for_each_class():
     said = r"loss.init_args.class_weights has 3 numbers for 2 classes \(land, water\); give one for each"
     with pytest.raises(ConfigError, match=said):
         loss.check(["land", "water"])
+    data: Any = SimpleNamespace(gives="mask", classes=("land", "water"), ignore_index=255)
+    with pytest.raises(ConfigError, match=said):  # before a step is taken
+        SemanticSegmentation(loss).adopt(data)

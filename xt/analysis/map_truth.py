@@ -178,6 +178,7 @@ class ClassTruth:
         options: How it is to be read.
 
     Raises:
+        ConfigError: If there are not as many colours as classes.
         InputError: If it cannot be read or placed, or a polygon has no class of the map.
     """
 
@@ -187,6 +188,10 @@ class ClassTruth:
         self.whole = Window(0, 0, grid.height, grid.width)
         self.areas = Areas(grid, options.areas)
         many = max(self.names, default=MOST_CLASSES - 1) + 1
+        if options.colors and self.names and len(options.colors) + 1 != many:
+            raise ConfigError(
+                f"--colors has {len(options.colors)}, {path} has {many} classes; give one for each but the first"
+            )
         self.unknown = -1 if options.ignore is None else options.ignore
         self.unclear = many
         self.drawn: Drawn | None = None
@@ -194,7 +199,7 @@ class ClassTruth:
             _check(grid, truth)
             numbers, column = _classes(truth, self.names, many, options)
             self.drawn = Layer(truth, numbers, column, option="--").over(grid)
-        self.reader = MaskReader(many, self.unknown, options.colors)
+        self.reader = MaskReader(many, self.unknown, options.colors, option="--ignore")
 
     def read(self, window: Window) -> tuple[Classes, Mask]:
         """Classes of the pixels ``(h, w)`` of a window, and where they are known."""

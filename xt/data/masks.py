@@ -66,12 +66,14 @@ class MaskReader:
         ignore_index: Value that is not scored; also of nodata and of what lies outside.
         colors: Colour of every class but the first; None if values are class indexes.
         key: Of a sample, under which its classes stand.
+        option: That sets ``ignore_index``.
     """
 
     num_classes: int
     ignore_index: int
     colors: Sequence[Color] | None = None
     key: str = "mask"
+    option: str = "data.init_args.ignore_index"
 
     @property
     def missing(self) -> int:
@@ -118,8 +120,8 @@ class MaskReader:
         wrong = mask[(mask != self.ignore_index) & ((mask < 0) | (mask >= self.num_classes))]
         if wrong.size:
             raise InputError(
-                f"{path}: value {wrong[0]} is no class (0 … {self.num_classes - 1}) and not ignore_index "
-                f"{self.ignore_index}; mend the mask or set ignore_index"
+                f"{path}: value {wrong[0]} is no class (0 … {self.num_classes - 1}); mend the mask, or leave it out "
+                f"by {self.option} {wrong[0]} (now {self.ignore_index})"
             )
         return mask
 
