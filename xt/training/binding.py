@@ -73,9 +73,7 @@ def _completed(old: Any, new: Any, parameters: Mapping[str, Parameter] | None = 
     """The old config with the defaults of options that its classes had not yet when it was written."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return old
-    of_class = None
-    if old.get("class_path") == new.get("class_path") is not None:
-        of_class = locate(str(new["class_path"]))
+    of_class = locate(str(new["class_path"])) if "class_path" in new else None
     found = {}
     for key in (*old, *(key for key in new if key not in old)):
         known = signature(of_class).parameters if key == "init_args" and callable(of_class) else None
