@@ -1,6 +1,7 @@
 """What a prediction will take, said before it starts; and a limit of memory that is kept."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,23 @@ def test_a_dry_run_says_all_and_writes_nothing(
     monkeypatch.setattr(engine.Scene, "_decode", lambda scene, unit: (windows.append(unit), plain(scene, unit)))
     assert main(argv) == 0
     assert len(windows) == told["windows"]
+
+
+def test_what_is_loaded_at_a_first_run_is_not_counted_for_each_window(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ran: list[tuple[int, tuple[int, int], tuple[int, int]]] = []
+
+    def run(model: Any, plan: Any, batch: int, window: tuple[int, int], size: tuple[int, int]) -> tuple[float, ...]:
+        ran.append((batch, window, size))
+        return (HUGE,) * 3 if len(ran) == 1 else (1.0,) * 3
+
+    monkeypatch.setattr(estimate, "_run", run)
+    assert main(["predict", "a.tif", "-m", "m", "-o", "o.tif", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert ran == [(1, (1, 1), (64, 64)), (4, (2, 2), (330, 400))]
+    assert 0 < len(re.findall(r"about \d+ s", told))
+    assert re.search(r"up to [\d.]+ MiB of disk, 2\.7 MiB for the result", told)
 
 
 @pytest.mark.parametrize("task", ["classification", "semantic-segmentation"])

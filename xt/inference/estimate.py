@@ -76,7 +76,7 @@ class Estimate:
     seconds: float
 
     def __str__(self) -> str:
-        memory, disk, result = (f"{each / 2**30:.1f} GiB" for each in (self.memory, self.disk, self.result))
+        memory, disk, result = map(_amount, (self.memory, self.disk, self.result))
         return (
             f"{self.image}: {self.height} × {self.width} px, {self.regions} regions, about {self.empty:.0%} without "
             f"data, {self.windows} windows; about {memory} of memory, up to {disk} of disk, {result} for the result, "
@@ -93,34 +93,42 @@ def try_out(model: XT, plan: ScenePlan, full: bool, precision: Precision = "fp32
         full: Whether the context mixes the whole scene; a row of regions is tried then.
         precision: In which the model computes.
     """
-    device, size, encoder = device_of(model), model.region_size, model.region_encoder
     side = 1 if full else min(plan.side, plan.grid.rows)
     wide = min(plan.side, plan.grid.cols)
+    rows, cols = map(min, engine.piece_on(device_of(model)), (plan.grid.height, plan.grid.width))
     with torch.inference_mode(), computing(precision, model):
-        batch = torch.randn(min(plan.batch, plan.grid.cols), model.in_chans, size, size, device=device)
+        # What is loaded and compiled at a first run is no part of what each window takes.
+        _run(model, plan, 1, (1, 1), (min(rows, model.region_size), min(cols, model.region_size)))
+        seconds = _run(model, plan, min(plan.batch, plan.grid.cols), (side, wide), (rows, cols))
+    return Trial(*seconds, peak_memory())
+
+
+def _run(
+    model: XT, plan: ScenePlan, batch: int, window: tuple[int, int], size: tuple[int, int]
+) -> tuple[float, float, float]:
+    """Encode some regions, mix a window of rows and columns of regions, decode a piece of a size; seconds of each."""
+    device, side, encoder = device_of(model), model.region_size, model.region_encoder
+    regions = torch.randn(batch, model.in_chans, side, side, device=device)
+    start = time.perf_counter()
+    maps = views.encode(model, regions)
+    encode = _since(start, device)
+    grid = RegionGrid(window[0] * side, window[1] * side, side)
+    start = time.perf_counter()
+    if model.dense:
+        model.said(maps[-1].new_zeros(1, encoder.channels[-1], *(n * maps[-1].shape[-1] for n in window)), grid)
+    context = _since(start, device)
+    if model.dense:
+        rows, cols = size
+        piece = Window(min(rows, plan.grid.height - rows), min(cols, plan.grid.width - cols), rows, cols)
+        around = plan.seen_from(piece, encoder.strides[-1])
+        given = _zeros(model, RegionGrid(around.height, around.width, encoder.strides[-1]), maps)
         start = time.perf_counter()
-        maps = views.encode(model, batch)
-        encode = _since(start, device)
-        grid = RegionGrid(side * size, wide * size, size)
+        views.decode(model, given, piece.within(around))
+    else:
+        given = _zeros(model, grid, maps)
         start = time.perf_counter()
-        if model.dense:
-            model.said(
-                maps[-1].new_zeros(1, encoder.channels[-1], *(n * maps[-1].shape[-1] for n in (side, wide))), grid
-            )
-        context = _since(start, device)
-        if model.dense:
-            rows, cols = map(min, engine.piece_on(device), (plan.grid.height, plan.grid.width))
-            piece = Window(min(rows, plan.grid.height - rows), min(cols, plan.grid.width - cols), rows, cols)
-            around = plan.seen_from(piece, encoder.strides[-1])
-            given = _zeros(model, RegionGrid(around.height, around.width, encoder.strides[-1]), maps)
-            start = time.perf_counter()
-            views.decode(model, given, piece.within(around))
-        else:
-            given = _zeros(model, grid, maps)
-            start = time.perf_counter()
-            views.decode(model, model.mix(given))
-        decode = _since(start, device)
-    return Trial(encode, context, decode, peak_memory())
+        views.decode(model, model.mix(given))
+    return encode, context, _since(start, device)
 
 
 def estimate(
@@ -198,6 +206,12 @@ def _since(start: float, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def _amount(size: int) -> str:
+    if size >= 2**30:
+        return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**20:.{0 if size >= 10 << 20 else 1}f} MiB"
 
 
 def _duration(seconds: float) -> str:
