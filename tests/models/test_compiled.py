@@ -40,7 +40,7 @@ def test_a_compiled_model_gives_the_same(how: str):
     assert (len(graphs) > 0) == (how == "method")  # loops over regions and tiles would be unrolled, for minutes
 
 
-@pytest.mark.parametrize("name", ["TransformerXL", "SS2D"])
+@pytest.mark.parametrize("name", ["SS2D", pytest.param("TransformerXL", marks=pytest.mark.slow)])
 def test_indices_break_no_compiled_context(name: str):
     torch.manual_seed(0)
     options = {"head_dim": 8} if name == "TransformerXL" else {}

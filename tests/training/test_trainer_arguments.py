@@ -76,6 +76,7 @@ def test_an_end_without_validation_is_told(scenes: Path, tmp_path: Path, capsys:
     assert "no validation chose the model" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(scenes: Path, tmp_path: Path):
     script = tmp_path / "script.py"
     options = ["--run_dir", str(tmp_path / "run"), "--data.num_workers", "1"]
