@@ -30,3 +30,11 @@ def test_hidden_files_are_no_images(tmp_path: Path):
     for name in ("a.tif", "._a.tif", ".b.png", "notes.txt"):
         (tmp_path / name).touch()
     assert rasters(tmp_path) == [tmp_path / "a.tif"]
+
+
+def test_mosaics_are_images_where_nothing_else_is(tmp_path: Path):
+    for name in ("b.vrt", "a.VRT"):
+        (tmp_path / name).touch()
+    assert rasters(tmp_path) == [tmp_path / "a.VRT", tmp_path / "b.vrt"]
+    (tmp_path / "c.jp2").touch()
+    assert rasters(tmp_path) == [tmp_path / "c.jp2"]

@@ -203,3 +203,30 @@ def test_another_format_behind_the_suffix_is_refused(tmp_path: Path, driver: str
     error = capsys.readouterr().err
     assert error.startswith(f"xt: error: {image}: cannot be opened as GTiff")
     assert error.count("\n") == 1
+
+
+def test_mosaic_is_predicted_as_the_raster_that_it_makes(tmp_path: Path):
+    pixels, model = noise(2, 150, 200), save(tmp_path / "m", "semantic-segmentation", 2)
+    pixels[:, 20:30, 90:120] = -1
+    whole = raster(tmp_path / "whole.tif", pixels, nodata=-1, **UTM)
+    raster(tmp_path / "left.tif", pixels[:, :, :100], nodata=-1, **UTM)
+    raster(tmp_path / "right.tif", pixels[:, :, 100:], nodata=-1)
+    size = 'xOff="{}" yOff="0" xSize="100" ySize="150"'
+    bands = "".join(
+        f'<VRTRasterBand dataType="Float32" band="{band}"><NoDataValue>-1</NoDataValue>'
+        + "".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{name}</SourceFilename><SourceBand>{band}</SourceBand>'
+            f"<SrcRect {size.format(0)}/><DstRect {size.format(col)}/></SimpleSource>"
+            for name, col in (("left.tif", 0), ("right.tif", 100))
+        )
+        + "</VRTRasterBand>"
+        for band in (1, 2)
+    )
+    grid = ", ".join(str(each) for each in UTM["transform"].to_gdal())
+    mosaic = tmp_path / "mosaic.vrt"
+    head = f'<VRTDataset rasterXSize="200" rasterYSize="150"><SRS>{UTM["crs"]}</SRS><GeoTransform>{grid}</GeoTransform>'
+    mosaic.write_text(f"{head}{bands}</VRTDataset>")
+    want = predict(whole, model)
+    assert np.array_equal(predict(mosaic, model), want)
+    with rasterio.open(tmp_path / "o.tif") as dataset:
+        assert (dataset.crs, dataset.transform) == (UTM["crs"], UTM["transform"])

@@ -13,7 +13,7 @@ from xt.analysis.map_scores import score_map
 from xt.analysis.map_truth import Areas, ClassTruth, Grid, TruthOptions
 from xt.analysis.report import drawn_shape, first_band, save
 from xt.data.georeference import profile_of
-from xt.data.geotiff import PLAIN, class_names, open_raster
+from xt.data.geotiff import class_names, open_raster
 from xt.geometry.grid import Window
 from xt.tasks.preview import class_colours
 
@@ -37,9 +37,9 @@ def plot_maps(
     figure, axes = plt.subplots(len(scenes), 3, figsize=(14, 5 * len(scenes)), layout="constrained", squeeze=False)
     for row, (name, image, path, truth) in zip(axes, scenes, strict=True):
         scores = score_map(path, truth, options).scores
-        with open_raster(image, PLAIN) as dataset:
+        with open_raster(image) as dataset:
             row[0].imshow(_looks(dataset), interpolation="nearest")
-        with open_raster(path, PLAIN, purpose="label") as dataset:
+        with open_raster(path, purpose="label") as dataset:
             said, names, bands = first_band(dataset), class_names(dataset), dataset.count
             true = _true(path, dataset, truth, options)
         if np.issubdtype(said.dtype, np.integer):
@@ -70,7 +70,7 @@ def _true(path: Path, found: Any, truth: Path, options: TruthOptions) -> Any:
     """What is true of an open map, at the size at which it is drawn, masked."""
     if np.issubdtype(np.dtype(found.dtypes[0]), np.integer):
         return ClassTruth(path, found, truth, options).thumbnail(drawn_shape(found))
-    with open_raster(truth, PLAIN, purpose="label") as dataset:
+    with open_raster(truth, purpose="label") as dataset:
         numbers = first_band(dataset)
     areas = Areas(Grid(path, profile_of(found)), options.areas)
     inside = areas.inside(Window(0, 0, found.height, found.width), numbers.shape)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from xt.analysis.map_truth import Areas, ClassTruth, Grid, TruthOptions, is_layer
 from xt.data.georeference import profile_of
-from xt.data.geotiff import PLAIN, class_names, open_raster, read_values
+from xt.data.geotiff import class_names, open_raster, read_values
 from xt.data.masks import windows
 from xt.errors import InputError, XTWarning
 from xt.geometry.grid import Window
@@ -62,7 +62,7 @@ def score_maps(pairs: Sequence[tuple[Path, Path]], options: TruthOptions | None 
     options = options or TruthOptions()
     sums: _ClassSums | _NumberSums | None = None
     for path, truth in pairs:
-        with open_raster(path, PLAIN, purpose="label") as found:
+        with open_raster(path, purpose="label") as found:
             classes = np.issubdtype(np.dtype(found.dtypes[0]), np.integer)
             options.check(path, truth, numbers=not classes)
             if classes and found.count > 1:
@@ -83,7 +83,7 @@ def score_maps(pairs: Sequence[tuple[Path, Path]], options: TruthOptions | None 
 
 
 def _check_raster(path: Path, found: Any, truth: Path, options: TruthOptions, classes: bool) -> None:
-    with open_raster(truth, PLAIN, purpose="label") as known:
+    with open_raster(truth, purpose="label") as known:
         _check_grids(path, found, truth, known)
         if found.count != (1 if options.colors else known.count):
             wanted = "give one band of class indexes, or --colors" if classes else "they must be alike"
@@ -165,7 +165,7 @@ class _NumberSums:
         import torch
 
         areas = Areas(Grid(path, profile_of(found)), options.areas)
-        with open_raster(truth, PLAIN, purpose="label") as known:
+        with open_raster(truth, purpose="label") as known:
             for window in windows(found.height, found.width):
                 said, true = (_numbers(each, window) for each in (found, known))
                 true[:, ~np.broadcast_to(areas.inside(window), true.shape[1:])] = np.nan

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pyogrio
 
 from xt.data.georeference import profile_of
-from xt.data.geotiff import PLAIN, Mask, class_names, open_raster
+from xt.data.geotiff import Mask, class_names, open_raster
 from xt.data.masks import Classes, Color, MaskReader, of_colors
 from xt.data.polygon_layers import Drawn, Layer
 from xt.data.polygons import placed, unreadable
-from xt.data.splits import SUFFIXES as RASTERS
 from xt.data.splits import rasters
 from xt.data.vector_files import FAULTS, SUFFIXES, only_layer
 from xt.errors import ConfigError, InputError
@@ -100,9 +99,8 @@ def pairs_of(maps: Path, truth: Path) -> Pairs:
     if not truth.is_dir():
         raise InputError(f"{truth}: {maps} is a folder, so give a folder of what is true, or polygons")
     told: dict[str, Path] = {}
-    for each in sorted(truth.iterdir()):
-        if each.name[0] == "." or each.suffix.lower() not in (*RASTERS, *SUFFIXES):
-            continue
+    layers = [each for each in truth.iterdir() if each.name[0] != "." and is_layer(each)]
+    for each in sorted((*rasters(truth), *layers)):
         if each.stem in told:
             raise InputError(f"{each}: {told[each.stem].name} is for the same map; leave one of them")
         told[each.stem] = each
@@ -215,7 +213,7 @@ class ClassTruth:
         if self.drawn is not None:
             true: Any = self.drawn.burn(self.whole, shape)
         else:
-            with open_raster(self.path, PLAIN, purpose="label") as dataset:
+            with open_raster(self.path, purpose="label") as dataset:
                 values = dataset.read([1, 2, 3] if colors else [1], out_shape=(3 if colors else 1, *shape), masked=True)
             true = of_colors(values.data, colors) if colors else values[0]
         return np.ma.masked_where(~self._known(np.ma.getdata(true), self.whole, shape), true)

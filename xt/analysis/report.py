@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from xt.data.geotiff import PLAIN, open_raster
+from xt.data.geotiff import open_raster
 from xt.data.labels import LabelTable
 from xt.errors import InputError
 from xt.files import replacing
@@ -166,7 +166,7 @@ def first_band(dataset: Any) -> Any:
 def _draw_scene(
     axis: Any, raster: Path, found: LabelTable, truth: LabelTable, tolerance: float, colours: Mapping[str, str]
 ) -> None:
-    with open_raster(raster, PLAIN) as dataset:
+    with open_raster(raster) as dataset:
         pixels = first_band(dataset).astype(np.float64)
         scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
     low, high = np.percentile(pixels.compressed(), (1, 99.7)) if pixels.count() else (0, 1)

@@ -7,8 +7,8 @@ from xt.data.address import image_path, is_virtual
 from xt.errors import ConfigError
 
 HELP = (
-    "GeoTIFF, scene folder, pattern, https:// or s3:// address, /vsi… of GDAL, or @LIST: a file with one of these in "
-    "each line (# begins a comment)"
+    "GeoTIFF, JPEG 2000, mosaic (.vrt), scene folder, pattern, https:// or s3:// address, /vsi… of GDAL, or @LIST: a "
+    "file with one of these in each line (# begins a comment)"
 )
 
 

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _of_folder(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    from xt.data.geotiff import PLAIN, inspect
+    from xt.data.geotiff import inspect
     from xt.errors import CheckpointError, InputError
     from xt.models.checkpoint import find_model
 
@@ -53,7 +53,7 @@ def _of_folder(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
             ) from None
     else:
         return _of_model(path)
-    bands = {raster.stem: inspect(raster, PLAIN) for raster in rasters}
+    bands = {raster.stem: inspect(raster) for raster in rasters}
     shown = []
     for name, info in bands.items():
         texts = [f"{info.height} × {info.width}", info.dtype]
@@ -87,9 +87,9 @@ def _unit(crs: str | None) -> str:
 
 
 def _of_raster(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    from xt.data.geotiff import PLAIN, inspect
+    from xt.data.geotiff import inspect
 
-    info = inspect(path, PLAIN)
+    info = inspect(path)
     shown = [
         ("size", f"{info.height} rows × {info.width} columns, {len(info.bands)} bands, {info.dtype}"),
         ("colours", _runs(info.colours)),

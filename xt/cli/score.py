@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     """Run ``xt score``; return the exit code."""
     import numpy as np
 
-    from xt.data.splits import SUFFIXES
+    from xt.data.formats import is_raster
 
     tables = [args.predictions]
     if args.predictions.is_dir():
         tables = sorted(args.predictions.glob("*.csv"))
-    if not tables or args.predictions.suffix.lower() in SUFFIXES:
+    if not tables or is_raster(args.predictions):
         return _of_maps(args)
     from xt.data.labels import CLASS, LabelTable, read_csv
     from xt.data.predictions import read_predictions

@@ -20,7 +20,7 @@ from rasterio._err import CPLE_BaseError  # no public name
 from rasterio.enums import ColorInterp, PhotometricInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from xt.data import address
+from xt.data import address, formats
 from xt.data.libtiff import be_quiet
 from xt.data.raster_info import RasterInfo, alpha_band, colours_of, describe
 from xt.data.sidecars import check_overviews, has_sidecars
@@ -28,8 +28,6 @@ from xt.errors import InputError
 from xt.geometry.grid import Window
 
 Purpose = Literal["image", "label"]
-GEOTIFF = ("GTiff",)
-PLAIN = ("GTiff", "PNG", "JPEG")
 MAX_BLOCK_BYTES = 256 << 20
 MAX_EXPANSION = 5000
 INDEX_BYTES = 4
@@ -43,14 +41,11 @@ be_quiet()
 
 
 @contextmanager
-def open_raster(
-    path: Path | str, drivers: Sequence[str] = GEOTIFF, purpose: Purpose = "image", complex_abs: bool = False
-) -> Iterator[Any]:
+def open_raster(path: Path | str, purpose: Purpose = "image", complex_abs: bool = False) -> Iterator[Any]:
     """Open a raster after checking that it can be read safely.
 
     Args:
         path: A file, or what :func:`~xt.data.address.image_path` made of an address.
-        drivers: Formats that are taken; a VRT behind ``.tif`` is none of them.
         purpose: ``"label"`` takes palettes and 1-bit rasters too.
         complex_abs: Take complex samples; their absolute value is read.
 
@@ -60,13 +55,11 @@ def open_raster(
     Raises:
         InputError: If the file is missing, of another format, a decompression bomb, or not fit for the purpose.
     """
-    with open_dataset(path, drivers, purpose, complex_abs) as dataset, environment(path):
+    with open_dataset(path, purpose, complex_abs) as dataset, environment(path):
         yield dataset
 
 
-def open_dataset(
-    path: Path | str, drivers: Sequence[str] = GEOTIFF, purpose: Purpose = "image", complex_abs: bool = False
-) -> Any:
+def open_dataset(path: Path | str, purpose: Purpose = "image", complex_abs: bool = False) -> Any:
     """Open a raster as :func:`open_raster` does; the caller closes it.
 
     Raises:
@@ -81,11 +74,12 @@ def open_dataset(
         raise InputError(fault)
     listing = "FALSE" if not virtual and has_sidecars(path) else "EMPTY_DIR"
     with environment(path, GDAL_DISABLE_READDIR_ON_OPEN=listing):
-        dataset = _open(path, drivers)
+        dataset = _open(path)
         try:
             colours_of(dataset)
             check_overviews(dataset, path)
             _check(dataset, path, purpose, complex_abs)
+            formats.check_sources(dataset, path)
             _ = dataset.mask_flag_enums  # a mask beside the file is looked for now
         except CPLE_BaseError as error:
             dataset.close()
@@ -98,12 +92,15 @@ def open_dataset(
 
 def environment(path: Path | str, **options: Any) -> Any:
     """Settings of GDAL under which a raster is opened and read: a bounded cache, and patience with the net."""
-    net = address.OPTIONS if address.is_virtual(Path(path)) else {}
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **net, **options)
+    path = Path(path)
+    net = address.OPTIONS if address.is_virtual(path) or formats.is_mosaic(path) else {}
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_VRT_ENABLE_PYTHON="NO", **net, **options)
 
 
 def state_of(path: Path) -> tuple[int, int]:
     """Two numbers that change when a file does: bytes and nanoseconds, or what some blocks of a virtual file say.
+
+    Those of a mosaic change with the files that it is made of.
 
     Raises:
         OSError: If there is no such file.
@@ -111,8 +108,12 @@ def state_of(path: Path) -> tuple[int, int]:
     """
     if not address.is_virtual(path):
         state = os.stat(path)
-        return state.st_size, state.st_mtime_ns
-    with open_dataset(path, PLAIN, "label", complex_abs=True) as dataset, environment(path):
+        if not formats.is_mosaic(path):
+            return state.st_size, state.st_mtime_ns
+        with open_dataset(path, "label", complex_abs=True) as dataset:
+            sources = formats.state_of_sources(dataset)
+        return state.st_size, zlib.crc32(repr((state.st_mtime_ns, sources)).encode())
+    with open_dataset(path, "label", complex_abs=True) as dataset, environment(path):
         size, block = (dataset.height, dataset.width), dataset.block_shapes[0]
         rows, cols = (
             np.unique(np.linspace(0, -(-pixels // step) - 1, 5).round())
@@ -128,13 +129,13 @@ def state_of(path: Path) -> tuple[int, int]:
         return dataset.height * dataset.width, zlib.crc32(repr(facts).encode())
 
 
-def inspect(path: Path | str, drivers: Sequence[str] = GEOTIFF) -> RasterInfo:
+def inspect(path: Path | str) -> RasterInfo:
     """Describe a raster without reading a pixel.
 
     Raises:
         InputError: As :func:`open_raster`.
     """
-    with open_raster(path, drivers, purpose="label", complex_abs=True) as dataset:
+    with open_raster(path, purpose="label", complex_abs=True) as dataset:
         return describe(dataset)
 
 
@@ -231,8 +232,8 @@ def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> t
     return chosen
 
 
-def _open(path: Path, drivers: Sequence[str]) -> Any:
-    reasons = []
+def _open(path: Path) -> Any:
+    drivers, reasons = formats.drivers_of(path), []
     for driver in drivers:
         try:
             with warnings.catch_warnings():
@@ -260,7 +261,8 @@ def _check(dataset: Any, path: Path, purpose: Purpose, complex_abs: bool) -> Non
             f"{MAX_BLOCK_BYTES >> 20}; rewrite it in tiles of 512 px"
         )
     num_blocks = -(-dataset.height // rows) * -(-dataset.width // cols) * (1 if together else dataset.count)
-    stored = 0 if address.is_virtual(path) else os.path.getsize(path)  # what the net brings is read by regions
+    elsewhere = address.is_virtual(path) or dataset.driver == "VRT"  # what the net brings is read by regions
+    stored = 0 if elsewhere else os.path.getsize(path)
     total = size * dataset.count * dataset.height * dataset.width
     least = num_blocks * INDEX_BYTES if dataset.driver == "GTiff" else total // MAX_EXPANSION
     if stored and total > 1 << 30 and least > stored:

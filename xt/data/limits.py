@@ -12,7 +12,7 @@ from rasterio.features import geometry_mask
 from rasterio.rpc import RPC
 
 from xt.data import handles
-from xt.data.geotiff import PLAIN, Mask, Pixels, open_dataset, read_window, state_of
+from xt.data.geotiff import Mask, Pixels, open_dataset, read_window, state_of
 from xt.data.polygons import Shapes, read_polygons, touching
 from xt.data.source import Source
 from xt.errors import InputError
@@ -108,7 +108,7 @@ class LimitedSource(Source):
 
     def _mask_dataset(self, path: Path) -> Any:
         def opener(stack: ExitStack) -> Any:
-            return handles.keep(stack, open_dataset(path, PLAIN, purpose="label"))
+            return handles.keep(stack, open_dataset(path, purpose="label"))
 
         return handles.borrow(path, "mask", opener)
 

@@ -13,7 +13,7 @@ import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 
 from xt.data import handles
-from xt.data.geotiff import CACHE_BYTES, PLAIN, Mask, open_dataset
+from xt.data.geotiff import CACHE_BYTES, Mask, open_dataset
 from xt.errors import ConfigError, InputError
 from xt.geometry.grid import Window
 
@@ -88,7 +88,7 @@ class MaskReader:
         """
 
         def opener(stack: ExitStack) -> Any:
-            return handles.keep(stack, open_dataset(path, PLAIN, purpose="label"))
+            return handles.keep(stack, open_dataset(path, purpose="label"))
 
         dataset = handles.borrow(path, "label", opener)
         window = window or Window(0, 0, dataset.height, dataset.width)

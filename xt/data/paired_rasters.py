@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from xt.data.base import DataModule, check_bands
-from xt.data.geotiff import PLAIN, Purpose, open_raster
+from xt.data.geotiff import Purpose, open_raster
 from xt.data.pair_crops import PixelLabels, RasterPairs
 from xt.data.source import Source
 from xt.data.splits import Splits, rasters
@@ -127,7 +127,7 @@ class PairedRasters(DataModule):
             if image.stem not in others:
                 raise InputError(f"{image}: no {self.what} of this name in {self.known_folder}")
             known, source = others[image.stem], self.sources[image]
-            with open_raster(known, PLAIN, purpose=self.purpose) as b:
+            with open_raster(known, purpose=self.purpose) as b:
                 if (source.height, source.width) != (b.height, b.width):
                     raise InputError(
                         f"{image}: {source.height} × {source.width} px, its {self.what} has {b.height} × {b.width}; "

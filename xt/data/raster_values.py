@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xt.data import handles
-from xt.data.geotiff import PLAIN, Pixels, open_dataset, read_values
+from xt.data.geotiff import Pixels, open_dataset, read_values
 from xt.data.pair_crops import RasterPairs
 from xt.data.paired_rasters import PairedRasters
 from xt.data.source import InputSpec, Source
@@ -45,7 +45,7 @@ class ValueReader:
         """
 
         def opener(stack: ExitStack) -> Any:
-            return handles.keep(stack, open_dataset(path, PLAIN))
+            return handles.keep(stack, open_dataset(path))
 
         dataset = handles.borrow(path, "values", opener)
         window = window or Window(0, 0, dataset.height, dataset.width)

@@ -18,7 +18,7 @@ from rasterio.vrt import WarpedVRT
 from xt.data import handles
 from xt.data.address import stem
 from xt.data.georeference import profile_of
-from xt.data.geotiff import PLAIN, Mask, Pixels, check_bands, open_dataset, read_window, state_of
+from xt.data.geotiff import Mask, Pixels, check_bands, open_dataset, read_window, state_of
 from xt.data.raster_info import describe
 from xt.errors import InputError, XTWarning
 from xt.geometry.grid import Window
@@ -91,7 +91,7 @@ class Source:
             self._find_bands()
         else:
             self.files = {path.stem: path}
-            with open_dataset(path, PLAIN, complex_abs=complex_abs) as dataset:
+            with open_dataset(path, complex_abs=complex_abs) as dataset:
                 info = describe(dataset)
                 self.indexes, self.names = check_bands(info, len(inputs.bands), bands), info.names
                 self.height, self.width = dataset.height, dataset.width
@@ -243,7 +243,7 @@ class Source:
 
     def _dataset(self, file: Path) -> Any:
         def opener(stack: ExitStack) -> Any:
-            return handles.keep(stack, open_dataset(file, PLAIN, complex_abs=self.complex_abs))
+            return handles.keep(stack, open_dataset(file, complex_abs=self.complex_abs))
 
         return handles.borrow(file, self.complex_abs, opener)
 
@@ -255,7 +255,7 @@ class Source:
             raise InputError(f"{self._grid_file()}: no CRS or transform, so {band}.tif cannot be brought to its grid")
 
         def opener(stack: ExitStack) -> Any:
-            raster = handles.keep(stack, open_dataset(self.files[band], PLAIN, complex_abs=self.complex_abs))
+            raster = handles.keep(stack, open_dataset(self.files[band], complex_abs=self.complex_abs))
             if raster.crs is None or raster.transform.is_identity:
                 raise InputError(
                     f"{self.files[band]}: no CRS or transform, so it cannot be brought to the scene's grid"

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from xt.data import formats
 from xt.errors import ConfigError, InputError
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 ROOT = "a relative root counts from the working directory; set --data.root (data.init_args.root) to"
 """What to do where data are not found."""
 T = TypeVar("T")
@@ -16,12 +16,15 @@ T = TypeVar("T")
 def rasters(folder: Path) -> list[Path]:
     """Rasters of a folder of the data, sorted by name, without hidden files (macOS packs ``._NAME.tif`` beside each).
 
+    Mosaics count where there is nothing else: those beside others are most likely made of them.
+
     Raises:
         InputError: If there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"data: no folder {folder.absolute()}; {ROOT} the folder that holds it")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    found = sorted(path for path in folder.iterdir() if formats.is_raster(path) and path.name[0] != ".")
+    return [path for path in found if not formats.is_mosaic(path)] or found
 
 
 class Splits:

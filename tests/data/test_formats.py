@@ -1,0 +1,108 @@
+"""Mosaics (VRT) and JPEG 2000, and who is taken for one."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from xt.data.geotiff import inspect, open_raster, read_window, state_of
+from xt.data.source import InputSpec, Source
+from xt.errors import InputError
+from xt.geometry.grid import Window
+
+TILE = 40
+SOURCE = (
+    '<ComplexSource><SourceFilename relativeToVRT="1">{name}</SourceFilename><SourceBand>1</SourceBand>'
+    '<SrcRect xOff="0" yOff="0" xSize="40" ySize="40"/><DstRect xOff="{col}" yOff="0" xSize="40" ySize="40"/>'
+    "<NODATA>-1</NODATA></ComplexSource>"
+)
+DERIVED = (
+    '<VRTDataset rasterXSize="40" rasterYSize="40"><VRTRasterBand dataType="Float32" band="1" '
+    'subClass="VRTDerivedRasterBand"><PixelFunctionLanguage>Python</PixelFunctionLanguage>'
+    "<PixelFunctionType>f</PixelFunctionType><PixelFunctionCode><![CDATA[\ndef f(*args):\n    open({mark!r}, 'w')\n]]>"
+    "</PixelFunctionCode><SimpleSource><SourceFilename>{name}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+    "</VRTRasterBand></VRTDataset>"
+)
+PROFILE = {"driver": "GTiff", "height": TILE, "width": TILE, "count": 1, "dtype": "float32", "nodata": -1}
+
+
+def mosaic(folder: Path, values: np.ndarray) -> Path:
+    """A mosaic of two tiles beside each other, with a gap of 10 columns."""
+    sources = ""
+    for index, name in enumerate(("left.tif", "right.tif")):
+        with rasterio.open(folder / name, "w", **PROFILE) as tile:
+            tile.write(values[:, :, index * 50 :][:, :, :TILE])
+        sources += SOURCE.format(name=name, col=index * 50)
+    path = folder / "scene.vrt"
+    path.write_text(
+        f'<VRTDataset rasterXSize="90" rasterYSize="{TILE}"><VRTRasterBand dataType="Float32" band="1">'
+        f"<NoDataValue>-1</NoDataValue>{sources}</VRTRasterBand></VRTDataset>"
+    )
+    return path
+
+
+@pytest.fixture
+def values() -> np.ndarray:
+    """``(1, 40, 90)``, with a missing pixel and the columns between the tiles missing."""
+    values = np.random.default_rng(0).normal(5, 1, (1, TILE, 90)).astype(np.float32)
+    values[:, 3, 7], values[:, :, TILE:50] = -1, -1
+    return values
+
+
+def test_mosaic_is_read_as_one_raster(tmp_path: Path, values: np.ndarray):
+    source = Source(mosaic(tmp_path, values), InputSpec(("a",), (0.0,), (1.0,)))
+    pixels, _, valid = source.read_raw(Window(-2, 30, TILE, 80))
+    want = values[0, : TILE - 2, 30:]
+    assert np.array_equal(valid[2:, :60], want != -1)
+    assert not valid[:2].any()
+    assert not valid[:, 60:].any()
+    assert np.array_equal(pixels[0, 2:, :60], np.where(want == -1, 0, want))
+    source.close()
+
+
+def test_missing_tile_is_told_when_the_mosaic_is_opened(tmp_path: Path, values: np.ndarray):
+    path = mosaic(tmp_path, values)
+    (tmp_path / "right.tif").unlink()
+    with pytest.raises(InputError, match=r"scene\.vrt: it is made of \S+/right\.tif, which cannot be found"):
+        inspect(path)
+    (tmp_path / "left.tif").unlink()
+    with pytest.raises(InputError, match=r"\S+/left\.tif and 1 more files, which cannot be found"):
+        inspect(path)
+
+
+def test_mosaic_has_changed_when_a_tile_has(tmp_path: Path, values: np.ndarray):
+    path = mosaic(tmp_path, values)
+    before, source = state_of(path), Source(path, InputSpec(("a",), (0.0,), (1.0,)))
+    assert state_of(path) == before
+    os.utime(tmp_path / "right.tif", ns=(1, 1))
+    assert state_of(path) != before
+    with pytest.raises(InputError, match="has changed while it was read"):
+        source.check_unchanged()
+    source.close()
+
+
+def test_code_in_a_mosaic_does_not_run(tmp_path: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
+    mosaic(tmp_path, values)
+    path, mark = tmp_path / "code.vrt", tmp_path / "has_run"
+    path.write_text(DERIVED.format(mark=str(mark), name=tmp_path / "left.tif"))
+    with pytest.raises(InputError, match=r"code\.vrt"), open_raster(path) as dataset:
+        read_window(dataset, Window(0, 0, TILE, TILE))
+    assert not mark.exists()
+
+
+def test_jpeg_2000_is_read(tmp_path: Path):
+    values = np.random.default_rng(0).integers(0, 9000, (2, 70, 90)).astype(np.uint16)
+    size = {"height": 70, "width": 90, "count": 2, "dtype": "uint16"}
+    path = tmp_path / "scene.JP2"
+    with rasterio.open(path, "w", driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE="YES", **size) as out:
+        out.write(values)
+    with open_raster(path) as dataset:
+        pixels, valid = read_window(dataset, Window(10, 20, 60, 70))
+    assert np.array_equal(pixels, values[:, 10:, 20:])
+    assert valid.all()
+    path.rename(tmp_path / "scene.tif")
+    with pytest.raises(InputError, match=r"scene\.tif: cannot be opened as GTiff or PNG or JPEG"):
+        inspect(tmp_path / "scene.tif")
