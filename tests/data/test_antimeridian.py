@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.warp
 import shapely
 from rasterio.transform import Affine
 from rasters import write
@@ -15,6 +16,7 @@ from xt.data.polygons import read_polygons
 from xt.data.source import InputSpec, Source
 
 SPEC = InputSpec(("a",), (0.0,), (1.0,))
+UTM = "EPSG:32660"
 STARTS = [179.95, -180.05]
 """Longitude of the left edge of an image of 100 columns, the antimeridian in its middle."""
 
@@ -22,6 +24,10 @@ STARTS = [179.95, -180.05]
 def image(path: Path, start: float) -> Source:
     write(path, np.ones((1, 40, 100), np.uint8), crs="EPSG:4326", transform=Affine(0.001, 0, start, 0, -0.001, 10))
     return Source(path, SPEC)
+
+
+def to_utm(degrees: np.ndarray) -> np.ndarray:
+    return np.transpose(rasterio.warp.transform("EPSG:4326", UTM, *degrees.T))
 
 
 def collection(path: Path, *geometries: dict[str, object]) -> Path:
@@ -43,6 +49,18 @@ def test_polygons_that_are_cut_there_are_whole(tmp_path: Path, start: float):
     found = shapely.union_all(shapes).intersection(shapely.box(0, 0, 100, 40))
     assert found.symmetric_difference(shapely.box(20, 10, 70, 30)).area < 1e-6
     assert set(kinds) == {"x"}
+
+
+def test_polygons_of_no_place_are_left_out(tmp_path: Path):
+    """Metres that no meridian has: what lies at the border of a projection's domain, or with a wrong CRS."""
+    inside = shapely.transform(shapely.box(179.97, 9.97, 179.99, 9.99), to_utm)
+    shapes = [json.loads(shapely.to_geojson(each)) for each in (shapely.box(1e9, 1e9, 2e9, 2e9), inside)]
+    path = collection(tmp_path / "a.geojson", *shapes)
+    layer = json.loads(path.read_text()) | {"crs": {"type": "name", "properties": {"name": UTM}}}
+    path.write_text(json.dumps(layer))
+    found, _ = read_polygons(path, image(tmp_path / "a.tif", STARTS[0]))
+    [shape] = [each for each in found if each.intersects(shapely.box(0, 0, 100, 40))]
+    assert shape.symmetric_difference(shapely.box(20, 10, 40, 30)).area < 1
 
 
 @pytest.mark.parametrize("start", STARTS)

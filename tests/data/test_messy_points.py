@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pyogrio
 import pytest
+import rasterio.warp
 import shapely
 from rasters import GRID, UTM, noise, write
 
 from xt.data.points import PointsData
-from xt.errors import ConfigError, LabelError
+from xt.errors import ConfigError, LabelError, XTWarning
 
 
 @pytest.fixture
@@ -128,3 +129,36 @@ def test_an_image_without_a_name_is_said(root: Path):
 def test_a_class_that_no_table_can_hold_is_refused(root: Path, name: str):
     with pytest.raises(ConfigError, match=f"classes holds '{name}'; give a name without spaces around it"):
         objects(root, "p.csv", classes=["tree", name])
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("row,column,scene_id\n1,2,a\n1,2,A\n3,4,B\n", "2 of its 3 objects .*; its scene_id 'A' is the name of none"),
+        ("x,y\n500105,5999895\n9,54\n", "1 of its 2 objects .*; check x and y: the first is 9, 54, a is in EPSG:32632"),
+    ],
+)
+def test_objects_of_no_image_are_told(root: Path, table: str, told: str):
+    (root / "p.csv").write_text(table)
+    with pytest.warns(XTWarning, match=told):
+        assert {each[1:3] for each in objects(root, "p.csv")} <= {(1, 2), (10, 10)}
+
+
+def test_metres_without_a_crs_are_no_degrees(root: Path):
+    metres = [500_105, 5_999_895]
+
+    def save_json(*places: list[float]) -> None:
+        shapes = [{"type": "Point", "coordinates": each} for each in places]
+        features = [{"type": "Feature", "properties": {}, "geometry": each} for each in shapes]
+        (root / "p.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+    save_json(metres, metres, metres)
+    with pytest.raises(
+        LabelError, match=r"none of its 3 .*: the first is 500105, 5999895 in EPSG:4326, a is in EPSG:326"
+    ):
+        objects(root, "p.geojson")
+    save_json(metres, [9.001, 54.145], metres)
+    with pytest.warns(XTWarning, match="2 of its 3 objects lie in no image"):
+        [(_, row, col, _)] = [each for each in objects(root, "p.geojson") if each[0] == "a"]
+    x, y = rasterio.warp.transform("EPSG:4326", UTM, [9.001], [54.145])
+    assert (col + 0.5, row + 0.5) == pytest.approx(~GRID * (x[0], y[0]), abs=1e-6)

@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 from rasters import GRID, UTM, noise, write
 
 from xt.data.points import PointsData
-from xt.errors import ConfigError, InputError, LabelError
+from xt.errors import ConfigError, InputError, LabelError, XTWarning
 from xt.geometry.grid import Window
 
 PLACES = {"a": [(10, 20), (70, 33)], "b": [(5, 5)], "v": [(60, 80), (0, 0), (89, 99)]}
@@ -226,7 +226,7 @@ def test_statistics_are_measured_and_scene_folders_are_read(tmp_path: Path):
         (
             "row,column,scene_id",
             [(1, 2, "a"), (1, 200, "a")],
-            r"1 objects lie outside a \(90 × 100 px\), such as row 1.0, column 200.0",
+            r"1 of 2 objects lie outside their image, such as row 1.0, column 200.0 of a \(90 × 100 px\); check",
         ),
         (
             "row,column,scene_id",
@@ -234,7 +234,7 @@ def test_statistics_are_measured_and_scene_folders_are_read(tmp_path: Path):
             r"2 bad rows \(line 2: row .*; line 4: row",
         ),
         ("row,column,scene_id,is_vessel", [(1, 2, "a", "maybe")], "line 2: is_vessel 'maybe' is not True"),
-        ("x,y,scene_id", [(0, 0, "a")], "1 objects lie outside a"),
+        ("x,y,scene_id", [(0, 0, "a")], "1 of 1 objects lie outside their image, such as .* of a "),
         ("x,y,scene_id", [(5, 5, "c")], r"c\.tif: no georeference, so the points of"),
     ],
 )
@@ -254,9 +254,15 @@ def test_a_split_without_images_is_said(root: Path):
         PointsData(str(root), ["p", "q"], ".", points=points, image_size=64).dataset("test")
 
 
-def test_bad_rows_can_be_left_out(root: Path):
-    csv(root / "p.csv", "row,column,scene_id", [("x", 2, "a"), (1, 2, "a")])
-    assert len(build(root, "p.csv", drop_bad_labels=True).objects) == 1
+def test_bad_rows_can_be_left_out_and_are_counted(root: Path):
+    csv(root / "p.csv", "row,column,scene_id", [("x", 2, "a"), (1, 2, "a"), (1, 200, "a"), (9, 3, "a"), (5, 101, "a")])
+    with pytest.warns(XTWarning) as told:
+        objects = build(root, "p.csv", drop_bad_labels=True).objects
+    assert [tuple(each) for each in zip(objects.row, objects.column, strict=True)] == [(1, 2), (9, 3)]
+    assert [str(each.message).partition(": ")[2] for each in told] == [
+        "1 bad rows are left out, the first: line 2: row 'x' is no number",
+        "2 of 4 objects lie outside their image, such as row 1.0, column 200.0 of a (90 × 100 px), and are left out",
+    ]
 
 
 def test_files_that_are_not_what_they_are_called(root: Path):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+import rasterio.warp
+from rasterio._err import CPLE_BaseError  # no public name
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from xt.errors import InputError, XTWarning
@@ -78,6 +80,22 @@ def to_pixels(x: Floats, y: Floats, profile: Profile) -> tuple[Floats, Floats]:
     else:
         rows, cols = _through(profile, "rowcol", x, y) or (y, x)
     return rows - 0.5, cols - 0.5
+
+
+def project(start: Any, end: Any, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Bring coordinates of one CRS to another; infinite where there is no such place."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if start == end:
+        return x, y
+    try:
+        there = rasterio.warp.transform(start, end, x, y)
+    except CPLE_BaseError:  # one bad place fails them all
+        if len(x) == 1:
+            return np.full(1, np.inf), np.full(1, np.inf)
+        half = len(x) // 2
+        parts = [project(start, end, x[part], y[part]) for part in (slice(half), slice(half, None))]
+        there = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+    return np.asarray(there[0], np.float64), np.asarray(there[1], np.float64)
 
 
 def turns(profile: Profile) -> tuple[float, ...]:

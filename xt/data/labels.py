@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xt.errors import LabelError, nearest
+from xt.errors import LabelError, XTWarning, nearest
 
 CONFIDENCES = ("HIGH", "MEDIUM", "LOW", "")
 NO_SHORE_KM = 9999.99
@@ -104,7 +105,10 @@ def number(low: float, required: bool) -> Callable[[str], float]:
             if required:
                 raise ValueError("is empty")
             return math.nan
-        value = float(text)
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no number") from None
         if not math.isfinite(value) or value < low:
             raise ValueError(f"{text!r} is not a number ≥ {low:g}")
         return value
@@ -239,6 +243,9 @@ def parse_rows(
         raise LabelError(
             f"{path}: {len(problems)} bad rows ({listed}); mend or drop them (--drop-bad-labels; data.drop_bad_labels)"
         )
+    if problems:
+        text = f"{path}: {len(problems)} bad rows are left out, the first: {problems[0]}"
+        warnings.warn(text, XTWarning, stacklevel=3)
     return num, parsed
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
@@ -10,14 +11,13 @@ from typing import Any
 import numpy as np
 import pyogrio
 import rasterio
-import rasterio.warp
 import shapely
 
 from xt.data import vector_files
-from xt.data.georeference import map_crs, to_pixels, turns
+from xt.data.georeference import map_crs, project, to_pixels, turns
 from xt.data.labels import ATTRIBUTES, CLASS, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv, sure
 from xt.data.source import Source
-from xt.errors import LabelError
+from xt.errors import LabelError, XTWarning
 
 SUFFIXES = (".csv", *vector_files.SUFFIXES)
 _PIXELS = ("row", "column"), ("detect_scene_row", "detect_scene_column")
@@ -36,6 +36,7 @@ def read_points(
     drop_bad: bool = False,
     classes: Sequence[str] | None = (),
     column: str = CLASS,
+    tell: bool = False,
 ) -> LabelTable:
     """Read the objects of scenes.
 
@@ -53,6 +54,7 @@ def read_points(
         drop_bad: Leave bad rows out instead of failing.
         classes: Of the objects; none for objects without, None for whatever the file says.
         column: Column that names the class.
+        tell: Warn of objects of a file that belong to none of the scenes.
 
     Raises:
         LabelError: If a file cannot be read, does not say where objects lie, has bad rows, or has objects of which
@@ -61,7 +63,7 @@ def read_points(
     of_class: Columns = {column: ("label", _one_of(classes) if classes else str.strip)}
     needed, optional = (of_class if each else {} for each in (classes, classes is None))
     if not path.is_dir():
-        return _read(path, scenes, None, drop_bad, needed, ATTRIBUTES | optional)
+        return _read(path, scenes, None, drop_bad, needed, ATTRIBUTES | optional, tell)
     files = (each for each in sorted(path.iterdir()) if each.suffix.lower() in SUFFIXES)
     found = [(each.stem, each) for each in files if each.stem in scenes]
     if not found:
@@ -98,6 +100,7 @@ def _read(
     drop_bad: bool,
     needed: Columns,
     optional: Columns,
+    tell: bool = False,
 ) -> LabelTable:
     vector = path.suffix.lower() in vector_files.SUFFIXES
     header, rows, crs = _vector_rows(path, drop_bad) if vector else (*read_csv(path), None)
@@ -128,10 +131,20 @@ def _read(
     table = sure(as_table(num, parsed))
     if scene is not None or (alone and not told and pair is not _MAP):
         table = replace(table, scene_id=np.full(num, scene or next(iter(scenes))))
-    placed = _place(path, table, scenes, crs) if pair is _MAP else _inside(path, table, scenes)
-    if len(table) and not len(placed):
-        raise LabelError(f"{path}: none of its {len(table)} objects lies in an image; {_why(table, scenes, crs)}")
-    return placed
+    if pair is _MAP:
+        placed, used = _place(path, table, scenes, crs)
+    else:
+        used = np.isin(table.scene_id, list(scenes))
+        placed = table.select(used)
+    if not used.all():
+        lost = table.select(~used)
+        how_many, why = f"of its {len(table)} objects", _why(lost, scenes, crs)
+        if not used.any():
+            raise LabelError(f"{path}: none {how_many} lies in an image; {why}")
+        if tell:
+            text = f"{path}: {len(lost)} {how_many} lie in no image and are left out; {why}"
+            warnings.warn(text, XTWarning, stacklevel=3)
+    return _inside(path, placed, scenes, drop_bad)
 
 
 def _why(table: LabelTable, scenes: Mapping[str, Source], crs: Any) -> str:
@@ -144,11 +157,14 @@ def _why(table: LabelTable, scenes: Mapping[str, Source], crs: Any) -> str:
     return f"check x and y: the first is {there}, {name} is in {own.to_string() if own else 'no CRS'}"
 
 
-def _place(path: Path, table: LabelTable, scenes: Mapping[str, Source], crs: Any) -> LabelTable:
-    """Bring x and y, which stand in the fields of row and column, to pixels."""
-    placed = []
+def _place(
+    path: Path, table: LabelTable, scenes: Mapping[str, Source], crs: Any
+) -> tuple[LabelTable, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Bring x and y, which stand in the fields of row and column, to pixels; and which objects belong to a scene."""
+    placed, used = [], np.zeros(len(table), bool)
     for name, source in scenes.items():
-        free = table.select((table.scene_id == name) | (table.scene_id == ""))
+        among = np.flatnonzero((table.scene_id == name) | (table.scene_id == ""))
+        free = table.select(among)
         if not len(free):
             continue
         profile = source.profile()
@@ -162,8 +178,8 @@ def _place(path: Path, table: LabelTable, scenes: Mapping[str, Source], crs: Any
                 f"{source.path}: no {'CRS' if mapped else 'georeference'}, so the points of {path} cannot be placed; "
                 "give pixels instead"
             )
-        if crs is not None and crs != own:
-            x, y = map(np.asarray, rasterio.warp.transform(crs, own, x, y))
+        if crs is not None:
+            x, y = project(crs, own, x, y)
         mine = _at(free, x, y, profile)
         there = _on(mine, source)
         for turn in turns(profile):
@@ -173,8 +189,10 @@ def _place(path: Path, table: LabelTable, scenes: Mapping[str, Source], crs: Any
                 mine, row=np.where(beyond, other.row, mine.row), column=np.where(beyond, other.column, mine.column)
             )
             there |= beyond
-        placed.append(replace(mine, scene_id=np.full(len(mine), name)).select(there | (free.scene_id == name)))
-    return _inside(path, LabelTable.concatenate(placed), scenes)
+        there |= free.scene_id == name
+        used[among[there]] = True
+        placed.append(replace(mine, scene_id=np.full(len(mine), name)).select(there))
+    return LabelTable.concatenate(placed), used
 
 
 def _at(table: LabelTable, x: Any, y: Any, profile: Any) -> LabelTable:
@@ -182,19 +200,23 @@ def _at(table: LabelTable, x: Any, y: Any, profile: Any) -> LabelTable:
     return replace(table, row=rows, column=cols)
 
 
-def _inside(path: Path, table: LabelTable, scenes: Mapping[str, Source]) -> LabelTable:
-    """Refuse objects outside the scene that they are said to lie in; leave out those of other scenes."""
-    table = table.select(np.isin(table.scene_id, list(scenes)))
+def _inside(path: Path, table: LabelTable, scenes: Mapping[str, Source], drop_bad: bool) -> LabelTable:
+    """Refuse objects outside the scene that they are said to lie in, or leave them out."""
+    outside = np.zeros(len(table), bool)
     for name in table.scenes:
-        mine, source = table.scene(name), scenes[name]
-        outside = ~_on(mine, source)
-        if outside.any():
-            row, col = mine.row[outside][0], mine.column[outside][0]
-            raise LabelError(
-                f"{path}: {outside.sum()} objects lie outside {name} ({source.height} × {source.width} px), such as "
-                f"row {row:.1f}, column {col:.1f}; check the columns and the CRS"
-            )
-    return table
+        outside |= (table.scene_id == name) & ~_on(table, scenes[name])
+    if not outside.any():
+        return table
+    name, row, col = (each[outside][0] for each in (table.scene_id, table.row, table.column))
+    text = (
+        f"{path}: {outside.sum()} of {len(table)} objects lie outside their image, such as row {row:.1f}, column "
+        f"{col:.1f} of {name} ({scenes[name].height} × {scenes[name].width} px)"
+    )
+    if not drop_bad:
+        advice = "check the columns and the CRS, or drop them (--drop-bad-labels; data.drop_bad_labels)"
+        raise LabelError(f"{text}; {advice}")
+    warnings.warn(f"{text}, and are left out", XTWarning, stacklevel=4)
+    return table.select(~outside)
 
 
 def _on(table: LabelTable, source: Source) -> np.ndarray[Any, np.dtype[np.bool_]]:

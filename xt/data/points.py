@@ -119,7 +119,7 @@ class PointsData(DataModule):
         if not self.sources:
             images = self._images()
             named = {image.name: image for image in images}
-            self.objects = read_points(self.points, named, self.drop_bad_labels, self.classes, self.column)
+            self.objects = read_points(self.points, named, self.drop_bad_labels, self.classes, self.column, tell=True)
             self.sources = self.splits.share(images, lambda image: image.name)
         self.splits.check(self.sources, split)
         if not self.mean:

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyogrio
 import rasterio
-import rasterio.warp
 import shapely
 
-from xt.data.georeference import map_crs, to_map, to_pixels, turns
+from xt.data.georeference import map_crs, project, to_map, to_pixels, turns
 from xt.data.vector_files import FAULTS, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -86,8 +85,13 @@ def read_polygons(
         if box:
             shapes = shapely.intersection(shapes, shapely.box(*box))
         shapes = shapely.segmentize(shapes, max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
-    places = shapely.get_coordinates(shapes)
-    x, y = _moved(given, own, *places.T)
+    places, owner = shapely.get_coordinates(shapes, return_index=True)
+    x, y = project(given, own, *places.T)
+    nowhere = owner[~(np.isfinite(x) & np.isfinite(y))]
+    if len(nowhere):
+        there = ~np.isin(owner, nowhere)
+        x, y = x[there], y[there]
+        shapes, told = np.delete(shapes, np.unique(nowhere)), np.delete(told, np.unique(nowhere))
     moved = []
     for turn in (0.0, *around):  # shapes that end at the antimeridian go on beyond it; none is torn
         rows, cols = to_pixels(x + turn, y, source.profile())
@@ -147,17 +151,11 @@ def _areas(shape: Any) -> Any:
 def _extent(source: OnMap, own: Any, given: Any) -> tuple[float, ...] | None:
     """Left, bottom, right and top of an image in another CRS; None where it cannot be told."""
     rows, cols = np.meshgrid(*(np.linspace(-0.5, side - 0.5, PLACES) for side in (source.height, source.width)))
-    x, y = _moved(own, given, *to_map(rows.ravel(), cols.ravel(), source.profile()))
+    x, y = project(own, given, *to_map(rows.ravel(), cols.ravel(), source.profile()))
     if not (np.isfinite(x) & np.isfinite(y)).all():
         return None
     wide, high = MARGIN * np.ptp(x), MARGIN * np.ptp(y)
     return float(x.min() - wide), float(y.min() - high), float(x.max() + wide), float(y.max() + high)
-
-
-def _moved(start: Any, end: Any, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> list[npt.NDArray[np.float64]]:
-    if start == end:
-        return [x, y]
-    return [np.asarray(each) for each in rasterio.warp.transform(start, end, x, y)]
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
