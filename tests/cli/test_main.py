@@ -264,6 +264,8 @@ def test_what_stops_a_command_is_told_by_its_exit_code(
             ["vectorize", "a.tif", "-o", "b.gpkg", "--min-area", "20m2"],
             "invalid float value: '20m2'; xt vectorize --help",
         ),
+        (["predict", "", "-m", "run", "-o", "o.tif"], "argument IMAGE: is empty; name a file or folder"),
+        (["info", ""], "is empty; name a file or folder"),
         (["doctor", "--jason"], "unrecognized arguments: --jason; xt doctor --help"),
     ],
 )

@@ -216,6 +216,7 @@ def test_other_formats_and_what_is_no_raster(tmp_path: Path):
     for name, told in (
         ("no.tif", r"/no\.tif: no such file$"),
         ("", ": is a folder; give a raster, such as one that lies in it"),
+        ("/dev/null", "/dev/null: is no file, and cannot be read in pieces; give a raster$"),
         ("a.nc", r"; if GDAL reads it in another, make a GeoTIFF of it: gdal_translate \S+/a\.nc a\.tif"),
     ):
         (tmp_path / "a.nc").write_text("<VRTDataset/>")

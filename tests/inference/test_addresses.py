@@ -15,6 +15,7 @@ from small_inputs import noise, raster, save
 import xt
 from xt.cli.main import main
 from xt.data.address import gdal_name, image_path, shown, stem
+from xt.errors import ConfigError
 
 
 class Server(ThreadingHTTPServer):
@@ -94,6 +95,8 @@ def test_addresses_become_what_gdal_takes():
         assert gdal_name(image_path(gdal_name(image_path(text)))) == name
         assert stem(image_path(text)) == "b"
         assert "secret" not in shown(image_path(text))
+    with pytest.raises(ConfigError, match="the name of an image is empty"):
+        image_path("")
 
 
 def test_a_remote_image_gives_what_the_file_gives_and_only_what_is_needed_is_fetched(server: Server):

@@ -149,7 +149,7 @@ def test_machines_share_images(batch: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_a_list_holds_patterns_and_names_that_begin_with_a_hash(batch: Path):
     raster(batch / "#d.tif", noise(1, 70, 70))
-    (batch / "list.txt").write_text("in/[ab].tif\n#d.tif\n./#d.tif\n")
+    (batch / "list.txt").write_text("in/[ab].tif\n#d.tif\n./#d.tif\n", encoding="utf-8-sig")  # as Windows writes it
     assert predict(images=("@list.txt",)) == 0
     assert sorted(path.name for path in (batch / "out").glob("*.tif")) == ["#d.tif", "a.tif", "b.tif"]
 

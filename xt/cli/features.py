@@ -4,13 +4,13 @@ import argparse
 import sys
 
 from xt.cli import options
-from xt.cli.images import HELP, expanded
-from xt.data.address import fault, image_path, stem
+from xt.cli.images import HELP, expanded, image_argument
+from xt.data.address import fault, stem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt features``."""
-    parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
+    parser.add_argument("images", type=image_argument, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=options.path, required=True, metavar="DIR", help="folder of the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace tokens that another model made")

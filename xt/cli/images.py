@@ -3,6 +3,7 @@
 import glob
 from pathlib import Path
 
+from xt.cli import options
 from xt.data.address import image_path, is_virtual
 from xt.errors import ConfigError
 
@@ -10,6 +11,11 @@ HELP = (
     "GeoTIFF, JPEG 2000, mosaic (.vrt), scene folder, pattern, https:// or s3:// address, /vsi… of GDAL, or @LIST: a "
     "file with one of these in each line (# begins a comment)"
 )
+
+
+def image_argument(text: str) -> Path:
+    """Read an image; an empty one, such as an unset variable of the shell gives, is refused."""
+    return image_path(options.path(text))
 
 
 def stands_for_several(image: Path) -> bool:
@@ -30,7 +36,7 @@ def expanded(images: list[Path]) -> list[Path]:
             found.append(image)
         elif text.startswith("@"):
             try:
-                listed = Path(text[1:]).read_text(encoding="utf-8", errors="surrogateescape")  # as names of files are
+                listed = Path(text[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names of files
             except OSError as error:
                 raise ConfigError(f"{text}: the list of images cannot be read: {error}") from error
             if "\0" in listed:

@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from xt.data.address import image_path
+from xt.cli.images import image_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt info``."""
     what = "GeoTIFF, or its address; scene folder with BAND.tif; run folder of xt train, or model folder"
-    parser.add_argument("paths", type=image_path, nargs="+", metavar="RASTER|SCENE|MODEL", help=what)
+    parser.add_argument("paths", type=image_argument, nargs="+", metavar="RASTER|SCENE|MODEL", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON, one object for each of them")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xt.cli import options
-from xt.cli.images import HELP, expanded, stands_for_several
-from xt.data.address import fault, image_path, stem
+from xt.cli.images import HELP, expanded, image_argument, stands_for_several
+from xt.data.address import fault, stem
 
 if TYPE_CHECKING:
     from xt.geometry.grid import Window
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``xt predict``."""
-    parser.add_argument("images", type=image_path, nargs="+", metavar="IMAGE", help=HELP)
+    parser.add_argument("images", type=image_argument, nargs="+", metavar="IMAGE", help=HELP)
     options.add_model(parser)
     parser.add_argument("-o", "--output", type=options.path, required=True, help="GeoTIFF; a folder for several images")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs")

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from xt.errors import ConfigError
+
 SCHEMES = {
     "http": "/vsicurl/http://",
     "https": "/vsicurl/https://",
@@ -32,7 +34,13 @@ _ARCHIVE = "/vsi(?:zip|tar|gzip|7z|rar)/"
 
 
 def image_path(text: str | Path) -> Path:
-    """Read what a user calls an image: a path, ``/vsi…``, or an address ``https:``, ``s3:``, ``gs:`` or ``az:``."""
+    """Read what a user calls an image: a path, ``/vsi…``, or an address ``https:``, ``s3:``, ``gs:`` or ``az:``.
+
+    Raises:
+        ConfigError: If it is empty, which would be the current folder.
+    """
+    if not str(text):
+        raise ConfigError("the name of an image is empty; name a file or folder")
     scheme, colon, rest = str(text).partition("://")
     if colon and scheme in SCHEMES:
         return Path(SCHEMES[scheme] + rest)

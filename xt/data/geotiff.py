@@ -69,7 +69,8 @@ def open_dataset(path: Path | str, purpose: Purpose = "image", complex_abs: bool
     virtual = address.is_virtual(path)
     fault = address.fault(path)
     if fault is None and not virtual and not path.is_file():
-        fault = f"{path}: is a folder; give a raster, such as one that lies in it"
+        what = "a folder" if path.is_dir() else "no file, and cannot be read in pieces"
+        fault = f"{path}: is {what}; give a raster" + (", such as one that lies in it" if path.is_dir() else "")
     if fault is not None:
         raise InputError(fault)
     listing = "FALSE" if not virtual and has_sidecars(path) else "EMPTY_DIR"
