@@ -15,7 +15,8 @@ HELP = (
 
 def image_argument(text: str) -> Path:
     """Read an image; an empty one, such as an unset variable of the shell gives, is refused."""
-    return image_path(options.path(text))
+    options.path(text)
+    return image_path(text)  # a path has lost one of two slashes
 
 
 def stands_for_several(image: Path) -> bool:
