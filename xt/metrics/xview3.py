@@ -9,16 +9,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
-from scipy.spatial.distance import cdist
 
 from xt.data.labels import LabelTable
+from xt.metrics.matching import PIXEL_M, Indices, assign
 
-PIXEL_M = 10.0
 TOLERANCE = 20.0
 """Pixels; of 10 m, so 200 m."""
-COSTLY = 9999999.0 * 10
 SHORE_KM = 2.0
 SHORE_PREDICTED_KM = 2.2
 MAX_LENGTH_M = 500.0
@@ -27,7 +24,6 @@ SCORES = {"vessel": "vessel_fscore", "fishing": "fishing_fscore", "length": "len
 
 Shoreline = Mapping[str, Sequence[npt.NDArray[np.float64]]]
 """Scene → contours ``(N, 2)`` of row, column."""
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,7 @@ def match(predictions: LabelTable, labels: LabelTable, tolerance: float = TOLERA
     if not len(predictions) or not len(labels):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     found, real = (np.stack([table.row, table.column], axis=1) for table in (predictions, labels))
-    distance = cdist(found, real) * PIXEL_M
-    cost = np.where(distance > tolerance * PIXEL_M, COSTLY, distance)
-    rows, cols = linear_sum_assignment(cost)
-    kept = cost[rows, cols] < tolerance * PIXEL_M
-    return rows[kept], cols[kept]
+    return assign(found, real, tolerance)
 
 
 def score(
