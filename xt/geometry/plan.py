@@ -47,11 +47,10 @@ class Rectangle:
         """Regions high and wide."""
         return self.bottom - self.top, self.right - self.left
 
-    def meets(self, other: "Rectangle") -> bool:
-        """Whether a region lies in both."""
-        return (
-            self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
-        )
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of an array with one place for each region."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -140,11 +139,14 @@ class ScenePlan:
             return self.units
         start, stop = (len(self.units) * each // shares for each in (number - 1, number))
         own = [unit for unit in self.units[start:stop] if unit.final.height and unit.final.width]
-        used = {each for unit in own for each in (unit.window, unit.needed)}
+        used = np.zeros((self.grid.rows, self.grid.cols), bool)
+        for each in (rectangle for unit in own for rectangle in (unit.window, unit.needed)):
+            used[each.slices] = True
+        mine = {unit.index for unit in own}
         return [
-            unit if unit in own else replace(unit, final=Window(unit.final.row, unit.final.col, 0, 0))
+            unit if unit.index in mine else replace(unit, final=Window(unit.final.row, unit.final.col, 0, 0))
             for unit in self.units[:stop]
-            if any(unit.window.meets(each) for each in used)
+            if used[unit.window.slices].any()
         ]
 
     @cached_property
