@@ -66,7 +66,7 @@ def test_a_later_start_asks_for_what_is_left(plan: ScenePlan, data: st.DataObjec
     assert [(unit.index, batches) for unit, batches in plan.batches(first)] == whole[first:]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @example(ScenePlan(RegionGrid(9, 9, 4), 2, 0, 0, 1), 4)  # a window of which no more than a corner is decoded
 @given(plans(), st.integers(2, 7))
 def test_shares_do_together_what_one_does(plan: ScenePlan, shares: int):

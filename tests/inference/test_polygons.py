@@ -49,7 +49,7 @@ def normal(shape: shapely.Polygon) -> bytes:
     return shapely.to_wkb(shapely.normalize(shape))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     size=st.tuples(st.integers(1, 13), st.integers(1, 13)), seed=st.integers(0, 2**31), num=st.integers(1, 4),
     missing=st.sampled_from([0.0, 0.1, 0.5]), heights=st.lists(st.integers(1, 5), min_size=1, max_size=3),

@@ -118,7 +118,7 @@ def test_empty_tables():
 places = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=1, max_size=12, unique=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(places, places, st.randoms())
 def test_order_of_rows_changes_nothing(found: list, real: list, random: object):
     before = score(table(found), table(real))
@@ -128,7 +128,7 @@ def test_order_of_rows_changes_nothing(found: list, real: list, random: object):
     assert before.loc_fscore == pytest.approx(after.loc_fscore)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(places)
 def test_truth_scores_one(real: list):
     labels = table(real, is_fishing=np.ones(len(real)), distance_from_shore_km=np.ones(len(real)))

@@ -76,7 +76,7 @@ def test_tiles_part_the_window_and_reach_as_far_as_the_decoder(place: tuple, siz
     assert np.array_equal(count, want)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(windows(), st.booleans())
 def test_a_window_gets_what_it_gets_in_the_whole(place: tuple, missing: bool):
     grid, window = place

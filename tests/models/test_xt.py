@@ -32,7 +32,7 @@ def sums(maps: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
     return torch.stack([(maps["a"] * targets["y"]).sum(), maps["b"].square().sum()])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 200), st.integers(1, 200))
 def test_any_height_and_width_gives_maps_of_that_size(height: int, width: int):
     model = small_model().eval()

@@ -77,7 +77,7 @@ def assert_same(found: Candidates, whole: Candidates) -> None:
     st.integers(1, 70), st.integers(1, 70), st.integers(6, 80), st.integers(0, 10**6),
     st.sampled_from([0.02, 0.1, 0.3, 0.4, 0.6, 1.0]), st.sampled_from([1, 2, 5]),
 )  # fmt: skip
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_blocks_find_what_the_whole_finds(height: int, width: int, block: int, seed: int, share: float, grain: int):
     """Specks, and where the share is about 0.4 components that wind through everything."""
     coarse = np.random.default_rng(seed).random((-(-height // grain), -(-width // grain))) < share

@@ -49,7 +49,7 @@ def scenes(draw: st.DrawFn) -> tuple[RegionGrid, tuple[bool, ...] | None]:
 
 
 @pytest.mark.parametrize("name", CONTEXTS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(scene=scenes(), piece=st.sampled_from([1, 3, 10, 2048]))
 def test_equals_the_context_in_memory(
     name: str, scene: tuple, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -46,7 +46,7 @@ def in_segments(encoder: SequentialContextEncoder, x: Tensor, cuts: list[set[int
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_passes_over_any_cut_equal_forward(name: str, data: st.DataObject):
     torch.manual_seed(0)
