@@ -12,7 +12,7 @@ from xt.data.labels import LabelTable
 from xt.data.scene_tokens import SceneTokens, TokenFacts, open_tokens, read_facts
 from xt.data.targets import cell_targets, detection_targets
 from xt.data.tokens import TokenData
-from xt.errors import InputError
+from xt.errors import InputError, LabelError
 from xt.losses.tokens import TokenLoss
 
 
@@ -113,3 +113,8 @@ def test_scenes_are_looked_at_before_training_and_only_its_own_are_flipped(tmp_p
     assert data.bands == ("a",)
     seen = {split: {each[epoch, 0]["tokens"].tobytes() for epoch in range(12)} for split, each in data.datasets.items()}
     assert {split: len(each) for split, each in seen.items()} == {"train": 4, "validation": 1}
+    (tmp_path / "train.csv").write_text("scene_id,row,column\nS,5,6\n")
+    with pytest.raises(LabelError, match=r"train\.csv: none of its 1 objects .*'S' is the name of none, 's' is one"):
+        TokenData(str(tmp_path), str(tmp_path)).setup("fit")
+    (tmp_path / "train.csv").write_text("scene_id,row,column\n")
+    TokenData(str(tmp_path), str(tmp_path)).setup("fit")

@@ -5,7 +5,7 @@ import pytest
 from rasters import GRID, UTM, write
 
 from xt.data.xview3 import XView3Data
-from xt.errors import ConfigError
+from xt.errors import ConfigError, LabelError
 
 HEADER = "detect_scene_row,detect_scene_column,scene_id,is_vessel,is_fishing,vessel_length_m,distance_from_shore_km,confidence\n"
 
@@ -90,3 +90,10 @@ def test_scenes_of_one_folder_are_shared_out_by_the_labels(tmp_path: Path):
 
     assert (scenes("train"), scenes("validation")) == (["a", "b", "c"], ["d"])
     assert scenes("train", limit_scenes=2) == ["a", "b"]
+
+
+def test_labels_of_other_scenes_are_refused(objects: Path):
+    labels = objects / "train.csv"
+    labels.write_text(labels.read_text().replace(",t,", ",T,"))
+    with pytest.raises(LabelError, match=r"train\.csv: none of its 5 objects .*'T' is the name of none, 't' is one"):
+        XView3Data(str(objects), image_size=64).setup("fit")

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{first} and {second} have the same name; give them different output folders")
     model = load(args.model, args.device, args.plugins)
     show = progress(str(args.output), "image")
-    failed = 0
+    failed = kept = 0
     with folder_for_outputs(args.output, parents=True):
         for index, (name, image) in enumerate(zip(names, images, strict=True)):
             try:
@@ -43,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
                     raise InputError(wrong)
                 source = Source(image, model.metadata.inputs, args.bands, args.nodata)
                 out = args.output / name
-                encode_image(model.network, model.metadata, source, out, args.overwrite, args.precision)
+                kept += not encode_image(model.network, model.metadata, source, out, args.overwrite, args.precision)
             except InputError as error:
                 print(f"xt: error: {error}", file=sys.stderr)
                 failed += 1
             show(index + 1, len(names))
-    print(f"{args.output}: tokens of {len(names) - failed} images")
+    before = f" ({kept} of them made before)" if kept else ""
+    print(f"{args.output}: tokens of {len(names) - failed} images{before}")
     return EXIT_SOME_FAILED if failed else EXIT_OK

@@ -249,6 +249,19 @@ def parse_rows(
     return num, parsed
 
 
+def check_scenes(path: Path, labels: LabelTable, names: Sequence[str]) -> None:
+    """Refuse labels that are those of other scenes: a model would learn that there is nothing.
+
+    Raises:
+        LabelError: If there are labels, and none names one of the scenes.
+    """
+    if len(labels) and not set(names) & set(labels.scenes):
+        raise LabelError(
+            f"{path}: none of its {len(labels)} objects lies in a scene; its scene_id {str(labels.scene_id[0])!r} is "
+            f"the name of none, {names[0]!r} is one"
+        )
+
+
 def as_table(num: int, parsed: Mapping[str, Any]) -> LabelTable:
     """Make a table of parsed columns; where the distance to the shore is unknown there is none."""
     table = LabelTable.build(num, **parsed)

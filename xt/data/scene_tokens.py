@@ -6,7 +6,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from xt.data.labels import LabelTable
 from xt.data.loading import Key, sample_rng
+from xt.data.source import Source
 from xt.data.targets import cell_targets
 from xt.errors import InputError
 from xt.geometry.grid import RegionGrid
@@ -36,6 +37,7 @@ class TokenFacts:
         encoder: SHA-256 of the region encoder and of what it is fed with.
         model: Metadata of the model, as :meth:`ModelMetadata.to_dict` gives them.
         precision: In which the encoder computed, ``fp32`` or ``bf16``.
+        source: The image as it was, and how it was read, as :func:`source_facts` gives them; None of older files.
     """
 
     scene: str
@@ -47,7 +49,8 @@ class TokenFacts:
     exists: tuple[bool, ...]
     encoder: str
     model: dict[str, Any]
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    source: dict[str, Any] | None = None
 
     @property
     def grid(self) -> RegionGrid:
@@ -63,6 +66,12 @@ class TokenFacts:
     def to_json(self) -> str:
         """Return what :func:`read_facts` reads."""
         return json.dumps(asdict(self)) + "\n"
+
+
+def source_facts(source: Source) -> dict[str, Any]:
+    """Tell an image by its files, wherever they lie, and how it is read: what JSON can hold."""
+    files = [[path.name, *state] for path, state in source.fingerprint]
+    return {"files": files, "bands": list(source.indexes), "nodata": list(source.nodata)}
 
 
 def read_facts(path: Path) -> TokenFacts:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xt.data.base import DataModule
-from xt.data.labels import read_labels
+from xt.data.labels import check_scenes, read_labels
 from xt.data.scene_tokens import SceneTokens, TokenFacts, open_tokens, read_facts
 from xt.errors import InputError
 
@@ -50,8 +50,10 @@ class TokenData(DataModule):
         paths = sorted(folder.glob("*.json"))
         if not paths:
             raise InputError(f"data: no tokens in {folder}; make them: xt features SCENE … -m RUN -o {folder}")
-        labels = read_labels(self.labels / f"{split}.csv")
+        labels_path = self.labels / f"{split}.csv"
+        labels = read_labels(labels_path)
         scenes = [(path.with_suffix(".npy"), read_facts(path)) for path in paths]
+        check_scenes(labels_path, labels, [facts.scene for _, facts in scenes])
         for path, facts in scenes:
             open_tokens(path, facts)
         if self.described is None:

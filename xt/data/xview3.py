@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from xt.data.base import DataModule
-from xt.data.labels import read_labels
+from xt.data.labels import check_scenes, read_labels
 from xt.data.scene_crops import SceneCrops
 from xt.data.shoreline import read_shorelines
 from xt.data.source import Source
@@ -111,6 +111,7 @@ class XView3Data(DataModule):
             names = [name for name in names if name in set(labels.scenes)]
         if not names:
             raise InputError(f"data: no scene folder with VH_dB.tif in {folder}; each scene is a folder of its own")
+        check_scenes(labels_path, labels, names)
         readers = [Source(folder / name, self.inputs) for name in names[: self.limit_scenes]]
         tables = [labels.scene(reader.name) for reader in readers]
         crops = self.crops_per_scene if split == "train" else None
