@@ -25,6 +25,10 @@ class ConfigError(XTError):
     """A wrong option, key, type or value in a config or on the command line."""
 
 
+class MemoryLimitError(ConfigError):
+    """An image for which the memory that may be taken is too little."""
+
+
 class PluginError(ConfigError):
     """A name that no built-in class and no plug-in answers to, or a plug-in that cannot be used."""
 

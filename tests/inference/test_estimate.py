@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
 from xt.data.source import Source
-from xt.errors import ConfigError
+from xt.errors import ConfigError, MemoryLimitError
 from xt.inference import engine, estimate, predict
 from xt.inference.estimate import AROUND, Trial, budget_within, peak_memory
 from xt.inference.first_pass import disk_bytes
@@ -113,6 +116,42 @@ def test_a_limit_has_room_for_a_region_at_least():
     assert budget_within(300 + AROUND + 50, trial, 50, 1024) == 50
     with pytest.raises(ConfigError, match="cannot be kept"):
         budget_within(300 + AROUND + 49, trial, 50, 1024)
+
+
+def test_an_image_is_not_charged_with_the_one_before(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    limits: list[int] = []
+
+    def within(limit: int, trial: Trial, *sizes: int) -> int:
+        limits.append(trial.peak)
+        if len(limits) == 1:
+            np.ones(600 << 17)  # what the first image takes at its highest
+            return budget_within(limit, trial, *sizes)
+        raise MemoryLimitError("--max-memory cannot be kept")
+
+    monkeypatch.setattr(predict, "budget_within", within)
+    names = ["a.tif", "b.tif", "c.tif"]
+    for name in names[1:]:
+        raster(place / name, noise(2, 70, 70), nodata=-1)
+    assert main(["predict", *names, "-m", "m", "-o", "out/", "--max-memory", "100G"]) == 3
+    told = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert told == [f"xt: error: {name}: --max-memory cannot be kept" for name in names[1:]]
+    assert len(limits) == 3
+    if sys.platform == "linux":
+        assert limits[1] < limits[0] + (300 << 20)
+
+
+def test_a_dry_run_tells_of_a_disk_that_is_too_full(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["predict", "a.tif", "-m", "m", "-o", "o.tif", "--dry-run"]
+    assert main(argv) == 0
+    assert "are free" not in capsys.readouterr().err
+    usage = shutil.disk_usage(place)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=3 << 20))
+    assert main(argv) == 0
+    assert re.search(r"xt: warning: o\.tif needs up to \d+ MiB of disk, 3 MiB are free\n", capsys.readouterr().err)
 
 
 def test_sizes_are_powers_of_1024():

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,8 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--complex", choices=["abs"], help="take complex samples by their absolute value")
     context = "over what the context mixes: windows of the trained size, or the whole scene"
     parser.add_argument("--context", choices=["windows", "full"], default="windows", help=context)
-    parser.add_argument("--tile", type=int, metavar="PX", help="side of a context window (the size it was trained on)")
-    parser.add_argument("--overlap", type=int, metavar="PX", help="overlap of windows (an eighth, at least a region)")
+    side = "side of a context window, rounded up to whole regions (the size it was trained on)"
+    parser.add_argument("--tile", type=int, metavar="PX", help=side)
+    overlap = "overlap of windows, rounded up to whole regions (an eighth, at least one)"
+    parser.add_argument("--overlap", type=int, metavar="PX", help=overlap)
     parser.add_argument("--blend", choices=["cosine", "linear", "none"], default="cosine", help="how windows meet")
     views = "mean over mirrored (4) or also turned (8) images, for as many times the work"
     parser.add_argument("--tta", choices=["none", "flips", "d4"], default="none", help=views)
@@ -122,8 +125,16 @@ def run(args: argparse.Namespace) -> int:
 def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptions", args: argparse.Namespace) -> int:
     """Predict image after image; return the exit code."""
     from xt.cli.progress import progress
-    from xt.errors import EXIT_OK, EXIT_SOME_FAILED, InputError, OutputError, memory_is_full
-    from xt.inference.outputs import folder_for_outputs
+    from xt.errors import (
+        EXIT_OK,
+        EXIT_SOME_FAILED,
+        InputError,
+        MemoryLimitError,
+        OutputError,
+        XTWarning,
+        memory_is_full,
+    )
+    from xt.inference.outputs import folder_for_outputs, free_bytes
     from xt.inference.predict import done_before, foresee, predict_image
     from xt.inference.ray_engine import predict_on_ray
     from xt.inference.session import load
@@ -140,6 +151,9 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                 if args.dry_run:
                     foreseen = foresee(model.network, model.metadata, image, options)
                     print(json.dumps(asdict(foreseen)) if args.json else foreseen)
+                    if foreseen.disk > (free := free_bytes(out)):
+                        text = f"{out} needs up to {foreseen.disk >> 20} MiB of disk, {free >> 20} MiB are free"
+                        warnings.warn(text, XTWarning, stacklevel=2)
                     continue
                 summary = None if args.overwrite else done_before(*job)
                 note = "" if summary is None else "; done before, --overwrite makes it anew"
@@ -149,10 +163,11 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                         args.model, image, out, options, args.address, args.device, args.plugins, show, stop
                     )
                 summary = summary or work(*job, progress(image.name, "region"), stop)
-            except (InputError, OutputError) as error:
-                if len(args.images) == 1 and isinstance(error, OutputError):
+            except (InputError, OutputError, MemoryLimitError) as error:
+                if len(args.images) == 1 and not isinstance(error, InputError):
                     raise
-                print(f"xt: error: {error}", file=sys.stderr)
+                whose = f"{image}: " if isinstance(error, MemoryLimitError) else ""
+                print(f"xt: error: {whose}{error}", file=sys.stderr)
                 code = EXIT_SOME_FAILED
                 continue
             except (MemoryError, RuntimeError) as error:

@@ -137,7 +137,7 @@ class Scene:
                     own = [each[i].clone() for each in maps]
                     if self.mixed:
                         own[-1] = self._mixed_features(place).to(own[-1])
-                    region = Region(image[i].clone(), torch.from_numpy(valid), own, torch.zeros_like(own[-1]))
+                    region = Region(image[i].clone(), torch.tensor(valid), own, torch.zeros_like(own[-1]))
                     self.store.put(place, region)
         self.counts.regions += len(batch)
         for place, item in zip(batch, read, strict=True):

@@ -4,14 +4,16 @@ import math
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from xt.data.address import shown
 from xt.data.source import Source
-from xt.errors import ConfigError
+from xt.errors import MemoryLimitError
 from xt.geometry.grid import RegionGrid, Window
 from xt.geometry.plan import ScenePlan
 from xt.inference import engine, views
@@ -19,6 +21,7 @@ from xt.inference.first_pass import disk_bytes
 from xt.inference.full_context import context_memory
 from xt.inference.precision import Precision, computing
 from xt.inference.views import Views
+from xt.malloc import return_free_memory
 from xt.models.pyramid import FeaturePyramid
 from xt.models.work import device_of
 from xt.models.xt import XT
@@ -38,7 +41,7 @@ class Trial:
         encode: Seconds of a batch.
         context: Seconds of a window.
         decode: Seconds of a piece.
-        peak: Bytes of the process at its highest until now.
+        peak: Bytes of the process at its highest meanwhile, or until then where the system does not tell.
     """
 
     encode: float
@@ -85,7 +88,7 @@ class Estimate:
 
 
 def try_out(model: XT, plan: ScenePlan, full: bool, precision: Precision = "fp32") -> Trial:
-    """Run each stage once, as large as a scene may make it.
+    """Run each stage once, as large as a scene may make it; the process forgets what it took at its highest before.
 
     Args:
         model: On its device, in evaluation mode.
@@ -95,6 +98,8 @@ def try_out(model: XT, plan: ScenePlan, full: bool, precision: Precision = "fp32
     """
     side = 1 if full else min(plan.side, plan.grid.rows)
     wide = min(plan.side, plan.grid.cols)
+    return_free_memory()
+    forget_peak()
     rows, cols = map(min, engine.piece_on(device_of(model)), (plan.grid.height, plan.grid.width))
     with torch.inference_mode(), computing(precision, model):
         # What is loaded and compiled at a first run is no part of what each window takes.
@@ -178,12 +183,12 @@ def budget_within(limit: int, trial: Trial, region_bytes: int, default: int) -> 
     """Bytes of encoded regions that may be in memory so that the process keeps to a limit.
 
     Raises:
-        ConfigError: If the work itself takes more; says how much.
+        MemoryLimitError: If the work itself takes more; says how much.
     """
     left = limit - trial.peak - AROUND
     if left < region_bytes:
         needed = trial.peak + AROUND + region_bytes
-        raise ConfigError(
+        raise MemoryLimitError(
             f"--max-memory {limit >> 20} MiB cannot be kept: the model at work takes {needed >> 20} MiB; "
             "give more, or a smaller --tile"
         )
@@ -193,6 +198,12 @@ def budget_within(limit: int, trial: Trial, region_bytes: int, default: int) -> 
 def peak_memory() -> int:
     """Bytes of this process at its highest until now."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """Have :func:`peak_memory` count from now, so that an image is not charged with the one before; on Linux alone."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _zeros(model: XT, grid: RegionGrid, maps: tuple[torch.Tensor, ...]) -> FeaturePyramid:

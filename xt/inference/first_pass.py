@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from xt.data.source import Source
-from xt.errors import ConfigError, ModelError
+from xt.errors import MemoryLimitError, ModelError
 from xt.geometry.plan import ScenePlan
 from xt.inference import engine, views
 from xt.inference.feature_store import FeatureStore
@@ -150,7 +150,7 @@ def check_full_context(model: XT, plan: ScenePlan, limit: int | None = None) -> 
 
     Raises:
         ModelError: If it is not a matter of memory: a pooled decoder, or one that prepares the whole scene.
-        ConfigError: If its context encoder must see all tokens at once and they do not fit; says how much they need.
+        MemoryLimitError: If its context encoder must see all tokens at once and they do not fit; says what they need.
     """
     if not isinstance(model.decoder, DenseDecoder) or not model.decoder.is_local:
         raise ModelError(
@@ -162,7 +162,7 @@ def check_full_context(model: XT, plan: ScenePlan, limit: int | None = None) -> 
     needed = context_memory(model, plan.grid.layout(model.region_encoder.strides[-1]))
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > (limit or free):
-        raise ConfigError(
+        raise MemoryLimitError(
             f"--context full: {type(encoder).__name__} sees all tokens at once, which takes about {needed >> 20} MiB; "
             f"{(limit or free) >> 20} are free; take --context windows, or a context that reads in parts, such as Mamba"
         )

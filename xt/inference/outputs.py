@@ -112,6 +112,12 @@ def check_outputs(
         raise OutputError(f"{files[-1]} needs up to {needed >> 20} MiB, {free >> 20} MiB are free; free space first")
 
 
+def free_bytes(path: Path) -> int:
+    """Bytes that are free where a file will be, whose folder need not exist yet."""
+    folder = next(each for each in path.absolute().parents if each.is_dir())
+    return shutil.disk_usage(folder).free
+
+
 def check_folder(folder: Path) -> None:
     """Find out whether files can be made in a folder.
 
