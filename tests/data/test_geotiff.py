@@ -201,10 +201,37 @@ def test_alpha_hides_in_8_bits_what_bands_know(tmp_path: Path):
     assert valid.tolist() == [[False, True, False]]
 
 
+def test_a_band_that_is_called_alpha_may_be_read_and_hides_nothing_then(tmp_path: Path):
+    """GDAL calls the fourth of four bands of 8 bits alpha, infrared too."""
+    array = np.arange(1, 49, dtype=np.uint8).reshape(4, 3, 4)
+    array[3, 0, :2], array[:, 2, 3] = 0, 0
+    path = write(tmp_path / "a.tif", array)
+    with open_raster(path) as dataset:
+        _, hidden = read_window(dataset, Window(0, 0, 3, 4))
+        pixels, valid = read_window(dataset, Window(0, 0, 3, 4), (1, 2, 3, 4))
+    assert hidden.sum() == 12 - 3
+    assert valid.all()
+    assert np.array_equal(pixels, array)
+    path = write(tmp_path / "b.tif", array)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(np.arange(12).reshape(3, 4) != 5)
+    with open_raster(path) as dataset:
+        _, valid = read_window(dataset, Window(0, 0, 3, 4), (4, 1))
+    assert np.flatnonzero(~valid).tolist() == [5]
+    path = write(tmp_path / "c.tif", array, nodata=7)
+    with open_raster(path) as dataset:
+        _, valid = read_window(dataset, Window(0, 0, 3, 4), (1, 4))
+    assert valid.all()  # of 8 bits one band is enough
+    with pytest.raises(InputError, match="3 bands beside band 4, which it calls alpha, the model takes 4; choose them"):
+        check_bands(inspect(path), 4, None)
+
+
 def test_wrong_bands_are_said_with_both_numbers(tmp_path: Path):
     info = inspect(write(tmp_path / "a.tif", np.ones((4, 3, 3), np.uint8), photometric="RGB", alpha="YES"))
     assert info.alpha == (4 if ColorInterp.alpha.name in info.colours else None)
-    with pytest.raises(InputError, match=r"3 bands, the model takes 2; .*--bands .*band_indexes in training"):
+    with pytest.raises(
+        InputError, match=r"3 bands beside band 4.*, the model takes 2; .*--bands .*band_indexes in training"
+    ):
         check_bands(info, 2, None)
     with pytest.raises(InputError, match="no band 7"):
         check_bands(info, 2, (1, 7))

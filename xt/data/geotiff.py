@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio._err import CPLE_BaseError  # no public name
-from rasterio.enums import ColorInterp, PhotometricInterp
+from rasterio.enums import ColorInterp, MaskFlags, PhotometricInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from xt.data import address, formats
@@ -156,7 +156,8 @@ def read_window(
     Args:
         dataset: From :func:`open_raster`.
         window: Lies inside the raster; the caller pads.
-        bands: 1-based; all but an alpha band by default.
+        bands: 1-based; all but an alpha band by default. One that is read hides nothing: GDAL calls the fourth of four
+            bands of 8 bits alpha, infrared too.
         nodata: Values that are not data in any band where they stand, beside what the file says.
 
     Returns:
@@ -201,7 +202,9 @@ def _read(
         with environment(dataset.name):
             pixels = dataset.read(bands, window=place)
             known = dataset.read_masks(bands, window=place) > 0
-            shown = None if alpha is None else dataset.read(alpha, window=place) > 0
+            if alpha in bands:
+                known[[MaskFlags.alpha in dataset.mask_flag_enums[band - 1] for band in bands]] = True
+            shown = None if alpha is None or alpha in bands else dataset.read(alpha, window=place) > 0
     except (RasterioError, CPLE_BaseError) as error:
         where = f"rows {window.row}–{window.row_stop - 1}, columns {window.col}–{window.col_stop - 1}"
         name = address.shown(Path(dataset.name))
@@ -224,10 +227,11 @@ def check_bands(info: RasterInfo, wanted: int, bands: Sequence[int] | None) -> t
     chosen = tuple(bands) if bands is not None else info.bands
     missing = [b for b in chosen if b not in (*info.bands, info.alpha)]
     if missing:
-        raise InputError(f"{info.path}: no band {missing[0]}; it has {len(info.bands)} (1-based)")
+        raise InputError(f"{info.path}: no band {missing[0]}; it has {len(info.bands) + bool(info.alpha)} (1-based)")
     if len(chosen) != wanted:
+        hidden = f" beside band {info.alpha}, which it calls alpha" if info.alpha and info.alpha not in chosen else ""
         raise InputError(
-            f"{info.path}: {len(chosen)} bands, the model takes {wanted}; choose them with --bands 1,2,…, or "
+            f"{info.path}: {len(chosen)} bands{hidden}, the model takes {wanted}; choose them with --bands 1,2,…, or "
             "data.init_args.band_indexes in training"
         )
     return chosen
