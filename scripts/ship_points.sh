@@ -33,7 +33,8 @@ import json
 import sys
 from pathlib import Path
 
-from xt.data.labels import LabelTable, read_labels, read_predictions
+from xt.data.labels import LabelTable, read_labels
+from xt.data.predictions import read_predictions
 from xt.metrics.xview3 import score
 
 labels = read_labels(Path(sys.argv[1]) / "data/points.csv")

@@ -77,6 +77,19 @@ def test_at_most_twenty_lines_are_listed(tmp_path: Path):
     with pytest.raises(LabelError, match=r"30 bad rows .* drop them \(--drop-bad-labels; data.drop_bad") as error:
         read_labels(path)
     assert str(error.value).count("line ") == 20
+    assert "line 20, line 21 and more: detect_scene_row 'x' is no number)" in str(error.value)
+    path = labels(tmp_path, *["x,2,a,True,,1,1,HIGH", "1,y,a,True,,1,1,HIGH"] * 2, "z,2,a,True,,1,1,HIGH")
+    with pytest.raises(LabelError) as error:
+        read_labels(path)
+    listed = "line 2, line 4: detect_scene_row 'x' is no number; line 3, line 5: detect_scene_column 'y' is no number"
+    assert f"5 bad rows ({listed}; line 6: detect_scene_row 'z' is no number)" in str(error.value)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path):
+    path = labels(tmp_path, "1,2,a,True,,1,1,HIGH,,", header=f"{HEADER},,")
+    assert len(read_labels(path)) == 1
+    with pytest.raises(LabelError, match=r"column 'confidence' stands twice; keep one of them"):
+        read_labels(labels(tmp_path, "1,2,a,True,,1,1,HIGH,LOW", header=f"{HEADER},confidence"))
 
 
 def test_missing_column_and_file(tmp_path: Path):

@@ -50,6 +50,15 @@ def test_a_class_may_stand_in_a_column_that_means_something_else(root: Path):
             objects(root, "p.gpkg", classes=["a", "v"], column=column)
 
 
+def test_the_column_of_classes_is_asked_for_by_its_option(root: Path):
+    save(root / "p.gpkg", [at(1, 2), at(3, 4)], kinds=["a", "b"], scene_id=["a", "v"])
+    told = r"p\.gpkg: no column 'kind'; did you mean 'kinds'\?; name the column of classes by data.init_args.column"
+    with pytest.raises(LabelError, match=told):
+        objects(root, "p.gpkg", classes=["a", "b"], column="kind")
+    with pytest.raises(LabelError, match="no column 'species'; known: kinds; name"):
+        objects(root, "p.gpkg", classes=["a", "b"], column="species")
+
+
 def test_classes_may_be_numbers_and_one_may_be_missing(root: Path):
     save(root / "p.gpkg", [at(1, 2), at(3, 4)], kind=[2.0, np.nan], scene_id=["a", "v"])
     got = objects(root, "p.gpkg", classes=["1", "2"], column="kind", drop_bad_labels=True)

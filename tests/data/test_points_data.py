@@ -260,7 +260,7 @@ def test_bad_rows_can_be_left_out_and_are_counted(root: Path):
         objects = build(root, "p.csv", drop_bad_labels=True).objects
     assert [tuple(each) for each in zip(objects.row, objects.column, strict=True)] == [(1, 2), (9, 3)]
     assert [str(each.message).partition(": ")[2] for each in told] == [
-        "1 bad rows are left out, the first: line 2: row 'x' is no number",
+        "1 bad rows (line 2: row 'x' is no number) are left out",
         "2 of 4 objects lie outside their image, such as row 1.0, column 200.0 of a (90 × 100 px), and are left out",
     ]
 

@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
         tables = sorted(args.predictions.glob("*.csv"))
     if not tables or is_raster(args.predictions):
         return _of_maps(args)
-    from xt.data.labels import CLASS, LabelTable, read_csv
+    from xt.data.labels import CLASS, LabelTable
     from xt.data.predictions import read_predictions
+    from xt.data.rows import read_csv
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
     from xt.errors import ConfigError, InputError, nearest

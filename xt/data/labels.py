@@ -1,9 +1,7 @@
 """Tables of objects as xView3 writes them: labels and predictions in CSV, validated row by row."""
 
-import csv
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xt.errors import LabelError, XTWarning, nearest
+from xt.data.rows import Columns, number, parse_rows, read_csv
+from xt.errors import LabelError
 
 CONFIDENCES = ("HIGH", "MEDIUM", "LOW", "")
 NO_SHORE_KM = 9999.99
@@ -93,29 +92,6 @@ class LabelTable:
         return cls(**{field.name: np.concatenate([getattr(t, field.name) for t in tables]) for field in fields(cls)})
 
 
-Columns = dict[str, tuple[str, Callable[[str], Any]]]
-"""Column of a file → field of :class:`LabelTable`, and what parses the text."""
-
-
-def number(low: float, required: bool) -> Callable[[str], float]:
-    """Make a parser of finite numbers; where one is not required, an empty text is NaN."""
-
-    def parse(text: str) -> float:
-        if not text.strip() or text.strip().lower() == "nan":
-            if required:
-                raise ValueError("is empty")
-            return math.nan
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is no number") from None
-        if not math.isfinite(value) or value < low:
-            raise ValueError(f"{text!r} is not a number ≥ {low:g}")
-        return value
-
-    return parse
-
-
 def _flag(text: str) -> float:
     known = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "": math.nan, "nan": math.nan}
     try:
@@ -163,7 +139,7 @@ def read_labels(path: Path | str, drop_bad: bool = False, column: str = CLASS) -
         column: Names the class of an object, if it is there.
 
     Raises:
-        LabelError: If the file or a column is missing, or rows are bad (up to 20 line numbers are given).
+        LabelError: If the file or a column is missing, or rows are bad (some line numbers are given).
     """
     path, header = Path(path), set(read_csv(Path(path))[0])
     own = header >= {"row", "column"} and "detect_scene_row" not in header
@@ -189,66 +165,6 @@ def read_table(path: Path, columns: Columns, drop_bad: bool, optional: Columns |
     return as_table(*parse_rows(path, *read_csv(path), columns, optional or {}, drop_bad))
 
 
-def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]]]:
-    """Open a CSV file: its header, and rows with what to call each in an error.
-
-    Raises:
-        LabelError: If it cannot be read.
-    """
-    rows = _csv_rows(path)
-    return list(next(rows)[1]), rows
-
-
-def parse_rows(
-    path: Path,
-    header: Sequence[str],
-    rows: Iterable[tuple[str, Mapping[str, Any]]],
-    columns: Columns,
-    optional: Columns,
-    drop_bad: bool,
-) -> tuple[int, dict[str, list[Any]]]:
-    """Check and parse all rows.
-
-    Args:
-        path: The file, for errors.
-        header: Its columns.
-        rows: What to call a row in an error, and column → text.
-        columns: Column → field and parser; all must be there.
-        optional: Likewise for columns that may be missing.
-        drop_bad: Leave bad rows out instead of failing.
-
-    Returns:
-        Number of rows, and field → values.
-
-    Raises:
-        LabelError: If a column is missing, or rows are bad (up to 20 are named).
-    """
-    problems: list[str] = []
-    num = 0
-    for column in columns:
-        if column not in header:
-            raise LabelError(f"{path}: no column {column!r}{nearest(column, header)}")
-    wanted = {k: v for k, v in optional.items() if k in header} | columns
-    parsed: dict[str, list[Any]] = {name: [] for name, _ in wanted.values()}
-    for where, record in rows:
-        values, problem = _parse(record, wanted)
-        if problem:
-            problems.append(f"{where}: {problem}")
-            continue
-        num += 1
-        for name, value in values.items():
-            parsed[name].append(value)
-    if problems and not drop_bad:
-        listed = "; ".join(problems[:20]) + ("; …" if len(problems) > 20 else "")
-        raise LabelError(
-            f"{path}: {len(problems)} bad rows ({listed}); mend or drop them (--drop-bad-labels; data.drop_bad_labels)"
-        )
-    if problems:
-        text = f"{path}: {len(problems)} bad rows are left out, the first: {problems[0]}"
-        warnings.warn(text, XTWarning, stacklevel=3)
-    return num, parsed
-
-
 def check_scenes(path: Path, labels: LabelTable, names: Sequence[str]) -> None:
     """Refuse labels that are those of other scenes: a model would learn that there is nothing.
 
@@ -267,33 +183,3 @@ def as_table(num: int, parsed: Mapping[str, Any]) -> LabelTable:
     table = LabelTable.build(num, **parsed)
     shore = np.where(np.isnan(table.distance_from_shore_km), NO_SHORE_KM, table.distance_from_shore_km)
     return replace(table, distance_from_shore_km=shore)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the header as the keys of a first row, then the rows."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            names = reader.fieldnames or []
-            if "".join(names[:1]).lstrip().startswith("{"):
-                raise csv.Error("it is JSON")
-            yield "header", dict.fromkeys(names)
-            for record in reader:
-                yield f"line {reader.line_num}", record
-    except FileNotFoundError:
-        raise LabelError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path}: cannot be read as CSV ({error})") from error
-
-
-def _parse(record: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], str]:
-    values = {}
-    for column, (name, parse) in columns.items():
-        text = record.get(column)
-        if text is None:
-            return {}, f"too few columns: no {column}"
-        try:
-            values[name] = parse(text)
-        except ValueError as error:
-            return {}, f"{column} {error}"
-    return values, ""

@@ -15,9 +15,10 @@ import shapely
 
 from xt.data import vector_files
 from xt.data.georeference import map_crs, project, to_pixels, turns
-from xt.data.labels import ATTRIBUTES, CLASS, SCENE, Columns, LabelTable, as_table, number, parse_rows, read_csv, sure
+from xt.data.labels import ATTRIBUTES, CLASS, SCENE, LabelTable, as_table, sure
+from xt.data.rows import Columns, number, parse_rows, read_csv
 from xt.data.source import Source
-from xt.errors import LabelError, XTWarning
+from xt.errors import LabelError, XTWarning, nearest
 
 SUFFIXES = (".csv", *vector_files.SUFFIXES)
 _PIXELS = ("row", "column"), ("detect_scene_row", "detect_scene_column")
@@ -114,6 +115,11 @@ def _read(
             f"{path}: does not say where objects lie; give columns row and column, or x and y, or xmin, ymin, xmax and "
             f"ymax, separated by commas (its columns: {named})"
         )
+    for column in needed:
+        if column not in header:
+            theirs = [name for name in header if name not in PLACES]
+            advice = "name the column of classes by data.init_args.column (xt score: --column)"
+            raise LabelError(f"{path}: no column {column!r}{nearest(column, theirs)}; {advice}")
     low = -0.5 if pair in _PIXELS else -math.inf
     names = _BOX if pair is _BOX else ("row", "column")
     columns: Columns = {name: (field, number(low, True)) for name, field in zip(pair, names, strict=True)} | needed

@@ -4,7 +4,8 @@ import csv
 import math
 from pathlib import Path
 
-from xt.data.labels import CLASS, COMMON, SCENE, Columns, LabelTable, number, read_csv, read_table
+from xt.data.labels import CLASS, COMMON, SCENE, LabelTable, read_table
+from xt.data.rows import Columns, number, read_csv
 
 COLUMNS = tuple(COMMON)
 
