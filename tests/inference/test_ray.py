@@ -150,16 +150,17 @@ def test_shares_that_a_cluster_made_are_joined(here: Here, tmp_path: Path, capsy
     argv = ["predict", "a.tif", "-m", "m", "--device", "cpu", "--plugins", "my_ray_module"]
     assert main([*argv, "-o", "whole.tif"]) == 0
     argv += ["-o", "o.tif", "--engine", "ray"]
-    for more in ([], ["--overwrite"]):
-        assert main([*argv, *more]) == 0
-        same(tmp_path)
+    assert main(argv) == 0
+    same(tmp_path)
+    Path("o.tif").write_bytes(b"spoilt since")
+    assert main([*argv, "--overwrite"]) == 0
+    same(tmp_path)
     assert here.shares == [(1, 2), (2, 2)] * 2
     assert here.asked == {(("my_ray_module",), "cpu")}
     assert here.given == [{"max_retries": -1, "scheduling_strategy": "SPREAD", "num_cpus": 2.0}] * 2
-    assert main(argv) == 0
-    assert (here.ended, "done before" in capsys.readouterr().out) == (2, True)
+    assert here.ended == 2
     assert main([*argv, "--overwrite", "--address", "nowhere"]) == 2
-    assert capsys.readouterr().err == "xt: error: --address nowhere: no cluster there\n"
+    assert capsys.readouterr().err.splitlines()[-1] == "xt: error: --address nowhere: no cluster there"
 
 
 def test_what_ends_a_share_ends_the_work(here: Here, tmp_path: Path):
