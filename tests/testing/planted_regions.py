@@ -82,6 +82,30 @@ class SizeDoesNotDivide(SoundRegions):
         super().__init__(in_chans, 20)
 
 
+class NoMaps(SoundRegions):
+    def __init__(self, in_chans: int) -> None:
+        super().__init__(in_chans)
+        self.channels, self.strides = (), ()
+
+
+class TwoOfOneStride(SoundRegions):
+    def __init__(self, in_chans: int) -> None:
+        super().__init__(in_chans)
+        self.strides = (8, 8)
+
+
+class StrideOfZero(SoundRegions):
+    def __init__(self, in_chans: int) -> None:
+        super().__init__(in_chans)
+        self.strides = (0, 8)
+
+
+class NoSize(SoundRegions):
+    def __init__(self, in_chans: int) -> None:
+        super().__init__(in_chans)
+        del self.region_size
+
+
 class SaysOtherStrides(SoundRegions):
     def __init__(self, in_chans: int) -> None:
         super().__init__(in_chans)
@@ -111,6 +135,16 @@ class ChangesRegions(SoundRegions):
 class ViewsRegions(SoundRegions):
     def forward(self, regions: Tensor) -> list[Tensor]:
         return super().forward(regions.view(len(regions), -1).view(regions.shape))
+
+
+class ViewsPlanes(SoundRegions):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return super().forward(regions.view(-1, *regions.shape[2:]).view(regions.shape))
+
+
+class ViewsPixels(SoundRegions):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return super().forward(regions.view(*regions.shape[:2], -1).view(regions.shape))
 
 
 class ReadsMemory(SoundRegions):
@@ -165,6 +199,20 @@ class EndlessWhereNoData(SoundRegions):
         return super().forward(regions / regions.square().mean((1, 2, 3), keepdim=True).sqrt())
 
 
+class EndlessGradientOfTheInput(SoundRegions):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return super().forward(regions + (regions - regions.detach()).abs().sqrt())
+
+
+class EndlessGradientOfAParameter(SoundRegions):
+    def __init__(self, in_chans: int) -> None:
+        super().__init__(in_chans)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return super().forward(regions + (self.scale * regions.detach()).square().sum(1, keepdim=True).sqrt())
+
+
 class EndlessGradientWhereNoData(SoundRegions):
     def forward(self, regions: Tensor) -> list[Tensor]:
         return super().forward(regions + regions.square().sum(1, keepdim=True).sqrt())
@@ -202,6 +250,10 @@ FAULTS: list[tuple[type, dict, str]] = [
     (OtherChannels, {}, "has in_chans 3 where 2 was given"),
     (CoarsestFirst, {}, r"has strides \(8, 4\); they ascend, the finest map first"),
     (OneStrideTooFew, {}, r"has channels \(4, 8\) and strides \(4,\); give one of each"),
+    (NoMaps, {}, r"has channels \(\) and strides \(\); give one of each"),
+    (TwoOfOneStride, {}, r"has strides \(8, 8\); they ascend, the finest map first"),
+    (StrideOfZero, {}, r"has strides \(0, 8\); set self\.strides to a tuple"),
+    (NoSize, {}, r"has region_size None; set self\.region_size to a whole number of at least 1"),
     (SizeDoesNotDivide, {}, "has region_size 20, which stride 8 does not divide"),
     (SaysOtherStrides, {}, r"gives \(1, 4, 4, 4\), \(1, 8, 2, 2\) where \(1, 4, 8, 8\), \(1, 8, 2, 2\) belongs"),
     (GivesOneTensor, {}, "gives a Tensor on 1 of regions 16 × 16; forward returns a list of maps"),
@@ -209,6 +261,8 @@ FAULTS: list[tuple[type, dict, str]] = [
     (DoublesMaps, {}, "turns float32 into torch.float64"),
     (ChangesRegions, {}, "changes what it is given"),
     (ViewsRegions, {}, "fails on inputs that are not contiguous in memory .*take reshape, not view"),
+    (ViewsPlanes, {}, "fails on inputs that are not contiguous in memory .*take reshape, not view"),
+    (ViewsPixels, {}, "fails on inputs that are not contiguous in memory .*take reshape, not view"),
     (ReadsMemory, {}, "answers otherwise to inputs that are not contiguous in memory"),
     (DropsInEval, {}, "is random in eval"),
     (CentresTheBatch, {}, "mixes regions of a batch: one gets another answer beside others than alone"),
@@ -218,6 +272,8 @@ FAULTS: list[tuple[type, dict, str]] = [
     (DetachesAMap, {}, "gives a result without a gradient"),
     (DetachesRegions, {}, "gives no gradient to the input"),
     (EndlessWhereNoData, {}, r"gives values that are not finite on zeros \(no data\)"),
+    (EndlessGradientOfTheInput, {}, "gives a gradient to its input that is not finite"),
+    (EndlessGradientOfAParameter, {}, "has gradients that are not finite on zeros"),
     (EndlessGradientWhereNoData, {}, "has gradients that are not finite on zeros"),
     (RegionsInFloat32, {}, "fails on bfloat16: RuntimeError"),
     (MapsInFloat32, {}, "turns bfloat16 into torch.float32"),
