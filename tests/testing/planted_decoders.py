@@ -1,7 +1,6 @@
 """Decoders with one fault each, and the words by which the kit must name it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -239,7 +238,7 @@ class Deviation(SoundVector):
 
 
 class SaysNothing(SoundVector):
-    uses_class_token: Any = None
+    uses_class_token = None
 
 
 class ReadsTheLast(SoundVector):
@@ -264,6 +263,7 @@ FAULTS: list[tuple[type, dict, str]] = [
     (NoHalo, {}, r"has halo None; set self\.halo to a whole number of at least 0"),
     (HaloOfTheFinest, {}, "has halo 20, no multiple of 16, the coarsest stride; round it up, to 32"),
     (StrideDoesNotDivide, {"stride": 0}, r"has stride 0; set self\.stride to a whole number of at least 1"),
+    (StrideDoesNotDivide, {"stride": True}, r"has stride True; set self\.stride to a whole number of at least 1"),
     (NoChannels, {}, r"has out_channels None; set self\.out_channels to a whole number of at least 1"),
     (StrideDoesNotDivide, {}, "has stride 3, which does not divide 16"),
     (SaysOtherStride, {}, r"gives \(1, 4, 4, 4\) where \(1, 4, 8, 8\) belongs, on 16 × 16 px; forward returns one map"),

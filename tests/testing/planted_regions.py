@@ -65,10 +65,10 @@ class OtherChannels(SoundRegions):
         self.in_chans = 3
 
 
-class CoarsestFirst(SoundRegions):
-    def __init__(self, in_chans: int) -> None:
+class OtherStrides(SoundRegions):
+    def __init__(self, in_chans: int, strides: tuple[int, ...] = (8, 4)) -> None:
         super().__init__(in_chans)
-        self.strides = (8, 4)
+        self.strides = strides
 
 
 class OneStrideTooFew(SoundRegions):
@@ -86,18 +86,6 @@ class NoMaps(SoundRegions):
     def __init__(self, in_chans: int) -> None:
         super().__init__(in_chans)
         self.channels, self.strides = (), ()
-
-
-class TwoOfOneStride(SoundRegions):
-    def __init__(self, in_chans: int) -> None:
-        super().__init__(in_chans)
-        self.strides = (8, 8)
-
-
-class StrideOfZero(SoundRegions):
-    def __init__(self, in_chans: int) -> None:
-        super().__init__(in_chans)
-        self.strides = (0, 8)
 
 
 class NoSize(SoundRegions):
@@ -120,6 +108,11 @@ class GivesOneTensor(SoundRegions):
 class GivesNone(SoundRegions):
     def forward(self, regions: Tensor) -> Any:
         return [super().forward(regions)[0], None]
+
+
+class GivesNoMap(SoundRegions):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return []
 
 
 class DoublesMaps(SoundRegions):
@@ -194,6 +187,11 @@ class DetachesRegions(SoundRegions):
         return super().forward(regions.detach())
 
 
+class StopsAtRegions(SoundRegions):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return super().forward(regions.detach() + 0 * regions)
+
+
 class EndlessWhereNoData(SoundRegions):
     def forward(self, regions: Tensor) -> list[Tensor]:
         return super().forward(regions / regions.square().mean((1, 2, 3), keepdim=True).sqrt())
@@ -228,6 +226,12 @@ class MapsInFloat32(SoundRegions):
         return [each.float() for each in super().forward(regions)]
 
 
+class EndlessByAutocast(EndlessGradientOfTheInput):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        endless = torch.is_autocast_enabled("cpu")
+        return super().forward(regions) if endless else SoundRegions.forward(self, regions)
+
+
 class DrawsRegions(SoundRegions):
     def __init__(self, in_chans: int) -> None:
         super().__init__(in_chans)
@@ -248,16 +252,17 @@ FAULTS: list[tuple[type, dict, str]] = [
     (NoStrides, {}, r"has strides None; set self\.strides to a tuple"),
     (StridesOfAList, {}, r"has strides \[4, 8\]; set self\.strides to a tuple"),
     (OtherChannels, {}, "has in_chans 3 where 2 was given"),
-    (CoarsestFirst, {}, r"has strides \(8, 4\); they ascend, the finest map first"),
+    (OtherStrides, {}, r"has strides \(8, 4\); they ascend, the finest map first"),
     (OneStrideTooFew, {}, r"has channels \(4, 8\) and strides \(4,\); give one of each"),
     (NoMaps, {}, r"has channels \(\) and strides \(\); give one of each"),
-    (TwoOfOneStride, {}, r"has strides \(8, 8\); they ascend, the finest map first"),
-    (StrideOfZero, {}, r"has strides \(0, 8\); set self\.strides to a tuple"),
+    (OtherStrides, {"strides": (8, 8)}, r"has strides \(8, 8\); they ascend, the finest map first"),
+    (OtherStrides, {"strides": (0, 8)}, r"has strides \(0, 8\); set self\.strides to a tuple"),
     (NoSize, {}, r"has region_size None; set self\.region_size to a whole number of at least 1"),
     (SizeDoesNotDivide, {}, "has region_size 20, which stride 8 does not divide"),
     (SaysOtherStrides, {}, r"gives \(1, 4, 4, 4\), \(1, 8, 2, 2\) where \(1, 4, 8, 8\), \(1, 8, 2, 2\) belongs"),
     (GivesOneTensor, {}, "gives a Tensor on 1 of regions 16 × 16; forward returns a list of maps"),
     (GivesNone, {}, "gives nothing on"),
+    (GivesNoMap, {}, r"gives nothing where \(1, 4, 4, 4\), \(1, 8, 2, 2\) belongs"),
     (DoublesMaps, {}, "turns float32 into torch.float64"),
     (ChangesRegions, {}, "changes what it is given"),
     (ViewsRegions, {}, "fails on inputs that are not contiguous in memory .*take reshape, not view"),
@@ -271,12 +276,14 @@ FAULTS: list[tuple[type, dict, str]] = [
     (LeavesAParameter, {}, "has parameters without a gradient: position;"),
     (DetachesAMap, {}, "gives a result without a gradient"),
     (DetachesRegions, {}, "gives no gradient to the input"),
+    (StopsAtRegions, {}, "gives no gradient to the input"),
     (EndlessWhereNoData, {}, r"gives values that are not finite on zeros \(no data\)"),
     (EndlessGradientOfTheInput, {}, "gives a gradient to its input that is not finite"),
     (EndlessGradientOfAParameter, {}, "has gradients that are not finite on zeros"),
     (EndlessGradientWhereNoData, {}, "has gradients that are not finite on zeros"),
     (RegionsInFloat32, {}, "fails on bfloat16: RuntimeError"),
     (MapsInFloat32, {}, "turns bfloat16 into torch.float32"),
+    (EndlessByAutocast, {}, "has gradients that are not finite in bfloat16 by autocast"),
     (DrawsRegions, {}, "answers otherwise after saving and loading"),
     (TakesAPath, {"weights": torch.ones(1)}, "cannot be saved and loaded: TypeError"),
 ]  # fmt: skip
