@@ -25,13 +25,14 @@ class SoundRegions(RegionEncoder):
 
 
 class OneMap(RegionEncoder):
-    """A map of its own, with dropout in training."""
+    """A map of its own, with dropout in training and a parameter that does not learn."""
 
     def __init__(self, in_chans: int, region_size: int = 16) -> None:
         super().__init__()
         self.in_chans, self.region_size, self.channels, self.strides = in_chans, region_size, (8,), (8,)
         self.conv = nn.Conv2d(in_chans, 8, 8, 8)
         self.norm = nn.GroupNorm(2, 8)
+        self.norm.bias.requires_grad_(False)
 
     def forward(self, regions: Tensor) -> list[Tensor]:
         return [F.dropout(self.norm(self.conv(regions)), 0.2, self.training)]
@@ -176,6 +177,11 @@ class LeavesAParameter(SoundRegions):
         self.position = nn.Parameter(torch.zeros(4))
 
 
+class WeighsAParameterByZero(LeavesAParameter):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        return super().forward(regions + 0 * self.position.sum())
+
+
 class DetachesAMap(SoundRegions):
     def forward(self, regions: Tensor) -> list[Tensor]:
         fine, coarse = super().forward(regions)
@@ -274,6 +280,7 @@ FAULTS: list[tuple[type, dict, str]] = [
     (BatchNorm, {}, "mixes regions of a batch in training, as batch norm does, so region_batch changes what is learned"),
     (SparesAnother, {}, "names position in no_weight_decay, which are no parameters"),
     (LeavesAParameter, {}, "has parameters without a gradient: position;"),
+    (WeighsAParameterByZero, {}, "has parameters without a gradient: position;"),
     (DetachesAMap, {}, "gives a result without a gradient"),
     (DetachesRegions, {}, "gives no gradient to the input"),
     (StopsAtRegions, {}, "gives no gradient to the input"),
