@@ -54,6 +54,15 @@ def test_unknown_names_and_arguments_give_the_nearest():
     assert nearest("zzz", ["a", "b"]) == "; known: a, b"
 
 
+def test_a_module_that_lacks_another_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "plugin_lacking.py").write_text("import plugin_lack\n")
+    with pytest.raises(ModuleNotFoundError, match="named 'plugin_lack'"):
+        plugins.load_modules(["plugin_lacking"])
+    with pytest.raises(PluginError, match=r"no module named 'plugin_none\.part'"):
+        plugins.load_modules(["plugin_none.part"])
+
+
 def test_a_built_in_name_cannot_be_taken():
     with pytest.raises(PluginError, match=r"'Mamba' in context_encoders is taken by xt.models.context.mamba:Mamba"):
         plugins.register(KIND, "Mamba")(type("Other", (), {}))
@@ -112,6 +121,7 @@ def test_an_installed_class_may_register_itself_too(write, monkeypatch: pytest.M
     install(monkeypatch, Entry("Mine", "plugin_a:Mine"))
     assert plugins.resolve(KIND, "Mine") is plugins.resolve(KIND, "Mine")
     assert "Mine" in plugins._registered[KIND]
+    assert plugins.origins(KIND, "Mine") == ["package my-package 1.0"]
 
 
 def round_trip(cls: type, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -131,6 +141,10 @@ class Base(Configurable):
 
 def test_arguments_are_remembered_with_defaults():
     assert round_trip(Base, 4) == {"dim": 4, "depth": 2}
+    made = Base(4)
+    made.spec()["init_args"].clear()
+    assert made.spec()["init_args"] == {"dim": 4, "depth": 2}
+    assert plugins.build(KIND, {"class_path": "Mine", "init_args": {"dim": 4, "depth": 7}}, dim=5).sizes == (5, 7)
     assert pickle.loads(pickle.dumps(Base(4))).spec()["init_args"] == {"dim": 4, "depth": 2}
 
 
@@ -173,6 +187,8 @@ def test_keyword_arguments_round_trip_by_their_own_names():
     assert plugins.build(KIND, {"class_path": "Mine", "init_args": {"dim": 4, "depth": 7}}).sizes == (4, 7)
     with pytest.raises(PluginError, match=r"Mine: .*unexpected keyword argument 'deph'; it takes dim, scale"):
         plugins.build(KIND, {"class_path": "Mine", "init_args": {"dim": 4, "deph": 7}})
+    with pytest.raises(TypeError, match="missing a required argument: 'dim'"):
+        plugins.build(KIND, {"class_path": "Mine", "init_args": {}})
 
 
 def test_arguments_without_a_name_are_refused_when_built():

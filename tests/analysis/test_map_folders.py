@@ -31,6 +31,10 @@ def test_maps_of_a_folder_score_as_one_map_of_all(tmp_path: Path, capsys: pytest
     assert "1 maps have no partner in" in told
     assert "do not count: only_map.tif\n" in told
     assert "do not count: only_true.tif\n" in told
+    for names, said in (("yz", "only_map.tif, y.tif, z.tif\n"), ("x", "only_map.tif, x.tif, y.tif …\n")):
+        for name in names:
+            save(tmp_path / f"found/{name}.tif", a_map(0), NAMES)
+        assert f"do not count: {said}" in score(capsys, tmp_path / "found", tmp_path / "true")[1]
 
 
 def test_numbers_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -89,6 +89,9 @@ def test_maps_of_numbers_share_their_greys(tmp_path: Path, figures: list[Any]):
         (["--colors", "1,2,3"], "--colors is of --maps"),
         (["--areas", "a.gpkg"], "--areas is of --maps"),
         (["--unclear", "fog"], "--unclear is of --maps"),
+        (["--no-background"], "--no-background is of --maps"),
+        (["--scene", "a.tif", "--points", "p.csv"], "belong together"),
+        (["--labels", "l.gpkg"], "l.gpkg: give --scene, the images on which these points lie"),
     ],
 )
 def test_options_that_do_not_fit_together(

@@ -43,6 +43,8 @@ def test_a_class_that_occurs_nowhere_has_no_score(tmp_path: Path, capsys: pytest
         "iou": 1 / 2, "f1": 2 / 3, "iou_sea": 2 / 3, "iou_ship": 1 / 2, "f1_sea": 4 / 5, "f1_ship": 2 / 3,
         "pixels": 4, "unsaid": 0,
     }  # fmt: skip
+    assert main(["score", str(tmp_path / "found.tif"), str(tmp_path / "true.tif")]) == 0
+    assert capsys.readouterr().out.splitlines()[::6] == ["iou                0.5000", "pixels             4"]
 
 
 def test_numbers_of_classes_may_be_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -99,7 +101,8 @@ def test_what_does_not_fit_is_refused(
 
 def test_options_of_points_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = save(tmp_path / "found.tif", np.zeros((4, 5), np.uint8), NAMES)
-    for option in ("--official", "--tolerance=3", "--scene=a", "--drop-bad-labels"):
+    options = "--official", "--tolerance=3", "--scene=a", "--drop-bad-labels", "--images=a.tif", "--shoreline=a"
+    for option in options:
         assert f"{option.partition('=')[0]} is of points" in score(capsys, found, found, option, code=2)[1]
     points = tmp_path / "a.csv"
     points.write_text("scene_id,row,column\n")

@@ -15,6 +15,7 @@ from rasterio.transform import Affine
 
 from xt.analysis import report
 from xt.cli.main import main
+from xt.cli.report import _raster
 from xt.data.labels import LabelTable
 from xt.data.predictions import write_predictions
 from xt.data.synthetic.scenes import COLUMNS
@@ -118,7 +119,10 @@ def test_marks_stand_on_a_scene_that_is_drawn_smaller(
     drawn = [tuple(place) for each in axis.collections for place in np.asarray(each.get_offsets())]
     assert sorted(drawn) == sorted([(15, 10), (50, 30), (5, 40), (15, 10.5), (2.5, 2.5), (25, 35)])
     assert axis.get_title() == "1 of 3 objects found, 2 false alarms"
-    (folder / "VH_dB.tif").unlink()
+    (folder / "VV_dB.tif").touch()
+    assert _raster(folder) == ("s1", folder / "VV_dB.tif")
+    for band in folder.iterdir():
+        band.unlink()
     assert main(argv) != 0
 
 

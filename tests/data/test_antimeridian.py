@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import rasterio.warp
 import shapely
 from rasterio.transform import Affine
 from rasters import write
 
 from xt.cli.main import main
+from xt.data.georeference import turns
 from xt.data.point_files import read_points
 from xt.data.polygons import read_polygons
 from xt.data.source import InputSpec, Source
@@ -34,6 +36,24 @@ def collection(path: Path, *geometries: dict[str, object]) -> Path:
     features = [{"type": "Feature", "properties": {"kind": "x"}, "geometry": each} for each in geometries]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     return path
+
+
+@pytest.mark.parametrize(
+    ("start", "crs", "degrees"),
+    [
+        (130.0, "EPSG:4326", ()),
+        (130.25, "EPSG:4326", (360.0,)),  # half of the last column
+        (-180.0, "EPSG:4326", ()),
+        (-180.25, "EPSG:4326", (-360.0,)),
+        (500_000.0, "EPSG:32632", ()),
+        (500_000.0, None, ()),
+    ],
+)
+def test_a_raster_in_degrees_alone_is_turned_where_it_reaches_beyond(
+    start: float, crs: str | None, degrees: tuple[float, ...]
+):
+    grid = {"transform": Affine(0.5, 0, start, 0, -0.5, 10), "height": 40, "width": 100}
+    assert turns(grid | {"crs": None if crs is None else rasterio.CRS.from_string(crs)}) == degrees
 
 
 @pytest.mark.parametrize("start", STARTS)

@@ -93,6 +93,21 @@ def test_a_changed_file_is_opened_anew(tmp_path: Path):
     assert np.array_equal(Source(path, SPEC).read(ALL)[0][0], noise(30, 40) + 7)
 
 
+def test_a_change_within_one_tick_of_the_clock_is_seen(tmp_path: Path):
+    path = write(tmp_path / "a.tif", noise(30, 40))
+    Source(path, SPEC).read(ALL)
+    before = path.stat()
+    write(tmp_path / "b.tif", noise(30, 40) + 7).replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert np.array_equal(Source(path, SPEC).read(ALL)[0][0], noise(30, 40) + 7)
+    before = path.stat()
+    path.write_bytes(write(tmp_path / "b.tif", noise(60, 40)).read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_ino == before.st_ino
+    assert np.array_equal(Source(path, SPEC).read(ALL)[0][0], noise(60, 40)[:30])
+
+
 def test_ways_to_open_a_file_are_kept_apart(tmp_path: Path):
     path = write(tmp_path / "a.tif", noise(30, 40))
     found = [handles.borrow(path, kind, lambda stack, kind=kind: kind) for kind in ("image", "label", "image")]

@@ -11,6 +11,7 @@ import rasterio
 from xt.cli.main import main
 from xt.data.labels import read_labels
 from xt.data.shoreline import read_shoreline
+from xt.data.synthetic import scenes
 from xt.data.synthetic.radar import FILM_DB, LOOKS, NODATA, scene_rows
 from xt.data.synthetic.world import CELL, REGION, SPACING, World, make_world
 from xt.data.xview3 import COARSE_BANDS, SAR_BANDS, XView3Data
@@ -197,6 +198,22 @@ SMALL = ["--scenes", "3", "--size", "64"]
 
 def synth(out: Path, *argv: str) -> int:
     return main(["synth", "xview3", str(out), *argv])
+
+
+def test_what_is_made_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(scenes, "write_dataset", lambda *given: asked.append((*given[:5], given[6])))
+    assert synth(tmp_path) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: 8 scenes of 1024 × 1024 px\n"
+    least = ["--scenes", "3", "--size", "64", "--seed", "0", "--region", "32"]
+    assert synth(tmp_path, *least, "--overwrite") == 0
+    assert asked == [(tmp_path, 8, 1024, 1, False, 64), (tmp_path, 3, 64, 0, True, 32)]
+    for option, value in zip(least[::2], least[1::2], strict=True):
+        assert synth(tmp_path, option, str(int(value) - 1)) == 2
+        assert f"{option} {'must be at least 3' if option == '--scenes' else value}" in capsys.readouterr().err
+    assert len(asked) == 2
 
 
 def test_overwriting_removes_only_what_synth_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -66,6 +66,15 @@ def test_orders_are_permutations_and_keep_extra_tokens_last(layout: TokenLayout)
     assert permutation[placed:].tolist() == tokens[placed:].tolist()
     regions = order.region_indices(layout)[permutation[:placed]]
     assert (np.diff(regions) >= 0).all()
+    assert (np.diff(permutation[:placed])[np.diff(regions) == 0] > 0).all()  # raster order inside each
+
+
+@pytest.mark.parametrize(
+    "of", [order.positions, order.map_indices, order.region_indices, order.region_major, order.column_major]
+)
+def test_orders_that_callers_share_cannot_be_changed(of: order.Order):
+    with pytest.raises(ValueError, match="read-only"):
+        of(TokenLayout(1, 2, 2))[0] = 0
 
 
 @given(layouts(), st.integers(0, 50), st.integers(0, 50))

@@ -74,9 +74,10 @@ def test_tables_of_classes_are_scored_by_xt_score(tmp_path: Path, capsys: pytest
     alone = [each.select(each.scene_id == "b") for each in (FOUND, TRUTH)]
     assert json.loads(capsys.readouterr().out) == class_scores(*alone, CLASSES, 5)
     assert main([*argv, "--scene", "c"]) != 0
-    assert f"--scene c: not in {tmp_path / 'there.csv'}" in capsys.readouterr().err
-    assert main([*argv[:3], "--official"]) == 2
-    assert "--official is of xView3" in capsys.readouterr().err
+    assert f"--scene c: not in {tmp_path / 'there.csv'}; known: a, b" in capsys.readouterr().err
+    for option in (["--official"], ["--shoreline", str(tmp_path)]):
+        assert main([*argv[:3], *option]) == 2
+        assert f"{option[0]} is of xView3" in capsys.readouterr().err
 
 
 def test_labels_on_the_map_are_placed_by_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -78,13 +78,19 @@ def test_bad_rows_are_left_out_where_that_is_asked_for(tmp_path: Path, capsys: p
     assert json.loads(capsys.readouterr().out)["loc_fscore"] == 1
 
 
-def test_scene_without_predictions_counts_unless_official():
+def test_scene_without_predictions_counts_unless_official(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     labels = LabelTable.concatenate([table([(0, 0)]), table([(0, 0)], "t")])
     predictions = table([(0, 0)])
     assert score(predictions, labels, official=True).loc_fscore == 1
     honest = score(predictions, labels)
     assert (honest.true_positives, honest.false_negatives) == (1, 1)
     assert honest.loc_fscore == pytest.approx(2 / 3)
+    write_predictions(tmp_path / "found.csv", predictions)
+    (tmp_path / "there.csv").write_text("scene_id,row,column\ns,0,0\nt,0,0\n")
+    argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "there.csv"), "--json"]
+    for options, want in (([], honest.loc_fscore), (["--official"], 1)):
+        assert main([*argv, *options]) == 0
+        assert json.loads(capsys.readouterr().out)["loc_fscore"] == want
 
 
 def test_matches_to_low_confidence_are_dropped():

@@ -1,7 +1,6 @@
 """Decoders with one fault each, and the words by which the kit must name it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +63,16 @@ class HaloOfTheFinest(SoundMap):
         self.halo = 20
 
 
-class StrideDoesNotDivide(SoundMap):
+class NoChannels(SoundMap):
     def __init__(self, inputs: DecoderInputs) -> None:
         super().__init__(inputs)
-        self.stride = 3
+        del self.out_channels
+
+
+class StrideDoesNotDivide(SoundMap):
+    def __init__(self, inputs: DecoderInputs, stride: int = 3) -> None:
+        super().__init__(inputs)
+        self.stride = stride
 
 
 class SaysOtherStride(SoundMap):
@@ -79,6 +84,16 @@ class SaysOtherStride(SoundMap):
 class DropsAMap(SoundMap):
     def prepare(self, pyramid: Sequence[Tensor]) -> Sequence[Tensor]:
         return pyramid[1:]
+
+
+class HalvesAMap(SoundMap):
+    def prepare(self, pyramid: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [F.avg_pool2d(pyramid[0], 2), *pyramid[1:]]
+
+
+class FailsInPrepare(SoundMap):
+    def prepare(self, pyramid: Sequence[Tensor]) -> Sequence[Tensor]:
+        raise ValueError("no idea")
 
 
 class SquareMapsOnly(SoundMap):
@@ -96,6 +111,31 @@ class NoHaloAtAll(SoundMap):
     def __init__(self, inputs: DecoderInputs) -> None:
         super().__init__(inputs)
         self.halo = 0
+
+
+class ForgetsTheUpsampling(SoundMap):
+    def __init__(self, inputs: DecoderInputs) -> None:
+        super().__init__(inputs)
+        self.halo, self.fine = 0, nn.Conv2d(inputs.channels[0], 4, 1)
+
+
+class ReadsAbove(SoundMap):
+    def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        return super().forward(image, [pyramid[0], F.pad(pyramid[-1], (0, 0, 2, 0))[..., :-2, :]])
+
+
+class ReadsToTheRight(SoundMap):
+    def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        return super().forward(image, [pyramid[0], F.pad(pyramid[-1], (0, 2))[..., 2:]])
+
+
+class ReadsTheImageFar(SoundMap):
+    def __init__(self, inputs: DecoderInputs) -> None:
+        super().__init__(inputs)
+        self.pixels = nn.Conv2d(inputs.in_chans, 4, 41, 4, 20)
+
+    def forward(self, image: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        return super().forward(image, pyramid) + self.pixels(image)
 
 
 class InstanceNorm(SoundMap):
@@ -148,6 +188,14 @@ class InPixels(SoundMap):
         return found if window is None else found[(..., *window.coarsened(self.stride).slices)]
 
 
+class StartsAtTheCorner(SoundMap):
+    takes_window = True
+
+    def forward(self, image: Tensor, pyramid: Sequence[Tensor], window: Window | None = None) -> Tensor:
+        found = super().forward(image, pyramid)
+        return found if window is None else found[..., : window.height, : window.width]
+
+
 class CutsAfterwards(SoundMap):
     takes_window = True
 
@@ -190,7 +238,7 @@ class Deviation(SoundVector):
 
 
 class SaysNothing(SoundVector):
-    uses_class_token: Any = None
+    uses_class_token = None
 
 
 class ReadsTheLast(SoundVector):
@@ -214,12 +262,21 @@ FAULTS: list[tuple[type, dict, str]] = [
     (NoDecoder, {}, "is no subclass of DenseDecoder or PooledDecoder; derive"),
     (NoHalo, {}, r"has halo None; set self\.halo to a whole number of at least 0"),
     (HaloOfTheFinest, {}, "has halo 20, no multiple of 16, the coarsest stride; round it up, to 32"),
+    (StrideDoesNotDivide, {"stride": 0}, r"has stride 0; set self\.stride to a whole number of at least 1"),
+    (StrideDoesNotDivide, {"stride": True}, r"has stride True; set self\.stride to a whole number of at least 1"),
+    (NoChannels, {}, r"has out_channels None; set self\.out_channels to a whole number of at least 1"),
     (StrideDoesNotDivide, {}, "has stride 3, which does not divide 16"),
     (SaysOtherStride, {}, r"gives \(1, 4, 4, 4\) where \(1, 4, 8, 8\) belongs, on 16 × 16 px; forward returns one map"),
     (DropsAMap, {}, r"prepares maps of \(2, 2\), \(1, 1\) from \(4, 4\), .*as many maps"),
+    (HalvesAMap, {}, r"prepares maps of \(2, 2\), \(2, 2\), \(1, 1\) from \(4, 4\), .*each as high and wide"),
+    (FailsInPrepare, {}, r"fails in prepare\(\): ValueError: no idea; any height and width"),
     (SquareMapsOnly, {}, "fails on 64 × 96 px: RuntimeError: .*any height and width"),
     (HaloTooSmall, {}, "reads 48 px away where its halo is 16: .*raise halo to 48"),
     (NoHaloAtAll, {}, r"reads \d+ px away where its halo is 0: .*raise halo to 16"),
+    (ForgetsTheUpsampling, {}, r"reads \d+ px away where its halo is 0: .*raise halo to 16"),
+    (ReadsAbove, {}, r"reads \d+ px away where its halo is 16: .*raise halo to 48"),
+    (ReadsToTheRight, {}, r"reads \d+ px away where its halo is 16: .*raise halo to 48"),
+    (ReadsTheImageFar, {}, r"reads \d+ px away where its halo is 16: .*raise halo to 32"),
     (InstanceNorm, {}, r"reads \d+ px away and more, the whole image maybe, .*prepare\(\)"),
     (GroupNorm, {}, r"reads \d+ px away and more, the whole image maybe, .*prepare\(\)"),
     (PoolsInForward, {}, r"reads \d+ px away and more, the whole image maybe, .*prepare\(\)"),
@@ -228,6 +285,7 @@ FAULTS: list[tuple[type, dict, str]] = [
     (WrapsAround, {}, r"reads \d+ px away and more, the whole image maybe"),
     (MapBatchNorm, {}, "mixes images of a batch in training, as batch norm does; take LayerNorm"),
     (InPixels, {}, r"takes_window, but for Window\(.*cells of the map are counted, not pixels"),
+    (StartsAtTheCorner, {}, r"takes_window, but for Window\(.*another answer than that part"),
     (CutsAfterwards, {}, "takes_window, but computes the whole map for one cell"),
     (TakesNoWindow, {}, r"fails on Window\(.*TypeError: .*forward takes a window of cells"),
     (ForgetsTheContext, {}, "gives no gradient to the coarsest map, where the context speaks"),

@@ -8,6 +8,7 @@ import torch
 from xt import plugins
 from xt.models.decoders.base import DecoderInputs
 from xt.testing import DecoderFault, EncoderFault, Report, check_decoder, check_region_encoder
+from xt.testing.checks.shared import _some
 
 SMALL = {"dims": (8, 8, 8, 8), "depths": (1, 1, 1, 1)}
 VIT = {"depth": 4, "num_heads": 2, "embed_dim": 32}
@@ -99,6 +100,11 @@ def test_planted_faults_are_named(check: object, cls: type, options: dict, words
         check(cls, **options)
     assert isinstance(caught.value, DecoderFault) == (check is check_decoder)
     assert "\n" not in str(caught.value)
+
+
+def test_of_many_names_five_are_told():
+    assert _some([*"abcde"]) == "a, b, c, d, e"
+    assert _some([*"abcdefg"]) == "a, b, c, d, e and 2 more"
 
 
 def test_names_that_are_not_known_are_told():

@@ -3,6 +3,7 @@
 import shutil
 import signal
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,7 +205,7 @@ def test_keys_of_the_trainer_that_change_a_step_bind(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("epochs", "steps", "complete"),
-    [(3, -1, True), (3, 90, True), (4, -1, False), (2, -1, True), (-1, -1, False), (None, -1, False)],
+    [(3, -1, True), (3, 90, True), (4, -1, False), (2, -1, True), (0, -1, True), (-1, -1, False), (None, -1, False)],
 )
 def test_a_run_is_complete_until_its_end_is_moved(tmp_path: Path, epochs: int | None, steps: int, complete: bool):
     (tmp_path / "done").write_text('{"steps": 30, "max_epochs": 3, "max_steps": -1}')
@@ -241,3 +242,15 @@ def test_a_run_goes_on_when_a_class_has_got_an_option_since(tmp_path: Path):
         check_same(tmp_path, old, {"model": {"task": of_class | {"init_args": {"unheard": 1}}}}, DataModule)
     with pytest.raises(ConfigError, match=r"init_args.background \(False, now None\)"):
         check_same(tmp_path, new, old, DataModule)
+    of_class = {"class_path": "xt.models.decoders.upernet.UPerNet", "init_args": {}}
+    old = {"model": {"decoder": of_class}}
+    check_same(tmp_path, old, {"model": {"decoder": of_class | {"init_args": {"pools": [1, 2, 3, 6]}}}}, DataModule)
+    with pytest.raises(ConfigError, match=r"init_args.inputs \(None, now 1\)"):
+        check_same(tmp_path, old, {"model": {"decoder": of_class | {"init_args": {"inputs": 1}}}}, DataModule)
+
+
+def test_comparing_configs_changes_none(tmp_path: Path):
+    old, new = ({"model": {"model": {"streaming": value, "decode_size": 64}}} for value in (True, False))
+    before = deepcopy([old, new])
+    check_same(tmp_path, old, new, DataModule)
+    assert [old, new] == before

@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from small_runs import config, losses
 
 from xt.cli.main import main
-from xt.errors import ConfigError
-from xt.training.ending import goes_on, how_it_ended, mark_done
+from xt.errors import CheckpointError, ConfigError
+from xt.training.ending import goes_on, how_it_ended, mark_done, read_done
 from xt.training.module import TrainingModule
 from xt.training.trainer_arguments import adapted
 
@@ -88,10 +88,10 @@ def test_a_script_without_a_guard_is_told_of_it(scenes: Path, tmp_path: Path):
     assert lines[-1].startswith("xt.errors.TrainingError: a loader process has ended; its message stands above")
 
 
-def ended(tmp_path: Path, *callbacks: Any, **facts: Any) -> dict[str, Any]:
+def ended(tmp_path: Path, *callbacks: Any, validated: bool = True, **facts: Any) -> dict[str, Any]:
     values = {"should_stop": True, "global_step": 5, "current_epoch": 2, "max_epochs": 9, "max_steps": -1} | facts
     trainer: Any = SimpleNamespace(**values, callbacks=[*callbacks])
-    mark_done(tmp_path, trainer, True)
+    mark_done(tmp_path, trainer, validated)
     found: dict[str, Any] = json.loads((tmp_path / "done").read_text())
     return found
 
@@ -115,6 +115,27 @@ def test_who_ended_a_run(tmp_path: Path):
             assert goes_on(found, trainer) == more
 
 
+def test_what_is_told_of_an_end(tmp_path: Path):
+    early, timer = EarlyStopping("x"), Timer("00:00:00:09")
+    timer._start_time, timer._end_time = {"train": 1.0}, {"train": 3.0}  # type: ignore[assignment]
+    assert how_it_ended(ended(tmp_path, timer, early, validated=False)) == [
+        "EarlyStopping ended the run after 2 epochs (5 steps); take it out of trainer.callbacks to go on",
+        "no validation chose the model: it is that of the last step",
+    ]
+    timer._end_time = {"train": 10.0}  # type: ignore[assignment]
+    said = "Timer ended the run after 2 epochs (5 steps); raise --trainer.max_time to go on"
+    assert how_it_ended(ended(tmp_path, early, timer)) == [said]
+    assert how_it_ended({"max_epochs": 3, "max_steps": -1}) == []  # of an older version
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"steps": 5, "max_epochs": 3}'])
+def test_a_mark_that_cannot_be_read_is_told(tmp_path: Path, text: str):
+    assert read_done(tmp_path) is None
+    (tmp_path / "done").write_text(text)
+    with pytest.raises(CheckpointError, match="done cannot be read; train anew with --fresh"):
+        read_done(tmp_path)
+
+
 def test_what_cannot_be_had_is_refused():
     data: Any = SimpleNamespace(same_batches=False)
     with pytest.raises(ConfigError, match="StochasticWeightAveraging averages after the last validation"):
@@ -125,3 +146,6 @@ def test_what_cannot_be_had_is_refused():
         adapted({"limit_train_batches": 0}, data)
     assert adapted({"use_distributed_sampler": True}, data) == {"use_distributed_sampler": False}
     assert not data.same_batches
+    limits = {"overfit_batches": 0.0, "limit_train_batches": 3, "limit_val_batches": 3}
+    assert adapted({"overfit_batches": 3}, data) == {"use_distributed_sampler": False} | limits
+    assert data.same_batches

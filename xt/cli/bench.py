@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     settings, budget = _settings(args), _budget(args)
     show = progress(f"bench {args.kind}", "case")
     if args.kind == "contexts":
-        since = parse_tokens(args.slope_from)[0] if args.slope_from else None
+        since = parse_tokens(args.slope_from, "--slope-from")[0] if args.slope_from else None
         names = compare.chosen(args.names, _parameters(args), settings)
         learned = learn(names, _lesson(args), settings, progress("learn", "run")) if args.learn else {}
         report = compare.compare_contexts(names, tokens, settings, budget, since, show, learned)

@@ -89,7 +89,7 @@ def merge(out: Path, overwrite: bool = False) -> Summary:
         files = output_files(out, task)
         for each in reversed(files):
             stack.enter_context(locked(each))
-        summary = _done_before(out, facts, options)
+        summary = None if overwrite else _done_before(out, facts, options)
         if summary is None:
             source = open_source(path, metadata, options)
             if [list(state) for _, state in source.fingerprint] != [state for _, *state in facts["input"]]:

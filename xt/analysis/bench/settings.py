@@ -49,8 +49,12 @@ class Case:
     tokens: int
 
 
-def parse_tokens(text: str) -> tuple[int, ...]:
+def parse_tokens(text: str, option: str = "--tokens") -> tuple[int, ...]:
     """Read ``"4k,16k,1M"``, ascending; k is 1024 and M 1024².
+
+    Args:
+        text: As it was given.
+        option: By which it was given.
 
     Raises:
         ConfigError: If it is no such list.
@@ -59,6 +63,6 @@ def parse_tokens(text: str) -> tuple[int, ...]:
     for each in text.lower().split(","):
         digits, unit = (each[:-1], _UNITS[each[-1]]) if each[-1:] in _UNITS else (each, 1)
         if not digits.isdecimal() or not int(digits):
-            raise ConfigError(f"--tokens {text}: {each!r} is no number of tokens; write such as 4k,16k,1M")
+            raise ConfigError(f"{option} {text}: {each!r} is no number of tokens; write such as 4k,16k,1M")
         found.add(int(digits) * unit)
     return tuple(sorted(found))
