@@ -24,11 +24,12 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ..
         found.append(given)
         return SimpleNamespace(network="network", metadata=metadata)
 
-    def encode(network: object, told: ModelMetadata, source: Source, out: Path, *options: Any) -> None:
+    def encode(network: object, told: ModelMetadata, source: Source, out: Path, *options: Any) -> bool:
         assert (network, told) == ("network", metadata)
         if source.path.stem == "bad":
             raise InputError("bad.tif: cannot be read")
         found.append((source.path.name, source.indexes, source.nodata, str(out), *options))
+        return True
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "load", load)
