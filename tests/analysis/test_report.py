@@ -13,7 +13,7 @@ import shapely
 from PIL import Image
 from rasterio.transform import Affine
 
-from xt.analysis import report
+from xt.analysis import report, scene_pictures
 from xt.cli.main import main
 from xt.cli.report import _raster
 from xt.data.labels import LabelTable
@@ -34,7 +34,8 @@ def run_folder(path: Path, loss: float) -> Path:
 def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What would be saved."""
     found: list[Any] = []
-    monkeypatch.setattr(report, "save", lambda figure, out: found.append(figure))
+    for module in (report, scene_pictures):
+        monkeypatch.setattr(module, "save", lambda figure, out: found.append(figure))
     yield found
     report.plt.close("all")
 
@@ -80,9 +81,9 @@ def test_scene_picture_shows_what_is_there_and_what_was_found(
     from xt.data.predictions import read_predictions
 
     found, truth = read_predictions(scene["points"]), read_labels(scene["labels"])
-    report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
+    scene_pictures.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
     axis = figures[0].axes[0]
-    assert axis.get_title() == "1 of 3 objects found, 1 false alarms"
+    assert axis.get_title() == "s1\n1 of 3 objects found, 1 false alarms"
     drawn = [tuple(place) for each in axis.collections for place in np.asarray(each.get_offsets())]
     assert sorted(drawn) == sorted([(30, 20), (100, 60), (10, 80), (30, 21), (5, 5)])
     there_and_fishing = axis.collections[0]
@@ -100,7 +101,7 @@ def test_an_object_is_found_within_the_tolerance_that_is_asked_for(
     argv += [each for key, path in scene.items() for each in (f"--{key}", str(path))]
     for pixels, title in ((0.5, "0 of 3 objects found, 2 false"), (1.5, "1 of 3 objects found, 1 false")):
         assert main([*argv, "--tolerance", str(pixels)]) == 0
-        assert figures[-1].axes[0].get_title() == f"{title} alarms"
+        assert figures[-1].axes[0].get_title() == f"s1\n{title} alarms"
 
 
 def test_marks_stand_on_a_scene_that_is_drawn_smaller(
@@ -118,7 +119,7 @@ def test_marks_stand_on_a_scene_that_is_drawn_smaller(
     assert axis.images[0].get_array().shape == (45, 60)
     drawn = [tuple(place) for each in axis.collections for place in np.asarray(each.get_offsets())]
     assert sorted(drawn) == sorted([(15, 10), (50, 30), (5, 40), (15, 10.5), (2.5, 2.5), (25, 35)])
-    assert axis.get_title() == "1 of 3 objects found, 2 false alarms"
+    assert axis.get_title() == "s1\n1 of 3 objects found, 2 false alarms"
     (folder / "VV_dB.tif").touch()
     assert _raster(folder) == ("s1", folder / "VV_dB.tif")
     for band in folder.iterdir():
@@ -152,7 +153,7 @@ def test_objects_without_a_class_are_drawn_beside_those_with_one(
 ):
     found = LabelTable.build(1, row=[20], column=[30], scene_id=["s1"], label=["car"])
     truth = LabelTable.build(2, row=[20, 5], column=[30, 9], scene_id=["s1", "s1"])
-    report.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
+    scene_pictures.plot_scenes({"s1": scene["scene"]}, found, truth, tmp_path / "a.png")
     drawn = [tuple(place) for each in figures[0].axes[0].collections for place in np.asarray(each.get_offsets())]
     assert sorted(drawn) == [(9, 5), (30, 20), (30, 20)]
     assert [text.get_text() for text in figures[0].legends[0].get_texts()][0::2] == ["there: other", "there: car"]

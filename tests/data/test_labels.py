@@ -116,8 +116,15 @@ def test_predictions_round_trip(tmp_path: Path):
 
 
 def test_json_is_no_csv(tmp_path: Path):
-    path = tmp_path / "points.geojson"
-    path.write_text('{"type": "FeatureCollection", "features": []}')
-    for read in (read_labels, read_predictions):
-        with pytest.raises(LabelError, match=r"points.geojson: cannot be read as CSV \(it is JSON\)"):
+    for read, name in ((read_labels, "points.geojson"), (read_predictions, "points.csv")):
+        path = tmp_path / name
+        path.write_text('{"type": "FeatureCollection", "features": []}')
+        with pytest.raises(LabelError, match=rf"{name}: cannot be read as CSV \(it is JSON\)"):
             read(path)
+
+
+@pytest.mark.parametrize("name", ["s1.gpkg", "s1.GeoJSON"])
+def test_what_was_found_is_read_from_the_table_beside_the_layer(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"SQLite format 3\0\xa0")
+    with pytest.raises(LabelError, match=r"is read from CSV; give s1\.csv, which xt predict writes beside it"):
+        read_predictions(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Pictures of runs: loss curves, scores side by side, and a scene with what is there and what was found."""
+"""Pictures of runs: loss curves, and scores side by side."""
 
 import csv
 import json
@@ -10,11 +10,9 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from xt.data.geotiff import open_raster
 from xt.data.labels import LabelTable
 from xt.errors import InputError
 from xt.files import replacing
-from xt.metrics.xview3 import TOLERANCE, match
 
 matplotlib.use("Agg")
 
@@ -24,7 +22,6 @@ Series = dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
 """Logged name → steps and values."""
 SHOWN_PIXELS = 1600
 """A scene is drawn at most this large; overviews or every n-th pixel are read."""
-COLOURS = {"fishing": "tab:red", "vessel": "tab:cyan", "other": "gold"}
 
 
 def read_metrics(run: Path) -> Series:
@@ -57,7 +54,14 @@ def read_scores(run: Path, split: str) -> dict[str, float]:
 
 
 def by_name(runs: Sequence[Path]) -> dict[str, Path]:
-    """Name of each run in the pictures: that of its folder, or the whole path where two folders have one name."""
+    """Name of each run in the pictures: that of its folder, or the whole path where two folders have one name.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    for run in runs:
+        if not run.is_dir():
+            raise InputError(f"{run}: no such run folder; give one that xt train made")
     names = [run.resolve().name for run in runs]
     return {name if names.count(name) == 1 else str(run): run for name, run in zip(names, runs, strict=True)}
 
@@ -121,66 +125,15 @@ def plot_scores(
     save(figure, out)
 
 
-def plot_scenes(
-    rasters: Mapping[str, Path], found: LabelTable, truth: LabelTable, out: Path, tolerance: float = TOLERANCE
-) -> None:
-    """Draw scenes side by side, with circles where objects are and crosses where they were found.
-
-    Colours tell fishing vessels, other vessels and other objects, or classes; a cross of another colour than its circle
-    is a mistake in kind, one without a circle a false alarm, a circle without a cross a miss.
-
-    Args:
-        rasters: Scene → a raster of it, whose first band is drawn.
-        found: Predictions.
-        truth: Labels.
-        out: PNG.
-        tolerance: Pixels within which an object is found.
-    """
-    classes = sorted({*found.label.tolist(), *truth.label.tolist()} - {""})
-    others = {*found.kinds.tolist(), *truth.kinds.tolist()} - {*classes} if classes else COLOURS
-    colours = {name: each for name, each in COLOURS.items() if name in others}
-    colours |= {name: f"C{index}" for index, name in enumerate(classes)}
-    figure, axes = plt.subplots(1, len(rasters), figsize=(6.5 * len(rasters), 7.4), layout="constrained", squeeze=False)
-    for axis, (name, path) in zip(axes.flat, rasters.items(), strict=True):
-        _draw_scene(axis, path, found.scene(name), truth.scene(name), tolerance, colours)
-    handles = [
-        plt.Line2D([], [], color=colour, marker=marker, linestyle="", fillstyle="none", label=f"{what}: {kind}")
-        for kind, colour in colours.items()
-        for marker, what in (("o", "there"), ("+", "found"))
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(rasters) == 1 else 6)
-    save(figure, out)
-
-
 def drawn_shape(dataset: Any) -> tuple[int, int]:
     """Height and width at which a raster is drawn."""
     scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
     return max(1, round(dataset.height / scale)), max(1, round(dataset.width / scale))
 
 
-def first_band(dataset: Any) -> Any:
-    """Its first band at the size at which it is drawn, masked."""
-    return dataset.read(1, out_shape=drawn_shape(dataset), masked=True)
-
-
-def _draw_scene(
-    axis: Any, raster: Path, found: LabelTable, truth: LabelTable, tolerance: float, colours: Mapping[str, str]
-) -> None:
-    with open_raster(raster) as dataset:
-        pixels = first_band(dataset).astype(np.float64)
-        scale = max(1.0, max(dataset.height, dataset.width) / SHOWN_PIXELS)
-    low, high = np.percentile(pixels.compressed(), (1, 99.7)) if pixels.count() else (0, 1)
-    axis.imshow(pixels.filled(low), cmap="gray", vmin=low, vmax=high)
-    for table, marker, size in ((truth, "o", 170), (found, "+", 80)):
-        for kind, colour in colours.items():
-            mine = table.kinds == kind
-            style: dict[str, Any] = {"facecolors": "none", "edgecolors": colour} if marker == "o" else {"c": colour}
-            places = (table.column[mine] / scale, table.row[mine] / scale)
-            axis.scatter(*places, s=size, marker=marker, linewidths=1.5, **style)
-    hits = len(match(found, truth, tolerance)[0])
-    axis.set_title(f"{hits} of {len(truth)} objects found, {len(found) - hits} false alarms")
-    axis.set_xticks([])
-    axis.set_yticks([])
+def first_band(dataset: Any, shape: tuple[int, int] | None = None) -> Any:
+    """Its first band at the size at which it is drawn, or another; what is missing, NaN or infinite is masked."""
+    return np.ma.masked_invalid(dataset.read(1, out_shape=shape or drawn_shape(dataset), masked=True))
 
 
 def _smooth(

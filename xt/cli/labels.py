@@ -1,7 +1,8 @@
 """Labels on the command line: tables, and points on the map, which need the images on which they lie."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,15 +63,54 @@ def _color(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def by_name(images: Iterable[tuple[str, Path]], option: str = "--images") -> dict[str, Path]:
+    """Raster of each scene.
+
+    Args:
+        images: Name and raster; one may stand twice.
+        option: By which they are given.
+
+    Raises:
+        ConfigError: If two have one name.
+    """
+    from xt.errors import ConfigError
+
+    made: dict[str, Path] = {}
+    for name, image in images:
+        other = made.setdefault(name, image)
+        if other != image:
+            raise ConfigError(f"{option}: {other} and {image} have the same name; give one at a time")
+    return made
+
+
+def name_pixels(path: Path) -> bool:
+    """Whether a CSV names scene, row and column of each object, so that it can be read without images."""
+    from xt.data.rows import read_csv
+
+    if path.is_dir() or path.suffix.lower() != ".csv":
+        return False
+    header = set(read_csv(path)[0])
+    pairs = {"row", "column"}, {"detect_scene_row", "detect_scene_column"}
+    return "scene_id" in header and any(pair <= header for pair in pairs)
+
+
+def tell_without_class(truth: "LabelTable", column: str | None, what: str) -> None:
+    """Tell on standard error how many labels have no class, and what becomes of them."""
+    from xt.data.labels import CLASS
+
+    if unknown := int((truth.label == "").sum()):
+        print(f"{unknown} of {len(truth)} labels have no {column or CLASS} and {what}", file=sys.stderr)
+
+
 def read(
-    path: Path, images: Sequence[Path] | None, column: str | None, drop_bad: bool = False, option: str = "--images"
+    path: Path, images: Mapping[str, Path] | None, column: str | None, drop_bad: bool = False, option: str = "--images"
 ) -> "LabelTable":
     """Read labels.
 
     Args:
         path: The file; with images as :func:`~xt.data.point_files.read_points`, else as
             :func:`~xt.data.labels.read_labels`.
-        images: Rasters on which the objects lie; those of others are left out.
+        images: Rasters on which the objects lie, by name; those of others are left out.
         column: Column that names the class of an object; ``class`` if None.
         drop_bad: Leave bad rows out instead of failing.
         option: By which the images are given.
@@ -92,5 +132,5 @@ def read(
             raise ConfigError(f"{path}: give {option}, the images on which these points lie")
         return read_labels(path, drop_bad, column)
     one = InputSpec(("band",), (0.0,), (1.0,))
-    scenes = {image.stem: Source(image, one, (1,)) for image in images}
+    scenes = {name: Source(image, one, (1,)) for name, image in images.items()}
     return read_points(path, scenes, drop_bad, None, column)

@@ -1,9 +1,17 @@
 """``xt report``: pictures of runs and of what a model found in a scene."""
 
 import argparse
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xt.cli import labels, options
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from xt.data.labels import LabelTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +48,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.tolerance > 0:
         raise ConfigError(f"--tolerance {args.tolerance:g}: it must be above 0 pixels")
     from xt.analysis import report
-    from xt.data.labels import LabelTable
-    from xt.data.predictions import read_predictions
 
-    truth = None
-    if args.labels and not args.maps:
-        truth = labels.read(args.labels[0], _on_the_map(args), args.column, option="--scene")
     runs = report.by_name(args.runs)
+    found = truth = None
+    if args.points:
+        rasters = labels.by_name(map(_raster, args.scene), "--scene")
+        found, truth = _objects(args, rasters)
     scores = {name: report.read_scores(run, args.split) for name, run in runs.items()}
     written = [args.output / "losses.png", args.output / "scores.png"]
     report.plot_curves(runs, written[0])
@@ -57,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
 
         of_scenes = zip(map(_raster, args.scene), args.maps, args.labels, strict=True)
         plot_maps([(*image, path, truth) for image, path, truth in of_scenes], written[-1], labels.map_options(args))
-    if truth and args.points:
-        found = LabelTable.concatenate([read_predictions(path) for path in args.points])
+    if found is not None and truth is not None:
+        from xt.analysis.scene_pictures import plot_scenes
+
         written.append(args.output / "scenes.png")
-        report.plot_scenes(dict(map(_raster, args.scene)), found, truth, written[-1], args.tolerance)
+        plot_scenes(rasters, found, truth, written[-1], args.tolerance)
     width = max(map(len, scores))
     for metric in report.metrics(scores):
         row = "  ".join(f"{name:>{width}} {values[metric]:.3f}" for name, values in scores.items() if metric in values)
@@ -84,17 +92,41 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise ConfigError(f"--labels has {len(args.labels)} tables; give one for all scenes")
 
 
-def _on_the_map(args: argparse.Namespace) -> list[Path] | None:
-    """Images by which points on the map are placed: those that are drawn, where the labels are no table of pixels."""
-    return None if args.labels[0].suffix.lower() == ".csv" else [raster for _, raster in map(_raster, args.scene or [])]
+def _objects(args: argparse.Namespace, rasters: dict[str, Path]) -> tuple["LabelTable", "LabelTable"]:
+    """What was found and what is there; tell what is not drawn."""
+    import numpy as np
+
+    from xt.data.labels import LabelTable
+    from xt.data.predictions import read_predictions
+
+    found = LabelTable.concatenate([read_predictions(path) for path in args.points])
+    path = args.labels[0]
+    truth = labels.read(path, None if labels.name_pixels(path) else rasters, args.column, option="--scene")
+    drawn, there = (np.isin(table.scene_id, list(rasters)) for table in (found, truth))
+    _tell_others(found, drawn, "objects that were found")
+    if not there.any():
+        _tell_others(truth, there, "labels")
+    if (found.label[drawn] != "").any() or (truth.label[there] != "").any():
+        labels.tell_without_class(truth.select(there), args.column, "are drawn as fishing, vessel or other")
+    return found, truth
+
+
+def _tell_others(table: "LabelTable", drawn: "npt.NDArray[np.bool_]", what: str) -> None:
+    from xt.errors import XTWarning
+
+    if not drawn.all():
+        other = table.scene_id[~drawn][0]
+        text = f"{(~drawn).sum()} of {len(table)} {what} are of scenes that are not drawn, such as {str(other)!r}"
+        warnings.warn(text, XTWarning, stacklevel=3)
 
 
 def _raster(scene: Path) -> tuple[str, Path]:
     """Name of a scene and the raster that is drawn of it."""
-    if not scene.is_dir():
-        return scene.stem, scene
+    from xt.data.address import stem
     from xt.errors import InputError
 
+    if not scene.is_dir():
+        return stem(scene), scene
     bands = [scene / f"{band}.tif" for band in ("VV_dB", "VH_dB")]
     for band in bands:
         if band.is_file():

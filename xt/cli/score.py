@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         tables = sorted(args.predictions.glob("*.csv"))
     if not tables or is_raster(args.predictions):
         return _of_maps(args)
+    from xt.data.address import stem
     from xt.data.labels import CLASS, LabelTable
     from xt.data.predictions import read_predictions
     from xt.data.rows import read_csv
@@ -61,9 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if args.official and tolerance != TOLERANCE:
         raise ConfigError(f"--official has a tolerance of {TOLERANCE:g} pixels; leave one of both out")
     predictions = LabelTable.concatenate([read_predictions(path, args.drop_bad_labels) for path in tables])
-    truth = labels.read(args.labels, args.images, args.column, args.drop_bad_labels)
-    if args.images:
-        predictions = predictions.select(np.isin(predictions.scene_id, [image.stem for image in args.images]))
+    images = labels.by_name((stem(image), image) for image in args.images or ())
+    truth = labels.read(args.labels, images, args.column, args.drop_bad_labels)
+    if images:
+        predictions = predictions.select(np.isin(predictions.scene_id, list(images)))
     if args.scene is not None:
         if args.scene not in truth.scenes:
             raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, truth.scenes)}")
@@ -89,7 +91,6 @@ def run(args: argparse.Namespace) -> int:
 def _of_classes(
     predictions: "LabelTable", truth: "LabelTable", classes: list[str], tolerance: float, args: argparse.Namespace
 ) -> int:
-    from xt.data.labels import CLASS
     from xt.errors import ConfigError
     from xt.metrics.objects import class_scores
 
@@ -99,11 +100,7 @@ def _of_classes(
     result = class_scores(predictions, truth, classes, tolerance)
     width = max(18, *map(len, result))
     print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
-    if unknown := int((truth.label == "").sum()):
-        print(
-            f"{unknown} of {len(truth)} labels have no {args.column or CLASS} and count for loc_f1 alone",
-            file=sys.stderr,
-        )
+    labels.tell_without_class(truth, args.column, "count for loc_f1 alone")
     return 0
 
 

@@ -4,8 +4,10 @@ import csv
 import math
 from pathlib import Path
 
+from xt.data import vector_files
 from xt.data.labels import CLASS, COMMON, SCENE, LabelTable, read_table
 from xt.data.rows import Columns, number, read_csv
+from xt.errors import LabelError
 
 COLUMNS = tuple(COMMON)
 
@@ -14,8 +16,11 @@ def read_predictions(path: Path | str, drop_bad: bool = False) -> LabelTable:
     """Read a submission CSV, or points of classes. A column ``score`` is optional; a point may lie outside its scene.
 
     Raises:
-        LabelError: As :func:`~xt.data.labels.read_labels`.
+        LabelError: As :func:`~xt.data.labels.read_labels`, or if it is no CSV.
     """
+    if Path(path).suffix.lower() in vector_files.SUFFIXES:
+        wanted = Path(path).with_suffix(".csv").name
+        raise LabelError(f"{path}: what was found is read from CSV; give {wanted}, which xt predict writes beside it")
     anywhere = {
         "detect_scene_row": ("row", number(-math.inf, required=True)),
         "detect_scene_column": ("column", number(-math.inf, required=True)),
