@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.points:
         rasters = labels.by_name(map(_raster, args.scene), "--scene")
         found, truth = _objects(args, rasters)
+    elif args.labels and not args.maps:
+        truth = labels.read(args.labels[0], None, args.column, option="--scene")
     scores = {name: report.read_scores(run, args.split) for name, run in runs.items()}
     written = [args.output / "losses.png", args.output / "scores.png"]
     report.plot_curves(runs, written[0])
