@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from xt.errors import ModelError
 
 
 @dataclass
@@ -44,9 +47,49 @@ class Replay:
             yield
 
 
-def trained(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """Parameters that get a gradient."""
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
+class Weights:
+    """The parameters and buffers that modules have now, to be had again when a chunk is computed a second time.
+
+    They are other tensors then where ``torch.func.functional_call`` lent them for the first time.
+
+    Attributes:
+        trained: Parameters that get a gradient.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self._versions = [p._version for p in self.trained]
+        self._places: list[tuple[dict[str, Any], str, Tensor | None]] = [
+            (held, name, tensor)
+            for module in modules
+            for part in module.modules()
+            for held in (part._parameters, part._buffers)
+            for name, tensor in held.items()
+        ]
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Give the modules what they had, and take it back afterwards.
+
+        Raises:
+            ModelError: If a parameter was changed in place meanwhile.
+        """
+        if [p._version for p in self.trained] != self._versions:
+            raise ModelError(
+                "parameters were changed between forward and backward, whose gradients would be those of another "
+                "model; call backward before the optimizer's step"
+            )
+        now = [held[name] for held, name, _ in self._places]
+        if all(mine is theirs for mine, (_, _, theirs) in zip(now, self._places, strict=True)):
+            yield
+            return
+        try:
+            for held, name, tensor in self._places:
+                held[name] = tensor
+            yield
+        finally:
+            for (held, name, _), tensor in zip(self._places, now, strict=True):
+                held[name] = tensor
 
 
 def accumulate(sums: list[Tensor | None], found: Sequence[Tensor | None]) -> None:

@@ -18,7 +18,7 @@ from xt.errors import ModelError
 from xt.geometry.grid import RegionGrid
 from xt.models.progress import Listener, current, told
 from xt.models.region.base import RegionEncoder
-from xt.models.replay import Replay, accumulate, trained
+from xt.models.replay import Replay, Weights, accumulate
 from xt.models.tokenization import cells, crop_padded, cut, stitch
 
 Exists = Sequence[tuple[bool, ...]]
@@ -47,11 +47,11 @@ def encode(
         if exists is None or exists[item][region]
     ]
     chunks = [places[start : start + region_batch] for start in range(0, len(places), region_batch)]
-    parameters = trained([encoder])
-    records = torch.is_grad_enabled() and (bool(parameters) or image.requires_grad)
+    weights = Weights([encoder])
+    records = torch.is_grad_enabled() and (bool(weights.trained) or image.requires_grad)
     complete = len(places) == image.shape[0] * grid.num_regions
-    run = _EncodeRun(encoder, grid, chunks, complete, records)
-    return list(_Encode.apply(run, parameters, image, *parameters))
+    run = _EncodeRun(encoder, grid, chunks, complete, records, weights)
+    return list(_Encode.apply(run, image, *weights.trained))
 
 
 def encode_at_once(encoder: RegionEncoder, image: Tensor, grid: RegionGrid, exists: Exists | None) -> list[Tensor]:
@@ -88,6 +88,7 @@ class _EncodeRun:
     chunks: list[list[tuple[int, int]]]
     complete: bool
     records: bool
+    weights: Weights
     listener: Listener | None = field(default_factory=current)
     replays: list[Replay] = field(default_factory=list)
 
@@ -110,11 +111,10 @@ class _EncodeRun:
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, run: _EncodeRun, parameters: list[Tensor], image: Tensor, *unused: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.run, ctx.parameters, ctx.image = run, parameters, image  # type: ignore[attr-defined]
+    def forward(ctx: FunctionCtx, run: _EncodeRun, image: Tensor, *unused: Tensor) -> tuple[Tensor, ...]:
+        ctx.run = run  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
+        ctx.save_for_backward(image)  # so that a change of it in place is an error
         strides = run.encoder.strides
         pyramid: list[Tensor] = []
         for chunk in told(run.chunks, "encode regions", run.listener, len):
@@ -135,14 +135,14 @@ class _Encode(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         run: _EncodeRun = ctx.run  # type: ignore[attr-defined]
-        parameters: list[Tensor] = ctx.parameters  # type: ignore[attr-defined]
-        image: Tensor = ctx.image  # type: ignore[attr-defined]
-        image_grad = torch.zeros_like(image) if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
+        (image,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        parameters = run.weights.trained
+        image_grad = torch.zeros_like(image) if ctx.needs_input_grad[1] else None  # type: ignore[attr-defined]
         sums: list[Tensor | None] = [None] * len(parameters)
         replays = iter(run.replays)
         for chunk in told(run.chunks, "encode regions, backward", run.listener, len):
             replay = next(replays)
-            with replay.restored():
+            with replay.restored(), run.weights.lent():
                 regions = run.cut(image.detach(), chunk).requires_grad_(image_grad is not None)
                 maps = run.encoder(regions)
             used = [
@@ -158,7 +158,7 @@ class _Encode(torch.autograd.Function):
             if image_grad is not None and found[-1] is not None:
                 _scatter(image_grad, found[-1], chunk, run.grid)
             accumulate(sums, found[: len(parameters)])
-        return (None, None, image_grad, *sums)
+        return (None, image_grad, *sums)
 
 
 def _gather(grad: Tensor, chunk: list[tuple[int, int]], run: _EncodeRun, stride: int) -> Tensor:

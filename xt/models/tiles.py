@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from xt.geometry.grid import RegionGrid, Window
 from xt.models.decoders.base import DenseDecoder
 from xt.models.progress import Listener, current, told
-from xt.models.replay import Replay, accumulate, trained
+from xt.models.replay import Replay, Weights, accumulate
 from xt.models.tokenization import cells, crop_padded
 
 
@@ -85,8 +85,8 @@ def decode_tiles(
     run = _TileRun(fn, list(tiles), list(strides), window)
     if not recompute:
         return run.collect(run.decoded(tensors))
-    parameters = trained(modules)
-    run.num_parameters = len(parameters)
+    run.weights = Weights(modules)
+    parameters = run.weights.trained
     run.records = torch.is_grad_enabled() and (bool(parameters) or any(each.requires_grad for each in tensors))
     outputs: Outputs = _Tiles.apply(run, *parameters, *tensors)
     return outputs
@@ -119,7 +119,7 @@ class _TileRun:
     tiles: list[Tile]
     strides: list[int]
     window: Window | None
-    num_parameters: int = 0
+    weights: Weights = field(default_factory=lambda: Weights([]))
     records: bool = False
     listener: Listener | None = field(default_factory=current)
     replays: list[Replay] = field(default_factory=list)
@@ -160,22 +160,23 @@ class _Tiles(torch.autograd.Function):
     def forward(ctx: FunctionCtx, run: _TileRun, *inputs: Tensor) -> Outputs:
         ctx.run = run  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs)  # unlike an attribute, freed before the regions are encoded again
-        return run.collect(run.decoded(inputs[run.num_parameters :]))
+        tensors = inputs[len(run.weights.trained) :]
+        ctx.save_for_backward(*tensors)  # unlike an attribute, freed before the regions are encoded again
+        return run.collect(run.decoded(tensors))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         run: _TileRun = ctx.run  # type: ignore[attr-defined]
-        inputs: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
-        parameters, tensors = inputs[: run.num_parameters], inputs[run.num_parameters :]
-        needs = ctx.needs_input_grad[1 + run.num_parameters :]  # type: ignore[attr-defined]
+        tensors: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+        parameters = run.weights.trained
+        needs = ctx.needs_input_grad[1 + len(parameters) :]  # type: ignore[attr-defined]
         full = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needs, strict=True)]
         sums: list[Tensor | None] = [None] * len(parameters)
         replays = iter(run.replays)
         for tile in told(run.tiles, "decode tiles, backward", run.listener):
             replay = next(replays)
-            with replay.restored():
+            with replay.restored(), run.weights.lent():
                 parts = [part.detach() for part in run.cut([t.detach() for t in tensors], tile.outer)]
                 leaves = [part.requires_grad_(need) for part, need in zip(parts, needs, strict=True)]
                 outputs = run.fn(tile, leaves)
