@@ -25,6 +25,7 @@ from xt.geometry import order
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import Memory
 from xt.models.context_block import sincos_positions
+from xt.models.tokenization import permute
 
 
 class Placed(Sound):
@@ -267,6 +268,20 @@ class TakesATensor(Sound):
         super().__init__(dim)
 
 
+class Flipped(Sound):
+    """Gives back the last token first."""
+
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        return super().forward(tokens, layout).flip(1)
+
+
+class RegionMajor(Sound):
+    """Forgets to bring tokens back from the order of regions."""
+
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        return permute(super().forward(tokens, layout), order.region_major(layout))
+
+
 FAULTS: list[tuple[type, dict, str]] = [
     (NoSubclass, {}, "is no subclass of ContextEncoder"),
     (CannotBeBuilt, {}, r"cannot be built: ValueError: 32 channels, 5 heads; give the kit arguments"),
@@ -277,6 +292,8 @@ FAULTS: list[tuple[type, dict, str]] = [
     (InPlace, {}, "changes the tokens that it is given"),
     (ContiguousOnly, {}, "fails on tokens that are not contiguous in memory .*RuntimeError"),
     (ReadsStrides, {}, "answers otherwise to tokens that are not contiguous"),
+    (Flipped, {}, "gives tokens back in another order: what token 0 says is found at place 23, and 24 of 24"),
+    (RegionMajor, {}, "gives tokens back in another order"),
     (OneToken, {}, r"gives values that are not finite on one token"),
     (InPairs, {}, r"fails on an odd length, 3 tokens \(1 × 3 regions of 1 × 1\): RuntimeError: .*any length"),
     (SquareOnly, {}, "fails on a map that is not square"),

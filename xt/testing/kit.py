@@ -26,6 +26,7 @@ CHECKS: Checks = {
     "extra": shapes.extra,
     "determinism": repeats.determinism,
     "batch": repeats.batch,
+    "order": places.order,
     "reach": places.reach,
     "skipped": places.skipped,
     "origin": places.origin,

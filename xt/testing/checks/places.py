@@ -9,6 +9,28 @@ FIRST, LAST = [0, 1, 8, 9], [-1, -2, -9, -10]
 """Tokens of the first and the last of 4 × 4 regions of 2 × 2."""
 
 
+def order(subject: ContextSubject) -> str:
+    """Tokens come back in the order in which they were given.
+
+    What is said of a token is mostly about itself. Of tokens that were put into another order and not brought back
+    each is about one other, more than twice as much.
+    """
+    layout = TokenLayout(2, 3, 2)
+    tokens, num = subject.tokens(layout, batch=1), layout.num_tokens
+    changed = tokens.repeat(num + 1, 1, 1)
+    changed[range(num), range(num)] *= -1
+    answers = subject.answer(layout, "one token changed", changed)
+    change = (answers[:num] - answers[num]).norm(dim=-1)  # of each token, by each that was changed
+    strongest, place = change.max(dim=1)
+    moved = int((change.diagonal() < 0.5 * strongest).sum())
+    if moved > num // 2 and len(set(place.tolist())) > 0.9 * num:
+        raise subject.fault(
+            f"gives tokens back in another order: what token 0 says is found at place {int(place[0])}, and {moved} of "
+            f"{num} are moved so; bring them back, as permute(tokens, order.inverse(index)) does"
+        )
+    return "each token answers at its own place"
+
+
 def skipped(subject: ContextSubject) -> str:
     """A row or column of regions that do not exist at the end of the map changes nothing."""
     want = subject.answer(PLAIN, "an ordinary layout")
