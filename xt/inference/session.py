@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from xt.data.address import image_path, shown
+from xt.data.address import image_path, is_virtual, shown
 from xt.data.geotiff import open_raster
 from xt.data.labels import LabelTable
 from xt.data.predictions import read_predictions
@@ -59,7 +59,8 @@ def load(path: str | Path, device: str | None = None, plugins: Sequence[str] = (
         CheckpointError: If the model cannot be loaded.
         ConfigError: If there is no such device.
     """
-    load_modules(list(plugins))
+    load_modules([plugins] if isinstance(plugins, str) else list(plugins))
+    _path("path", path)
     network, metadata = load_model(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -88,7 +89,7 @@ def predict(
     fill_bad_tiles: bool = False,
     creation: Mapping[str, str] | None = None,
     scratch: str | Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> "Prediction":
     """Predict a whole image, in memory that its size does not set; the result lies in a temporary folder.
 
@@ -121,25 +122,63 @@ def predict(
         raise ConfigError(f"model is a {type(model).__name__}; it must be what xt.load gives")
     if not isinstance(image, str | os.PathLike):
         raise ConfigError(f"image is a {type(image).__name__}; give the path of a file, which is read by windows")
+    if other := {each.dtype for each in model.network.parameters()} - {torch.float32}:
+        told = str(other.pop()).removeprefix("torch.")
+        raise ConfigError(f"the model is {told}; keep it in float32, and give precision='bf16' for less work")
     image, window = image_path(image), _window(window)
-    if bands is not None and (isinstance(bands, str) or not all(isinstance(band, Integral) for band in bands)):
-        raise ConfigError(f"bands is {bands!r}; give their numbers from 1 on, such as [1, 2, 3]")
     options = PredictOptions(
-        context, tile, overlap, blend, None if bands is None else tuple(map(int, bands)), nodata,
-        None if aoi is None else Path(aoi), None if mask is None else Path(mask), window, complex_abs, fill_bad_tiles,
+        context, _number("tile", tile, Integral), _number("overlap", overlap, Integral), blend, _bands(bands),
+        _number("nodata", nodata, Real), None if aoi is None else _path("aoi", aoi),
+        None if mask is None else _path("mask", mask), window, complex_abs, fill_bad_tiles,
         creation=dict(creation or {}), tta=tta, precision=precision,
     )  # fmt: skip
+    if scratch is not None:
+        scratch = _path("scratch", scratch).absolute()  # whoever changes the working directory finds it again
+        check_folder(scratch)
     folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)
     raster = Path(folder.name) / "prediction.tif"
-    summary = predict_image(model.network, model.metadata, image, raster, options, progress)
+    summary = predict_image(model.network, model.metadata, image, raster, options, progress or _silent)
     return Prediction(image, raster, summary, folder, options.limits)
+
+
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def _path(name: str, given: object) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(f"{name} is a {type(given).__name__}; give a path")
+    return Path(given)
+
+
+def _number(name: str, given: Any, kind: type) -> Any:
+    """Take a number of Python or NumPy."""
+    if given is None:
+        return None
+    fits: bool = isinstance(given, kind)
+    if not fits:
+        raise ConfigError(f"{name} is {given!r}; give a {'whole ' if kind is Integral else ''}number")
+    return int(given) if kind is Integral else float(given)
+
+
+def _bands(given: Any) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    if not several or not all(isinstance(band, Integral) for band in given):
+        raise ConfigError(f"bands is {given!r}; give their numbers from 1 on, such as [1, 2, 3]")
+    return tuple(map(int, given))
 
 
 def _window(given: object) -> Window | None:
     """Take a window or its numbers."""
     if given is None or isinstance(given, Window):
         return given
-    if isinstance(given, Sequence) and len(given) == 4 and all(isinstance(each, Integral) for each in given):
+    if (
+        isinstance(given, Sequence | np.ndarray)
+        and len(given) == 4
+        and all(isinstance(each, Integral) for each in given)
+    ):
         return Window(*map(int, given))
     raise ConfigError(f"window is {given!r}; give an xt.Window, or its row, column, height and width")
 
@@ -168,7 +207,8 @@ class Prediction:
         limits: Sequence[Path] = (),
     ) -> None:
         self.image, self.summary, self._raster, self._folder = image, summary, raster, folder
-        self._inputs = [image, *limits]
+        # Whoever changes the working directory must not replace what was read.
+        self._inputs = [each if is_virtual(each) else each.absolute() for each in (image, *limits)]
         self._files = sorted(raster.parent.iterdir(), key=lambda path: (path == raster, path.name))
         table, answer = raster.with_suffix(".csv"), raster.with_suffix(".json")
         self.objects: LabelTable | None = read_predictions(table) if table.exists() else None
@@ -178,11 +218,11 @@ class Prediction:
             self.shape: tuple[int, int] = dataset.shape
             self.nodata: float | None = dataset.nodata
 
-    def read(self, window: Window | None = None) -> dict[str, npt.NDArray[Any]]:
+    def read(self, window: Window | tuple[int, int, int, int] | None = None) -> dict[str, npt.NDArray[Any]]:
         """Read maps.
 
         Args:
-            window: Pixels, inside the image; all by default.
+            window: Pixels, inside the image, or their row, column, height and width; all by default.
 
         Returns:
             Name → ``(h, w)``.
@@ -192,7 +232,7 @@ class Prediction:
             InputError: If it is closed.
         """
         self._check_open("read")
-        window = window or Window(0, 0, *self.shape)
+        window = _window(window) or Window(0, 0, *self.shape)
         if window.clip(*self.shape) != window:
             raise GeometryError(f"{window} is not inside the image of {self.shape[0]} × {self.shape[1]} px")
         with open_raster(self._raster, purpose="label") as dataset:
@@ -217,7 +257,7 @@ class Prediction:
                 written; what was there stays.
         """
         self._check_open("write")
-        out = Path(out)
+        out = _path("out", out)
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise ConfigError(f"{out}: the result is a GeoTIFF; name it .tif")
         suffixes = [path.name.removeprefix(self._raster.stem) for path in self._files]

@@ -2,9 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,7 +53,12 @@ def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # a new process reads the script from its top
         sys.exit("xt: a loader process has come to xt.train: put the call under if __name__ == '__main__':")
-    config, overrides = Path(config), list(overrides)
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(f"config is a {type(config).__name__}; give the path of a YAML file")
+    if isinstance(overrides, str | Mapping):
+        raise ConfigError(f"overrides is {overrides!r}; give a list such as ['--trainer.max_steps', '100']")
+    config, overrides = Path(config), [str(each) for each in overrides]
+    modules = [modules] if isinstance(modules, str) else modules
     check_config(config, overrides, bool(modules))
     cli = parse(config, overrides, modules)
     return_large_blocks(cli.datamodule.image_size)
