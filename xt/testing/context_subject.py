@@ -45,7 +45,9 @@ class ContextSubject(Subject):
             on: What the tokens are, for messages.
         """
         where = f"{on} ({describe(layout)})"
-        with self.named(f"fails on {where}", "any length and layout must work; pad inside and cut off again"):
+        with self.named(
+            f"fails on {where}", "forward(tokens, layout) must take any length and layout; pad inside and cut off"
+        ):
             out: Tensor = encoder(tokens, layout)
         if not isinstance(out, Tensor):
             raise self.fault(f"gives {told(out)} on {where}; forward returns the tokens (B, L, D)")

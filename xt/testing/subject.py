@@ -72,7 +72,8 @@ class Subject(ABC):
     def build(self) -> Any:
         """Build in evaluation mode, with parameters moved a little: those that start at 0 would hide what others do."""
         torch.manual_seed(0)
-        with self.named("cannot be built", f"give the kit arguments that fit: {self.call}"):
+        by_name = f" (a model gives {', '.join(self.given)} by name)" if self.given else ""
+        with self.named("cannot be built", f"give the kit arguments that fit: {self.call}{by_name}"):
             module = self.cls(**self.given, **self.init_args)
         if not hasattr(module, "_parameters"):
             raise self.fault("is no module yet when it is built; call super().__init__() first in __init__")
