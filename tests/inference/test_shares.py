@@ -80,7 +80,7 @@ def test_a_queue_that_is_repeated_finds_all_of_it_done(place: Path, capsys: pyte
             assert ("; done before, --overwrite makes it anew\n" in told, "xt merge" in told) == (again, not again)
         before = None if not again else (place / "o.tif").stat().st_mtime_ns
         assert main(["merge", "o.tif"]) == 0
-        assert capsys.readouterr().out.endswith("; merged before\n") == again
+        assert capsys.readouterr().out.endswith("; no share is left to join, it was made before\n") == again
         assert before in (None, (place / "o.tif").stat().st_mtime_ns)
     assert main(["merge", "o.tif", "--overwrite"]) == 2
     assert "no share of it is here" in capsys.readouterr().err

@@ -27,5 +27,9 @@ def run(args: argparse.Namespace) -> int:
     plugins.load_modules(args.plugins)
     done = None if args.overwrite else merged_before(args.output)
     summary = done or merge(args.output, args.overwrite)
-    print(json.dumps(asdict(summary)) if args.json else line(summary) + ("; merged before" if done else ""))
+    print(
+        json.dumps(asdict(summary))
+        if args.json
+        else line(summary) + ("; no share is left to join, it was made before" if done else "")
+    )
     return EXIT_OK
