@@ -8,6 +8,7 @@ import xt
 from xt import plugins
 from xt.errors import ConfigError
 from xt.training.schema import DEFAULT_LOSSES, check_config
+from xt.training.strict_yaml import load
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/xview3_4096_512.yaml"
@@ -103,6 +104,16 @@ def test_yaml_mistakes_are_said_with_their_line(tmp_path: Path, text: str, messa
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         check_config(path, [])
+
+
+def test_parts_of_a_config_may_be_shared(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text("a: &parts {depth: 1, dim: 2}\nb:\n  <<: *parts\n  dim: 3\nc: {<<: *parts}\n")
+    read = load(path)
+    assert (read["b"], read["c"]) == ({"depth": 1, "dim": 3}, {"depth": 1, "dim": 2})
+    path.write_text("a: &parts {depth: 1}\nb:\n  dim: 3\n  <<: *parts\n  dim: 4\n")
+    with pytest.raises(ConfigError, match="line 5: key 'dim' stands twice"):
+        load(path)
 
 
 def test_a_config_that_is_not_there_names_a_near_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

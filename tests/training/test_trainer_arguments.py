@@ -1,6 +1,7 @@
 """Options of Lightning's trainer that touch how xT loads data, keeps its state and ends."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -45,7 +46,15 @@ def test_the_same_batches_each_epoch_and_a_run_that_is_ended_early(
     assert "ended the run" not in capsys.readouterr().out
 
 
-def test_a_trial_leaves_nothing(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_trial_leaves_nothing(
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for name in ("lightning", "lightning.pytorch"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     argv = [
         "train",
         str(config(tmp_path, scenes)),
@@ -53,8 +62,11 @@ def test_a_trial_leaves_nothing(scenes: Path, tmp_path: Path, capsys: pytest.Cap
         str(tmp_path / "run"),
         "--trainer.fast_dev_run",
         "true",
+        "--trainer.profiler",
+        "simple",
     ]
     assert main(argv) == 0
+    assert "Profiler Report" in caplog.text
     assert [each.name for each in tmp_path.iterdir()] == ["small.yaml"]
     assert "nothing is kept" in capsys.readouterr().out
 

@@ -86,6 +86,7 @@ def parse(config: Path, overrides: Sequence[str], modules: Sequence[str] = ()) -
         plugins.working(kind)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what trainer.profiler reports
     for noise in _NOISE:
         warnings.filterwarnings("ignore", noise)
     try:

@@ -56,6 +56,8 @@ class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, whose keys those that are written go before
+                continue
             name = self.construct_object(key, deep=True)
             if isinstance(name, str) and name in seen:
                 raise yaml.constructor.ConstructorError(
