@@ -71,6 +71,19 @@ def test_polygons_that_are_cut_there_are_whole(tmp_path: Path, start: float):
     assert set(kinds) == {"x"}
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_polygons_in_metres_that_cross_it_are_not_torn(tmp_path: Path, start: float):
+    across = shapely.transform(shapely.box(179.97, 9.97, 180.02, 9.99), to_utm)
+    east = shapely.transform(shapely.box(179.96, 9.965, 179.965, 9.97), to_utm)
+    path = collection(tmp_path / "a.geojson", *(json.loads(shapely.to_geojson(each)) for each in (across, east)))
+    layer = json.loads(path.read_text()) | {"crs": {"type": "name", "properties": {"name": UTM}}}
+    path.write_text(json.dumps(layer))
+    shapes, _ = read_polygons(path, image(tmp_path / "a.tif", start))
+    found = shapely.union_all(shapes).intersection(shapely.box(0, 0, 100, 40))
+    want = shapely.union(shapely.box(20, 10, 70, 30), shapely.box(10, 30, 15, 35))
+    assert found.symmetric_difference(want).area < 2
+
+
 def test_polygons_of_no_place_are_left_out(tmp_path: Path):
     """Metres that no meridian has: what lies at the border of a projection's domain, or with a wrong CRS."""
     inside = shapely.transform(shapely.box(179.97, 9.97, 179.99, 9.99), to_utm)

@@ -92,6 +92,9 @@ def read_polygons(
         there = ~np.isin(owner, nowhere)
         x, y = x[there], y[there]
         shapes, told = np.delete(shapes, np.unique(nowhere)), np.delete(told, np.unique(nowhere))
+        owner = np.unique(owner[there], return_inverse=True)[1]
+    if around and not given.is_geographic:
+        x = _untorn(x, owner)
     moved = []
     for turn in (0.0, *around):  # shapes that end at the antimeridian go on beyond it; none is torn
         rows, cols = to_pixels(x + turn, y, source.profile())
@@ -139,6 +142,14 @@ def _layer(path: Path) -> tuple[str, Any]:
     if told is None:
         raise InputError(f"{path}: has no CRS; save it with one")
     return layer, rasterio.CRS.from_user_input(told)
+
+
+def _untorn(x: npt.NDArray[np.float64], owner: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Count longitudes of shapes that cross the antimeridian from one side: none is wider than half the globe."""
+    low, high = np.full(owner.max(initial=0) + 1, np.inf), np.full(owner.max(initial=0) + 1, -np.inf)
+    np.minimum.at(low, owner, x)
+    np.maximum.at(high, owner, x)
+    return np.where((high - low > 180)[owner] & (x < 0), x + 360, x)
 
 
 def _areas(shape: Any) -> Any:
