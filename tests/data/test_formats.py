@@ -1,6 +1,7 @@
 """Mosaics (VRT) and JPEG 2000, and who is taken for one."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,30 @@ def test_missing_tile_is_told_when_the_mosaic_is_opened(tmp_path: Path, values: 
         inspect(path)
 
 
+@pytest.mark.parametrize("elsewhere", ["/vsizip/{0}/a.zip/left.tif", "GTIFF_DIR:1:{0}/left.tif"])
+def test_tile_of_a_mosaic_may_be_what_is_no_file(tmp_path: Path, values: np.ndarray, elsewhere: str):
+    """In an archive, on the net, or a part of a file: none is asked for before it is read."""
+    path = mosaic(tmp_path, values)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "left.tif", "left.tif")
+    other = path.read_text().replace('1">left.tif', f'0">{elsewhere.format(tmp_path)}')
+    path.write_text(other)
+    with open_raster(path) as dataset:
+        assert np.array_equal(read_window(dataset, Window(0, 0, TILE, 90))[1], values[0] != -1)
+    assert state_of(path) == state_of(path)
+
+
 def test_mosaic_has_changed_when_a_tile_has(tmp_path: Path, values: np.ndarray):
     path = mosaic(tmp_path, values)
     before, source = state_of(path), Source(path, InputSpec(("a",), (0.0,), (1.0,)))
     assert state_of(path) == before
     os.utime(tmp_path / "right.tif", ns=(1, 1))
-    assert state_of(path) != before
+    older = state_of(path)
+    assert older != before
+    with (tmp_path / "right.tif").open("ab") as tile:
+        tile.write(b"more")
+    os.utime(tmp_path / "right.tif", ns=(1, 1))
+    assert state_of(path) not in (before, older)
     with pytest.raises(InputError, match="has changed while it was read"):
         source.check_unchanged()
     source.close()
@@ -93,10 +112,11 @@ def test_code_in_a_mosaic_does_not_run(tmp_path: Path, values: np.ndarray, monke
     assert not mark.exists()
 
 
-def test_jpeg_2000_is_read(tmp_path: Path):
+@pytest.mark.parametrize("name", ["scene.JP2", "scene.j2k"])
+def test_jpeg_2000_is_read(tmp_path: Path, name: str):
     values = np.random.default_rng(0).integers(0, 9000, (2, 70, 90)).astype(np.uint16)
     size = {"height": 70, "width": 90, "count": 2, "dtype": "uint16"}
-    path = tmp_path / "scene.JP2"
+    path = tmp_path / name
     with rasterio.open(path, "w", driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE="YES", **size) as out:
         out.write(values)
     with open_raster(path) as dataset:
