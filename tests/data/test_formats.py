@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from xt.data.geotiff import inspect, open_raster, read_window, state_of
+from xt.data.address import OPTIONS
+from xt.data.geotiff import environment, inspect, open_raster, read_window, state_of
 from xt.data.source import InputSpec, Source
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -100,6 +101,30 @@ def test_mosaic_has_changed_when_a_tile_has(tmp_path: Path, values: np.ndarray):
     with pytest.raises(InputError, match="has changed while it was read"):
         source.check_unchanged()
     source.close()
+
+
+def test_mosaic_may_be_large_though_its_file_is_small(tmp_path: Path, values: np.ndarray):
+    path = mosaic(tmp_path, values)
+    path.write_text(path.read_text().replace('XSize="90" rasterYSize="40"', 'XSize="900000" rasterYSize="900000"'))
+    assert inspect(path).width == 900_000
+
+
+def test_mosaic_has_changed_when_its_own_file_has(tmp_path: Path, values: np.ndarray):
+    path = mosaic(tmp_path, values)
+    before = state_of(path)
+    path.write_text(path.read_text().replace('xOff="50"', 'xOff="49"'))
+    os.utime(path, ns=(1, 1))
+    assert state_of(path) != before
+    assert state_of(path)[0] == before[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "net"), [("a.vrt", True), ("a.VRT", True), ("/vsis3/b/a.tif", True), ("a.tif", False)]
+)
+def test_what_may_come_from_the_net_is_read_with_patience(name: str, net: bool):
+    """Tiles of a mosaic on this machine may be elsewhere."""
+    with environment(name):
+        assert (rasterio.env.getenv().get("GDAL_HTTP_MAX_RETRY") == OPTIONS["GDAL_HTTP_MAX_RETRY"]) == net
 
 
 def test_code_in_a_mosaic_does_not_run(tmp_path: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch):
