@@ -159,9 +159,10 @@ def test_tokens_of_what_an_image_was_are_refused(tmp_path: Path, model: Path, ca
     assert main(argv) == 0
     assert capsys.readouterr().out == f"{out}: tokens of 2 images (2 of them made before)\n"
     before = [(out / f"{name}.npy").stat().st_mtime_ns for name in "ab"]
-    assert main([*argv, "--nodata", "3"]) == 3
     told = f"a.tif: not as it was when {out / 'a.npy'} was made, or read with other --bands or --nodata; --overwrite"
-    assert told in capsys.readouterr().err
+    for option in (["--nodata", "3"], ["--bands", "2,1"]):
+        assert main([*argv, *option]) == 3
+        assert told in capsys.readouterr().err
     os.utime(image, (1, 1))
     assert main(argv) == 3
     error = capsys.readouterr()
