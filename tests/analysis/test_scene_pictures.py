@@ -122,6 +122,14 @@ def test_the_contrast_is_that_of_known_pixels(tmp_path: Path, figures: list[Any]
     assert np.asarray(image.get_array())[:, :40] == pytest.approx(low)
 
 
+def test_a_scene_of_which_nothing_is_known_is_drawn(tmp_path: Path, figures: list[Any]):
+    path = raster(tmp_path / "s1.tif")
+    with rasterio.open(path, "r+") as out:
+        out.write(np.full((1, 90, 120), np.nan, np.float32))
+    scene_pictures.plot_scenes({"s1": path}, LabelTable.build(0), LabelTable.build(0), tmp_path / "a.png")
+    assert not np.asarray(figures[0].axes[0].images[0].get_array()).any()
+
+
 @pytest.mark.parametrize(
     ("header", "line"),
     [
@@ -139,6 +147,7 @@ def test_labels_in_csv_are_placed_by_the_scenes(tmp_path: Path, run: Path, figur
     first, second = figures[-1].axes
     assert marks(first) == [pytest.approx((30, 20)), (30, 21)]
     assert marks(second) == []
+    assert all(each.get_path_effects() for each in first.collections)
     assert [text.get_text() for text in figures[-1].legends[0].get_texts()] == ["there: car", "found: car"]
 
 
@@ -183,6 +192,21 @@ def test_hundreds_of_scenes_are_one_picture(tmp_path: Path, num: int, columns: i
     assert (len(widths), len(heights)) == (columns, rows)
     assert sum(widths) <= 32
     assert sum(heights) * 100 < 2**16
+
+
+def test_columns_and_rows_are_as_large_as_their_largest_panels():
+    panels = [(5.0, 4.0), (3.0, 2.5), (8.0, 3.0), (4.0, 6.0), (7.0, 2.4), (1.0, 2.4), (6.0, 9.0)]
+    widths, heights = scene_pictures._cells(panels, 0)
+    assert widths == [7, scene_pictures.CELL, 8, 4]
+    assert heights == pytest.approx([6.45, 9.45])
+
+
+def test_marks_on_the_rim_lie_inside(tmp_path: Path):
+    path = raster(tmp_path / "s1.tif", 50, 60)
+    inside, outside = [(0, 0), (49, 59), (-0.5, 59.4), (49.4, -0.5)], [(-0.6, 5), (5, 59.6)]
+    for places, told in ((inside, ""), (inside + outside, "\n2 marks lie outside the image")):
+        title = scene_pictures._title("s1", path, objects("s1", *places), LabelTable.build(0), 20, 6)
+        assert title == f"s1\n0 of 0 objects found, {len(places)} false alarms{told}"
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 8000), (8000, 20)])

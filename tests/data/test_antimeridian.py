@@ -87,11 +87,15 @@ def test_polygons_in_metres_that_cross_it_are_not_torn(tmp_path: Path, start: fl
 def test_polygons_of_no_place_are_left_out(tmp_path: Path):
     """Metres that no meridian has: what lies at the border of a projection's domain, or with a wrong CRS."""
     inside = shapely.transform(shapely.box(179.97, 9.97, 179.99, 9.99), to_utm)
-    shapes = [json.loads(shapely.to_geojson(each)) for each in (shapely.box(1e9, 1e9, 2e9, 2e9), inside)]
+    nowhere = shapely.box(1e9, 1e9, 2e9, 2e9), shapely.box(3e9, 1e9, 4e9, 2e9)
+    shapes = [json.loads(shapely.to_geojson(each)) for each in (*nowhere, inside)]
     path = collection(tmp_path / "a.geojson", *shapes)
     layer = json.loads(path.read_text()) | {"crs": {"type": "name", "properties": {"name": UTM}}}
+    layer["features"][2]["properties"]["kind"] = "y"
     path.write_text(json.dumps(layer))
-    found, _ = read_polygons(path, image(tmp_path / "a.tif", STARTS[0]))
+    found, kinds = read_polygons(path, image(tmp_path / "a.tif", STARTS[0]), "kind")
+    assert len(kinds) == len(found)
+    assert set(kinds) == {"y"}
     [shape] = [each for each in found if each.intersects(shapely.box(0, 0, 100, 40))]
     assert shape.symmetric_difference(shapely.box(20, 10, 40, 30)).area < 1
 

@@ -222,8 +222,14 @@ def test_a_band_that_is_called_alpha_may_be_read_and_hides_nothing_then(tmp_path
     with open_raster(path) as dataset:
         _, valid = read_window(dataset, Window(0, 0, 3, 4), (1, 4))
     assert valid.all()  # of 8 bits one band is enough
+    path = write(tmp_path / "d.tif", array.astype(np.uint16), photometric="RGB", alpha="YES")
+    for bands in ((1, 4), (4, 1)):
+        with open_raster(path) as dataset:
+            assert read_window(dataset, Window(0, 0, 3, 4), bands)[1].all()  # of 16 bits all have to be known
     with pytest.raises(InputError, match="3 bands beside band 4, which it calls alpha, the model takes 4; choose them"):
         check_bands(inspect(path), 4, None)
+    with pytest.raises(InputError, match=r"d\.tif: 2 bands, the model takes 4"):
+        check_bands(inspect(path), 4, (1, 4))
 
 
 def test_wrong_bands_are_said_with_both_numbers(tmp_path: Path):
@@ -233,7 +239,7 @@ def test_wrong_bands_are_said_with_both_numbers(tmp_path: Path):
         InputError, match=r"3 bands beside band 4.*, the model takes 2; .*--bands .*band_indexes in training"
     ):
         check_bands(info, 2, None)
-    with pytest.raises(InputError, match="no band 7"):
+    with pytest.raises(InputError, match=r"no band 7; it has 4 \(1-based\)"):
         check_bands(info, 2, (1, 7))
     assert check_bands(info, 2, (3, 1)) == (3, 1)
 

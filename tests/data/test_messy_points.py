@@ -1,6 +1,7 @@
 """Tables and layers of points as people save them."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import rasterio.warp
 import shapely
 from rasters import GRID, UTM, noise, write
 
+from xt.data.point_files import read_points
 from xt.data.points import PointsData
+from xt.data.source import InputSpec, Source
 from xt.errors import ConfigError, LabelError, XTWarning
 
 
@@ -151,6 +154,15 @@ def test_objects_of_no_image_are_told(root: Path, table: str, told: str):
     (root / "p.csv").write_text(table)
     with pytest.warns(XTWarning, match=told):
         assert {each[1:3] for each in objects(root, "p.csv")} <= {(1, 2), (10, 10)}
+
+
+def test_objects_of_images_that_were_not_asked_for_are_no_fault(root: Path):
+    """As where one image of many is scored."""
+    (root / "p.csv").write_text("row,column,scene_id\n1,2,a\n3,4,v\n")
+    source = Source(root / "images/a.tif", InputSpec(("p",), (0.0,), (1.0,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_points(root / "p.csv", {"a": source}).row.tolist() == [1]
 
 
 def test_metres_without_a_crs_are_no_degrees(root: Path):

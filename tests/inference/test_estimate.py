@@ -16,7 +16,7 @@ from xt.cli.main import main
 from xt.data.source import Source
 from xt.errors import ConfigError, MemoryLimitError
 from xt.inference import engine, estimate, predict
-from xt.inference.estimate import AROUND, Trial, budget_within, peak_memory
+from xt.inference.estimate import AROUND, Trial, budget_within, forget_peak, peak_memory
 from xt.inference.first_pass import disk_bytes
 from xt.inference.full_context import context_memory
 from xt.inference.options import PredictOptions
@@ -140,6 +140,14 @@ def test_an_image_is_not_charged_with_the_one_before(
     assert len(limits) == 3
     if sys.platform == "linux":
         assert limits[1] < limits[0] + (300 << 20)
+
+
+def test_a_system_that_does_not_forget_is_no_fault(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*given: object, **options: object) -> None:
+        raise PermissionError("no /proc here")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    forget_peak()
 
 
 def test_a_dry_run_tells_of_a_disk_that_is_too_full(

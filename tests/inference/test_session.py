@@ -28,6 +28,8 @@ from xt.errors import CheckpointError, ConfigError, OutputError, PluginError
         ({"nodata": "x"}, "nodata is 'x'; give a number"),
         ({"nodata": [1, 2]}, r"nodata is \[1, 2\]; give a number"),
         ({"aoi": 3}, "aoi is a int; give a path"),
+        ({"mask": np.ones(2)}, "mask is a ndarray; give a path"),
+        ({"scratch": 3}, "scratch is a int; give a path"),
     ],
 )
 def test_arguments_of_another_kind_are_named(place: Path, options: dict[str, Any], message: str):
@@ -58,6 +60,8 @@ def test_another_working_directory_changes_nothing(place: Path, monkeypatch: pyt
         with pytest.raises(OutputError, match="would replace the input"):
             result.write("../a.tif", overwrite=True)
         assert (place / "a.tif").read_bytes() == before
+        with pytest.raises(ConfigError, match="out is a int; give a path"):
+            result.write(5)
     assert not list((place / "scratch").iterdir())
     with pytest.raises(OutputError, match="nowhere"):
         xt.predict(xt.load("../run"), "../a.tif", bands=[1], scratch="nowhere")

@@ -94,12 +94,13 @@ def test_labels_on_the_map_are_placed_by_images(tmp_path: Path, capsys: pytest.C
     pyogrio.raw.write(
         str(tmp_path / "p.gpkg"), points, sorts, ["sort"], geometry_type="Point", crs="EPSG:32632", driver="GPKG"
     )
-    write_predictions(tmp_path / "found.csv", FOUND, of_classes=True)
+    found = LabelTable.concatenate([FOUND, table([("b", 10, 11, "car"), ("b", 70, 70, "car")])])
+    write_predictions(tmp_path / "found.csv", found, of_classes=True)
     argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "p.gpkg"), "--column", "sort", "--json"]
     for names in ("ab", "a", "b"):
         images = [str(tmp_path / f"{name}.tif") for name in names]
         assert main([*argv, "--tolerance", "5", "--images", *images]) == 0
-        mine = [each.select(np.isin(each.scene_id, list(names))) for each in (FOUND, TRUTH)]
+        mine = [each.select(np.isin(each.scene_id, list(names))) for each in (found, TRUTH)]
         assert json.loads(capsys.readouterr().out) == pytest.approx(class_scores(*mine, CLASSES, 5))
     assert main(argv) == 2
     assert "p.gpkg: give --images, the images on which these points lie" in capsys.readouterr().err
@@ -113,6 +114,10 @@ def test_scores_without_classes_say_so(tmp_path: Path, capsys: pytest.CaptureFix
     write_predictions(tmp_path / "found.csv", FOUND, of_classes=True)
     assert main(["score", str(tmp_path / "found.csv"), str(tmp_path / "kind.csv")]) == 0
     assert f"{len(rows)} of {len(rows)} labels have no class and count for loc_f1 alone" in capsys.readouterr().err
+    kinds = (tmp_path / "kind.csv").read_text()
+    (tmp_path / "kind.csv").write_text(f"{kinds}b,5,5,\n")
+    assert main(["score", str(tmp_path / "found.csv"), str(tmp_path / "kind.csv"), "--column", "kind"]) == 0
+    assert capsys.readouterr().err == f"1 of {len(rows) + 1} labels have no kind and count for loc_f1 alone\n"
     write_predictions(tmp_path / "plain.csv", FOUND)
     assert main(["score", str(tmp_path / "plain.csv"), str(tmp_path / "class.csv")]) == 0
     assert "aggregate" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from parts import small_model
 from torch import Tensor, nn
 
 from xt.errors import ModelError
+from xt.models.replay import Weights
 from xt.models.xt import XT
 
 SIZE = 130, 150
@@ -53,6 +54,15 @@ def test_parameters_that_are_lent_get_the_gradients(scale: int):
         assert (got[name] - each).norm() <= 1e-4 * each.norm() + 1e-9, name
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     assert all(isinstance(p, nn.Parameter) for p in model.parameters())
+
+
+def test_buffers_that_were_lent_are_had_again():
+    module, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    weights, mean = Weights([module]), module.running_mean
+    module.running_mean = other.running_mean
+    with weights.lent():
+        assert module.running_mean is mean
+    assert module.running_mean is other.running_mean
 
 
 def test_tensors_that_are_kept_elsewhere_meanwhile_get_the_gradients():

@@ -1,6 +1,7 @@
 """``xt features``: tokens of whole images on disk."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -159,9 +160,10 @@ def test_tokens_of_what_an_image_was_are_refused(tmp_path: Path, model: Path, ca
     assert main(argv) == 0
     assert capsys.readouterr().out == f"{out}: tokens of 2 images (2 of them made before)\n"
     before = [(out / f"{name}.npy").stat().st_mtime_ns for name in "ab"]
-    assert main([*argv, "--nodata", "3"]) == 3
     told = f"a.tif: not as it was when {out / 'a.npy'} was made, or read with other --bands or --nodata; --overwrite"
-    assert told in capsys.readouterr().err
+    for option in (["--nodata", "3"], ["--bands", "2,1"]):
+        assert main([*argv, *option]) == 3
+        assert told in capsys.readouterr().err
     os.utime(image, (1, 1))
     assert main(argv) == 3
     error = capsys.readouterr()
@@ -177,6 +179,20 @@ def test_tokens_of_what_an_image_was_are_refused(tmp_path: Path, model: Path, ca
     (out / "a.npy").write_bytes(values[:-100])
     assert main(["features", str(moved), "-m", str(model), "-o", str(out)]) == 3
     assert "a.npy cannot be read" in capsys.readouterr().err
+
+
+def test_tokens_of_before_images_were_told_apart_are_kept(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    argv = ["features", str(scene(tmp_path / "a.tif")), "-m", str(model), "-o", str(out)]
+    assert main(argv) == 0
+    facts = json.loads((out / "a.json").read_text())
+    assert [name for name, *_ in facts.pop("source")["files"]] == ["a.tif"]
+    (out / "a.json").write_text(json.dumps(facts))
+    capsys.readouterr()
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"{out}: tokens of 1 images (1 of them made before)\n"
 
 
 def test_a_full_disk_is_told_before_the_work(
