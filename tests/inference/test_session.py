@@ -10,6 +10,7 @@ import torch
 
 import xt
 from xt.errors import CheckpointError, ConfigError, OutputError, PluginError
+from xt.inference import session
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,27 @@ def test_another_working_directory_changes_nothing(place: Path, monkeypatch: pyt
         xt.predict(xt.load("../run"), "../a.tif", bands=[1], scratch="nowhere")
 
 
+def test_a_model_that_is_being_trained_answers_as_it_does_afterwards(place: Path, monkeypatch: pytest.MonkeyPatch):
+    model, seen = xt.load("run"), []
+    model.network.train()
+    model.network.decoder.eval()
+    plain = session.predict_image
+    monkeypatch.setattr(
+        session, "predict_image", lambda network, *given: seen.append(network.training) or plain(network, *given)
+    )
+    xt.predict(model, "a.tif", bands=[1]).close()
+    assert seen == [False]
+    assert model.network.training
+    assert model.network.region_encoder.training
+    assert not model.network.decoder.training
+
+
 def test_a_model_of_another_type_is_told(place: Path):
     for change in (torch.nn.Module.half, torch.nn.Module.double):
         model = xt.load("run")
         change(model.network)
         with pytest.raises(
-            ConfigError, match=r"the model is float(16|64); keep it in float32, and give precision='bf16'"
+            ConfigError, match=r"the model is of torch.float(16|64); keep it in float32, and give precision='bf16'"
         ):
             xt.predict(model, "a.tif", bands=[1])
     with pytest.raises(ConfigError, match="path is a int; give a path"):

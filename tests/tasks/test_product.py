@@ -149,7 +149,7 @@ def test_the_first_class_counts_in_the_means_unless_it_is_background(background:
     task = task_of(metadata)
     task.adopt(Data)  # type: ignore[arg-type]
     raw = {"mask": F.one_hot(said, 4).movedim(-1, 1).float()}
-    batch = {"image": torch.zeros(1, 1, 20, 20), "valid": torch.ones(1, 1, 20, 20), "mask": mask}
+    batch = {"image": torch.zeros(1, 1, 20, 20), "valid": torch.ones(1, 1, 20, 20, dtype=torch.bool), "mask": mask}
     task.measure(lambda image, valid: raw, batch)  # type: ignore[arg-type]
     scores = task.scores(Data, tune=False)  # type: ignore[arg-type]
     for name, of in (("iou", multiclass_jaccard_index), ("f1", multiclass_f1_score)):
@@ -195,5 +195,7 @@ def test_masks_are_learnt_and_scored_without_what_is_ignored_and_the_background_
     assert scores == pytest.approx(
         {"iou": 0.5, "f1": 2 / 3, "iou_sea": 3 / 4, "iou_ice": 0.5, "f1_sea": 6 / 7, "f1_ice": 2 / 3}
     )
+    task.measure(Model(), batch | {"mask": mask, "valid": (said == mask)[:, None]})  # type: ignore[arg-type]
+    assert set(task.scores(Data, tune=False).values()) == {1}  # type: ignore[arg-type]
     task.measure(Model(), batch | {"mask": mask.clamp(min=9)})  # type: ignore[arg-type]
     assert task.scores(Data, tune=False) == {"iou": 0, "f1": 0}  # type: ignore[arg-type]

@@ -92,6 +92,17 @@ def test_r2_has_no_unit():
     assert scores["r2_height"] == scores["r2_slope"] == scores["r2"] == pytest.approx(0.75)
 
 
+def test_errors_are_of_pixels_with_data():
+    regression = task()
+    regression.errors = Errors(2)
+    said = torch.tensor([[1.0, 5.0]]).expand(1, 2, 1, 2)
+    valid = torch.tensor([[[[True, False]]]])
+    batch = {"image": torch.zeros(1, 1, 1, 2), "valid": valid, "values": torch.zeros(1, 2, 1, 2)}
+    regression.measure(lambda image, valid: {"value": said}, batch)  # type: ignore[arg-type]
+    scores = regression.scores(None, False)
+    assert (scores["mae_height"], scores["mae_slope"]) == pytest.approx((14, 0))  # limits hold for both
+
+
 def test_scores_are_of_what_was_measured_since_the_last():
     regression = task()
     regression.errors = Errors(2)

@@ -6,6 +6,7 @@ import pytest
 
 import xt
 from xt import plugins
+from xt.cli.main import main
 from xt.errors import ConfigError
 from xt.training.schema import DEFAULT_LOSSES, check_config
 from xt.training.strict_yaml import load
@@ -171,3 +172,10 @@ def test_python_is_told_of_mistakes_as_the_command_line_is(tmp_path: Path):
         with pytest.raises(ConfigError, match=said):
             xt.train(CONFIG, [*overrides, "--run_dir", str(tmp_path / "run")])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_config_as_it_is_understood_is_printed(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(ROOT / "configs/xview3_demo.yaml"), "--print_config"])
+    assert ended.value.code == 0
+    assert "seed_everything: 1" in capsys.readouterr().out

@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -123,8 +123,7 @@ def predict(
     if not isinstance(image, str | os.PathLike):
         raise ConfigError(f"image is a {type(image).__name__}; give the path of a file, which is read by windows")
     if other := {each.dtype for each in model.network.parameters()} - {torch.float32}:
-        told = str(other.pop()).removeprefix("torch.")
-        raise ConfigError(f"the model is {told}; keep it in float32, and give precision='bf16' for less work")
+        raise ConfigError(f"the model is of {other.pop()}; keep it in float32, and give precision='bf16' for less work")
     image, window = image_path(image), _window(window)
     options = PredictOptions(
         context, _number("tile", tile, Integral), _number("overlap", overlap, Integral), blend, _bands(bands),
@@ -137,12 +136,22 @@ def predict(
         check_folder(scratch)
     folder = tempfile.TemporaryDirectory(prefix="xt-", dir=scratch)
     raster = Path(folder.name) / "prediction.tif"
-    summary = predict_image(model.network, model.metadata, image, raster, options, progress or _silent)
+    with _evaluating(model.network):
+        show = progress or (lambda done, total: None)
+        summary = predict_image(model.network, model.metadata, image, raster, options, show)
     return Prediction(image, raster, summary, folder, options.limits)
 
 
-def _silent(done: int, total: int) -> None:
-    """Show nothing."""
+@contextmanager
+def _evaluating(network: XT) -> Iterator[None]:
+    """Have a model that is being trained answer without chance, and go on with training afterwards."""
+    training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _path(name: str, given: object) -> Path:

@@ -100,9 +100,10 @@ class PixelRegression(Task):
         return self.loss.total(summed(sums), num_images(batch["image"]))
 
     def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor]:
-        """Add up the errors of known pixels."""
+        """Add up the errors of known pixels that have data."""
         raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
-        self.errors.update(self._scaled(self._published(raw["value"])), self._scaled(batch["values"]))
+        true = batch["values"].masked_fill(~batch["valid"], torch.nan)
+        self.errors.update(self._scaled(self._published(raw["value"])), self._scaled(true))
         return raw
 
     def scores(self, data: "DataModule", tune: bool) -> dict[str, float]:

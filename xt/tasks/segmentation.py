@@ -78,10 +78,10 @@ class SemanticSegmentation(Task):
         return self.loss.total(summed(sums), num_images(batch["image"]))
 
     def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor]:
-        """Count right and wrong pixels."""
+        """Count right and wrong pixels, of those that have data."""
         raw: dict[str, Tensor] = model(batch["image"], batch["valid"])
-        predicted = raw["mask"].argmax(1)
-        self.confusion.update(predicted, batch["mask"])
+        true = batch["mask"].masked_fill(~batch["valid"][:, 0], self.ignore_index)
+        self.confusion.update(raw["mask"].argmax(1), true)
         return raw
 
     def preview(self, batch: Batch, index: int, raw: Mapping[str, Tensor]) -> list[Panel]:

@@ -203,6 +203,8 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
     cli.model.load_beside(load_beside(run), str(run))
     with showing(cli.trainer):
         results = verb(cli.model, datamodule=cli.datamodule, verbose=False)
+    if not results:
+        raise ConfigError("no batch was measured; leave out trainer.limit_val_batches and limit_test_batches")
     scores = {name: float(value) for name, value in results[0].items()}
     kept, other = run / f"{split}.json", _other_data(overrides, type(cli.datamodule))
     if other:
@@ -216,6 +218,6 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
 
 
 def _other_data(overrides: Sequence[str], data: type[DataModule]) -> list[str]:
-    """Overrides that make other data of a run's own; where these lie and how they are read does not."""
-    keys = [each.partition("=")[0] for each in overrides if each.startswith("--data")]
+    """Overrides that make other data of a run's own, or a part; where these lie and how they are read does not."""
+    keys = [each.partition("=")[0] for each in overrides if each.startswith(("--data", "--trainer.limit_"))]
     return [key for key in keys if key.rpartition(".")[2] not in (*data.unbound, "batch_size")]

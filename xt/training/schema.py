@@ -71,7 +71,7 @@ def check_config(path: Path, overrides: list[str], more_plugins: bool = False) -
     for each, after in pairwise([*overrides, "--"]):
         if each.startswith("--"):
             name, equals, value = each.partition("=")
-            if not equals and after.startswith("--"):
+            if not equals and after.startswith("--") and name != "--print_config":
                 raise ConfigError(f"{name} has no value; write {name} VALUE")
             given: Any = value if equals else after
             for key in reversed(name[2:].split(".")):
