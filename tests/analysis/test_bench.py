@@ -273,6 +273,7 @@ def test_no_figures_of_a_wrong_operation(wrong: str, monkeypatch: pytest.MonkeyP
         (["context"], "no such thing to measure; did you mean 'contexts'?"),
         (["contexts", "Hypr"], "no context encoder is named 'Hypr'; did you mean 'Hyper'?"),
         (["contexts", "Mamba:dept=2"], "Mamba takes no argument 'dept'; did you mean 'depth'?"),
+        (["contexts", "Mamba:depth=x"], "Mamba:depth=x cannot be built: 'str' object cannot be"),
         (["contexts", "Mamba:depth"], "'depth' has no value; write Mamba:depth=VALUE"),
         (["contexts", "--plugins", "no_such_module"], "no module named 'no_such_module'"),
         (["ops", "hyper_atention"], "did you mean 'hyper_attention'?"),

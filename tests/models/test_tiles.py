@@ -232,6 +232,22 @@ def test_tiles_without_a_gradient_and_tensors_that_are_not_read_are_passed_over(
     assert not unread.grad.any()
 
 
+def test_each_tensor_gets_its_own_gradient():
+    scale = nn.Linear(1, 1, bias=False)
+    x, y, z = torch.rand(3, 1, 3, 10, 14)
+    y.requires_grad_()
+    tiles = cut_tiles(Window(0, 0, 10, 14), RegionGrid(10, 14, 16), 4, 4, 0)
+
+    def fn(tile, tensors):
+        a, b, c = (each[..., : tile.inner.height, : tile.inner.width] for each in tensors)
+        return ((scale.weight * (2 * a + 3 * b + 5 * c)).sum(),)
+
+    decode_tiles(fn, tiles, [x, y, z], [1, 1, 1], [scale])[0].backward()
+    torch.testing.assert_close(y.grad, (3 * scale.weight.detach()).expand(1, 3, 10, 14))
+    assert x.grad is None
+    assert z.grad is None
+
+
 def test_a_second_derivative_is_refused_and_not_wrong():
     model, pyramid = small_model(), mixed(small_model(), *sample())
     last = pyramid.maps[-1].requires_grad_()

@@ -179,3 +179,13 @@ def test_the_config_as_it_is_understood_is_printed(capsys: pytest.CaptureFixture
         main(["train", str(ROOT / "configs/xview3_demo.yaml"), "--print_config"])
     assert ended.value.code == 0
     assert "seed_everything: 1" in capsys.readouterr().out
+
+
+def test_a_wrong_name_beside_plug_ins_is_told_with_the_near_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "nothing_of_a_plug_in.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    argv = ["train", str(ROOT / "configs/xview3_demo.yaml"), "--plugins", "nothing_of_a_plug_in", "--run_dir", "none"]
+    assert main([*argv, "--model.model.context", "Mambo"]) == 2
+    assert "'Mambo' is unknown; did you mean 'Mamba'?" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from xt.data.base import DataModule
 from xt.errors import ConfigError, XTError, at_least
 from xt.training import strict_yaml
 from xt.training.module import TrainingModule
+from xt.training.schema import check_config
 from xt.training.trainer_arguments import TRAINER_DEFAULTS, adapted
 
 _NOISE = (
@@ -84,6 +85,8 @@ def parse(config: Path, overrides: Sequence[str], modules: Sequence[str] = ()) -
     plugins.load_modules(modules)
     for kind in BUILTINS:
         plugins.working(kind)
+    if modules:
+        check_config(config, overrides, loaded=True)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what trainer.profiler reports

@@ -50,19 +50,20 @@ SUPPLIED = ("self", "in_chans", "dim", "inputs")
 """What the data and the model give to its parts."""
 
 
-def check_config(path: Path, overrides: list[str], more_plugins: bool = False) -> None:
+def check_config(path: Path, overrides: Sequence[str], more_plugins: bool = False, loaded: bool = False) -> None:
     """Check a config's keys and those of the overrides.
 
     Args:
         path: YAML file.
         overrides: ``--key.sub value`` or ``--key.sub=value``.
         more_plugins: Modules beside those of the config register classes, whose names are not known here.
+        loaded: All modules are imported, so that every name is known.
 
     Raises:
         ConfigError: If a key or class name is unknown; the message gives the file, the key and the nearest valid one.
     """
     values = strict_yaml.load(path)
-    checker = _Checker(values, more_plugins or bool(values.get("plugins")))
+    checker = _Checker(values, not loaded and (more_plugins or bool(values.get("plugins"))))
     checker.check(str(path), values)
     for place in REQUIRED:
         if not checker.said(place.split(".")):

@@ -51,9 +51,13 @@ def build(text: str, settings: Settings) -> ContextEncoder:
 
     Raises:
         PluginError: If a name is unknown; with the nearest one.
+        ConfigError: If a value is not one that the encoder takes.
     """
     torch.manual_seed(0)
-    encoder: ContextEncoder = plugins.build("context_encoders", parse(text), dim=settings.dim)
+    try:
+        encoder: ContextEncoder = plugins.build("context_encoders", parse(text), dim=settings.dim)
+    except (TypeError, ZeroDivisionError, RuntimeError) as error:
+        raise ConfigError(f"{text} cannot be built: {error}") from error
     return encoder.to(settings.device, getattr(torch, settings.dtype))
 
 
