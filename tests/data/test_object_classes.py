@@ -48,7 +48,10 @@ def test_objects_have_classes(root: Path, suffix: str):
     targets = class_targets(unsure, ["car", "tree", "plane"], 90, 100)
     assert (targets["kind"] == 255).all()
     assert (targets["center"] == 255).sum() == 6
-    with pytest.raises(LabelError, match=r"(line 2, line 4, line 7|feature 1, feature 3, feature 6): what 'tree' is no class \(car, plane\)"):
+    with pytest.raises(
+        LabelError,
+        match=r"(line 2, line 4, line 7|feature 1, feature 3, feature 6): what 'tree' is no class \(car, plane\)",
+    ):
         build(root, f"p{suffix}", classes=["car", "plane"], column="what")
     with pytest.raises(LabelError, match="no column 'sort'"):
         build(root, f"p{suffix}", classes=["car", "plane"], column="sort")
