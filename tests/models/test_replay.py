@@ -95,3 +95,10 @@ def test_an_image_that_was_overwritten_is_refused():
     buffer.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         maps.maps[-1].sum().backward()
+
+
+def test_a_model_that_was_built_for_inference_answers():
+    plain = small_model().eval()
+    with torch.inference_mode():
+        want, got = plain(image()), small_model().eval()(image())
+    assert all(torch.equal(got[name], each) for name, each in want.items())

@@ -58,7 +58,8 @@ class Weights:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-        self._versions = [p._version for p in self.trained]
+        # Tensors of inference_mode have no version, and nothing is computed a second time there.
+        self._versions = [p._version for p in self.trained] if torch.is_grad_enabled() else []
         self._places: list[tuple[dict[str, Any], str, Tensor | None]] = [
             (held, name, tensor)
             for module in modules
