@@ -76,6 +76,11 @@ def test_parameters_are_counted_in_thousands(asked: list[tuple[Any, ...]], text:
         (["--parameters", "0k"], "--parameters 0k: write such as 130k or 2M"),
         (["--parameters", "k"], "--parameters k: write such as 130k or 2M"),
         (["--slope-from", "4x"], "--slope-from 4x: '4x' is no number of tokens"),
+        (["--slope-from", "32k"], "--slope-from 32k: fewer than two of the lengths (4,096, 16,384, 65,536) reach it"),
+        (["--set", "a.b=1"], "--set a.b=1: it overrides the config of --learn, which is not given"),
+        (["--learn", "a.yaml"], "--learn needs -o DIR, which holds the runs"),
+        (["--peers", "a"], "--peers is of xt bench ops, not of contexts"),
+        (["--dtype", "float16"], "--dtype float16 is for GPUs"),
         (["--threads", "0"], "--threads 0: it must be at least 1"),
         (["--dim", "0"], "--dim 0: it must be at least 1"),
         (["--device", "cuda"], "--device cuda: PyTorch finds no GPU here; xt doctor says more"),
@@ -91,3 +96,17 @@ def test_what_cannot_be_measured_is_one_line(
     assert said in told
     assert told.count("\n") == 1
     assert asked == []
+
+
+@pytest.mark.parametrize("option", ["slope-from", "parameters", "learn", "set"])
+def test_options_of_contexts_are_refused_for_operations(
+    asked: list[tuple[Any, ...]], option: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["bench", "ops", f"--{option}", "4k"]) == 2
+    assert f"--{option} is of xt bench contexts, not of ops" in capsys.readouterr().err
+    assert asked == []
+
+
+def test_two_lengths_make_an_exponent(asked: list[tuple[Any, ...]]):
+    assert main(["bench", "contexts", "--slope-from", "16k"]) == 0
+    assert asked[0][-1] is not None

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ TOKENS = {"contexts": "4k,16k,64k", "ops": "4k,16k"}
 SECONDS = {"contexts": 20.0, "ops": 5.0}
 UNITS = {"k": 1000, "m": 1000**2}
 DTYPES = ("float32", "bfloat16", "float16")
+ONLY = {"contexts": ("slope_from", "parameters", "learn", "set"), "ops": ("peers",)}
+"""Options of one kind."""
 DESCRIPTION = """Measure on this machine, side by side in one run.
 
   xt bench contexts [NAME ...]   context encoders: parameters, time and memory at several lengths, exponents of growth;
@@ -66,12 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.kind not in KINDS:
         raise ConfigError(f"xt bench {args.kind}: no such thing to measure{nearest(args.kind, KINDS)}")
-    if args.learn and (args.kind != "contexts" or args.output is None):
-        raise ConfigError("--learn is of contexts, and needs -o DIR, which holds their runs")
     tokens = parse_tokens(args.tokens or TOKENS[args.kind])
-    for option, value in (("threads", args.threads), ("repeats", args.repeats), ("dim", args.dim)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{option} {value}: it must be at least 1")
+    since = parse_tokens(args.slope_from, "--slope-from")[0] if args.slope_from else None
+    _check(args, tokens, since)
     plugins.load_modules(args.plugins)
     from xt.analysis.bench import compare
     from xt.analysis.bench.learn import learn
@@ -81,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
     settings, budget = _settings(args), _budget(args)
     show = progress(f"bench {args.kind}", "case")
     if args.kind == "contexts":
-        since = parse_tokens(args.slope_from, "--slope-from")[0] if args.slope_from else None
         names = compare.chosen(args.names, _parameters(args), settings)
         learned = learn(names, _lesson(args), settings, progress("learn", "run")) if args.learn else {}
         report = compare.compare_contexts(names, tokens, settings, budget, since, show, learned)
@@ -98,6 +97,29 @@ def run(args: argparse.Namespace) -> int:
     for failure in report.failed:
         print(f"xt: error: {failure}", file=sys.stderr)
     return EXIT_SOME_FAILED if report.failed else EXIT_OK
+
+
+def _check(args: argparse.Namespace, tokens: Sequence[int], since: int | None) -> None:
+    """Refuse options that would do nothing, or go wrong."""
+    from xt.errors import ConfigError
+
+    for kind, options_of in ONLY.items():
+        given = [each for each in options_of if getattr(args, each)]
+        if given and args.kind != kind:
+            raise ConfigError(f"--{given[0].replace('_', '-')} is of xt bench {kind}, not of {args.kind}")
+    if args.learn and args.output is None:
+        raise ConfigError("--learn needs -o DIR, which holds the runs")
+    if args.set and not args.learn:
+        raise ConfigError(f"--set {args.set[0]}: it overrides the config of --learn, which is not given")
+    for option in ("threads", "repeats", "dim"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{option} {value}: it must be at least 1")
+    if since is not None and sum(each >= since for each in tokens) < 2:
+        longest = ", ".join(f"{each:,}" for each in tokens)
+        raise ConfigError(f"--slope-from {args.slope_from}: fewer than two of the lengths ({longest}) reach it")
+    if args.dtype == "float16" and args.device == "cpu":
+        raise ConfigError("--dtype float16 is for GPUs: a CPU takes seconds for one small product; take bfloat16")
 
 
 def _settings(args: argparse.Namespace) -> "Settings":

@@ -28,13 +28,14 @@ from xt.training.binding import check_averaging, check_same
 from xt.training.checkpoints import OWN, clean, find_checkpoint
 from xt.training.ending import DONE, UNCHOSEN, goes_on, how_it_ended, read_done
 from xt.training.metrics_file import MetricsFile
-from xt.training.parsing import CLI, parse
+from xt.training.parsing import CLI, parse, without_noise
 from xt.training.progress import showing
 from xt.training.run_folder import RunFolder
 from xt.training.samples import Samples
 from xt.training.schema import check_config
 
 
+@without_noise()
 def train(config: str | Path, overrides: Sequence[str] = (), fresh: bool = False, modules: Sequence[str] = ()) -> Path:
     """Train, or go on with a run that was cut off or whose end was moved.
 
@@ -178,6 +179,7 @@ def _begin(cli: CLI, checkpoint: Path | None) -> None:
     cli.model.start(cli.datamodule, checkpoint)
 
 
+@without_noise()
 def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str] = ()) -> dict[str, float]:
     """Measure a run's best model on ``validation`` or ``test`` data.
 

@@ -4,7 +4,8 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ _NOISE = (
     "Grad strides do not match bucket view strides",
     "`broadcast_buffers` is deprecated",  # what takes its place is not in every supported torch
 )
+_LEVELS = {
+    "lightning.pytorch": logging.WARNING,
+    "lightning.fabric": logging.WARNING,
+    "lightning.pytorch.profilers": logging.INFO,  # what trainer.profiler reports
+}
 _FRAME = re.compile(
     r"\s*(- )?(Parser key|Does not validate|Subtypes:|Errors:|Given value|Problem with|Expected a <class 'NoneType'|$)"
 )
@@ -87,11 +93,6 @@ def parse(config: Path, overrides: Sequence[str], modules: Sequence[str] = ()) -
         plugins.working(kind)
     if modules:
         check_config(config, overrides, loaded=True)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # what trainer.profiler reports
-    for noise in _NOISE:
-        warnings.filterwarnings("ignore", noise)
     try:
         cli = CLI(
             TrainingModule,
@@ -108,6 +109,23 @@ def parse(config: Path, overrides: Sequence[str], modules: Sequence[str] = ()) -
         raise _translated(config, error) from error
     at_least(1, "config", checkpoint_every=cli.config.checkpoint_every)
     return cli
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Leave out what Lightning says to everybody; a program that trains has its loggers and warnings back after it."""
+    levels = [(logging.getLogger(name), level) for name, level in _LEVELS.items()]
+    before = [logger.level for logger, _ in levels]
+    with warnings.catch_warnings():
+        for noise in _NOISE:
+            warnings.filterwarnings("ignore", noise)
+        try:
+            for logger, level in levels:
+                logger.setLevel(level)
+            yield
+        finally:
+            for (logger, _), level in zip(levels, before, strict=True):
+                logger.setLevel(level)
 
 
 def load_plugins(config: Path) -> list[str]:
