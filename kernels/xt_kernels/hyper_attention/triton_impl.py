@@ -354,7 +354,7 @@ class Configs:
 HALF = Configs(Config(64, 32, 4, 2), Config(64, 64, 8, 2), Config(64, 64, 8, 2), Config(32, 64, 8, 2))
 """For bf16 and fp16. No size here spills registers."""
 HOPPER = Configs(Config(128, 64, 8, 3), Config(128, 64, 8, 2), Config(32, 64, 4, 2), HALF.key)
-"""The same for capability 9, as measured on an H200 (scripts/gpu_hyper.py)."""
+"""The same for capability 9, as measured on an H200 (kernels/benchmarks/gpu_hyper.py)."""
 SINGLE = Configs(Config(16, 32, 8, 1), Config(16, 16, 8, 1), Config(32, 16, 8, 1), Config(32, 16, 8, 1))
 """For fp32, whose products on tensor cores take many registers."""
 

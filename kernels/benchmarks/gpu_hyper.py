@@ -1,6 +1,6 @@
 """HyperAttention on a GPU: against fp64, then timed beside flash attention, with the best of several tile sizes.
 
-    PYTHONPATH=kernels python scripts/gpu_hyper.py [FOLDER]
+    PYTHONPATH=kernels python kernels/benchmarks/gpu_hyper.py [FOLDER]
 
 Ends within 100 s; what does not fit is said to be left out. Writes FOLDER/gpu_hyper.json.
 """
@@ -248,4 +248,5 @@ def main() -> None:
     say("correct" if report.get("correct") else "NOT CORRECT")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """The selective scan and window attention on a GPU: against fp64, then timed, with several sizes of programs.
 
-    PYTHONPATH=kernels python scripts/gpu_scan.py [FOLDER]
+    PYTHONPATH=kernels python kernels/benchmarks/gpu_scan.py [FOLDER]
 
 Writes FOLDER/gpu_scan.json.
 """

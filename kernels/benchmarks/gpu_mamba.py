@@ -1,7 +1,7 @@
 """The CUDA kernel of mamba_ssm beside the selective scan in Triton: built by nvcc, called through ctypes.
 
     pip download --no-deps --no-build-isolation --no-binary :all: mamba-ssm==2.3.2.post1 && tar xf mamba_ssm-*.tar.gz
-    PYTHONPATH=kernels:scripts python scripts/gpu_mamba.py mamba_ssm-*/csrc/selective_scan [JSON]
+    PYTHONPATH=kernels python kernels/benchmarks/gpu_mamba.py mamba_ssm-*/csrc/selective_scan [JSON]
 
 Times its kernel alone, in its own layout (channels first, lengths that 2,048 divides), and ours channels last.
 """
