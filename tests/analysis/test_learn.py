@@ -155,7 +155,7 @@ def test_a_run_is_a_process_of_its_own_with_a_log(tmp_path: Path):
     ("argv", "said"),
     [
         (["contexts", "--learn", str(CONFIG)], "needs -o DIR"),
-        (["ops", "--learn", str(CONFIG), "-o", "out"], "--learn is of contexts"),
+        (["ops", "--learn", str(CONFIG), "-o", "out"], "--learn is of xt bench contexts, not of ops"),
         (
             ["contexts", "--learn", "none.yaml", "-o", "out"],
             "--learn none.yaml: model.model.context_dim cannot be read",

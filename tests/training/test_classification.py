@@ -16,7 +16,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Grey noise with one patch, whose colour is the class."""
+    """Grey noise with one patch, whose colour is the class; photos to validate are larger, and not square."""
     out = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for split, num in (("train", 8), ("val", 4)):
@@ -27,7 +27,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = rng.integers(80, 140, (SIZE, SIZE, 1)) + np.zeros((1, 1, 3), int)
                 row, col = rng.integers(8, SIZE - 40, 2)
                 pixels[row : row + 32, col : col + 32] = np.array(color) + rng.integers(-20, 20, (32, 32, 1))
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+                photo = Image.fromarray(pixels.astype(np.uint8))
+                if split == "val":
+                    around = Image.new("RGB", (5 * SIZE, 3 * SIZE))
+                    around.paste(photo.resize((3 * SIZE, 3 * SIZE), Image.Resampling.NEAREST), (SIZE, 0))
+                    photo = around
+                photo.save(folder / f"{i}.png")
     return out
 
 

@@ -123,7 +123,12 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
             spec["context"]["class_path"] + (f" of {dim} channels" if (dim := spec.get("context_dim")) else ""),
         ),
         ("decoder", spec["decoder"]["class_path"]),
-        ("trained on", f"{size} × {size} px" + (f" of {metadata.resolution:g} m" if metadata.resolution else "")),
+        (
+            "trained on",
+            f"{size} × {size} px"
+            + (f" of {metadata.resolution:g} m" if metadata.resolution else "")
+            + (", to which whole images are brought" if metadata.resize_type else ""),
+        ),
     ]
     shown += [("note", line) for line in how_it_ended(read_done(path) or {})]
     more: Mapping[str, Any] = {"classes": metadata.classes} | metadata.settings | {"thresholds": metadata.thresholds}

@@ -64,6 +64,8 @@ class DataModule(LightningDataModule):
         untold: Maps of :func:`~xt.data.targets.detection_targets` that no training object teaches.
         described: Of tokens, the metadata of the model that made them.
         resolution: Metres per pixel, or None.
+        resize_type: :data:`xt.data.photos.RESIZED` if an image is seen whole, brought to ``image_size``, as it then is
+            in prediction too; empty where pixels are seen as they are.
         shoreline: Scene → contours, if the data have any; for scores close to the shore.
         datasets: Split (``train``, ``validation``, ``test``) → what its samples are read from, after :meth:`setup`.
         epoch: The next one to train.
@@ -91,6 +93,7 @@ class DataModule(LightningDataModule):
     untold: tuple[str, ...] = ()
     described: dict[str, Any] | None = None
     resolution: float | None = None
+    resize_type: str = ""
     shoreline: Mapping[str, Sequence[Contour]] | None = None
 
     def __init__(

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
 from xt.data.loading import Key, sample_rng
+from xt.data.photos import Bytes, middle_square, open_photo
 from xt.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,26 +30,22 @@ class Images(Dataset[dict[str, Any]]):
         """Return the sample of ``(epoch, index)``."""
         path, label = self.files[key[1]]
         try:
-            with Image.open(path) as opened:
-                pixels = self._cut(opened.convert("RGB"), sample_rng(self.seed, key))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise InputError(f"{path}: cannot be read as an image ({error}); remove it or fetch it again") from error
+            with open_photo(path) as photo:
+                pixels = self._cut(photo, sample_rng(self.seed, key))
+        except InputError as error:
+            raise InputError(f"{error}; remove it or fetch it again") from error
         image = (pixels.transpose(2, 0, 1).astype(np.float32) - self.mean) / self.std
         valid = np.ones((1, self.size, self.size), bool)
         return {"image": image, "valid": valid, "label": label, "name": path.name}
 
-    def _cut(self, image: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        width, height = image.size
+    def _cut(self, image: Image.Image, rng: np.random.Generator) -> Bytes:
         if self.scale is None:
-            side = float(min(width, height))
-            left, top = (width - side) / 2, (height - side) / 2
-            box = (left, top, left + side, top + side)
-        else:
-            area = width * height * rng.uniform(self.scale, 1)
-            ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-            w, h = min(np.sqrt(area * ratio), width), min(np.sqrt(area / ratio), height)
-            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-            box = (left, top, left + w, top + h)
+            return middle_square(image, self.size)
+        width, height = image.size
+        area = width * height * rng.uniform(self.scale, 1)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = min(np.sqrt(area * ratio), width), min(np.sqrt(area / ratio), height)
+        left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+        box = (left, top, left + w, top + h)
         resized = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
-        flip = self.scale is not None and rng.random() < 0.5
-        return np.ascontiguousarray(resized[:, ::-1] if flip else resized)
+        return np.ascontiguousarray(resized[:, ::-1] if rng.random() < 0.5 else resized)

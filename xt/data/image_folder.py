@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xt.data.base import DataModule
 from xt.data.image_crops import Images
+from xt.data.photos import RESIZED
 from xt.data.splits import ROOT
 from xt.errors import ConfigError, InputError
 
@@ -29,6 +30,7 @@ class ImageFolderData(DataModule):
     """
 
     gives = "label"
+    resize_type = RESIZED
 
     bands = ("red", "green", "blue")
 

@@ -11,9 +11,10 @@ import torch
 
 from xt.data.address import shown
 from xt.data.limits import LimitedSource
+from xt.data.photos import RESIZED, Photo
 from xt.data.polygons import touching
 from xt.data.source import Source
-from xt.errors import GeometryError, XTWarning
+from xt.errors import ConfigError, GeometryError, XTWarning
 from xt.files import locked
 from xt.geometry.grid import RegionGrid
 from xt.geometry.plan import ScenePlan
@@ -32,6 +33,7 @@ from xt.inference.publish import publish
 from xt.inference.report import facts_of
 from xt.inference.stopwatch import Stopwatch
 from xt.inference.views import TURNS, Views
+from xt.inference.whole import of_file, open_whole, spread, windowed
 from xt.malloc import return_free_memory
 from xt.models.decoders.base import DenseDecoder
 from xt.models.metadata import ModelMetadata
@@ -95,6 +97,8 @@ def predict_image(
         check_outputs(files, options.overwrite or is_publishing(out), bytes_needed(source, task), made)
         with job(job_folder(out), facts, options.restart) as journal:
             outcome = work_on(model, task, source, plan, journal, options, progress, stop)
+            if isinstance(source, Photo):
+                outcome.parts = spread(task, outcome, source.profile(), journal.subfolder("spread"))
             return publish(task, source, outcome, files, options, facts, journal)
 
 
@@ -131,7 +135,15 @@ def open_source(path: Path, metadata: ModelMetadata, options: PredictOptions) ->
 
     Raises:
         InputError: If it cannot be read or does not fit the model, or a limit does not fit it.
+        ConfigError: If an option asks for windows of what the model sees as a whole.
     """
+    if metadata.resize_type == RESIZED and options.tile is None:
+        if given := windowed(options):
+            raise ConfigError(
+                f"{given} is for windows, and the model sees images as a whole, as in training; for windows of the "
+                f"image as it is give --tile, such as --tile {metadata.image_size}"
+            )
+        return open_whole(path, metadata)
     source = Source(path, metadata.inputs, options.bands, options.nodata, options.complex_abs)
     warn_of_bands(source)
     if options.aoi is None and options.mask is None and options.crop is None:
@@ -224,7 +236,8 @@ def foresee(model: XT, metadata: ModelMetadata, path: Path, options: PredictOpti
         check_full_context(model, plan, options.max_memory)
     trial = try_out(model, plan, full, options.precision)
     budget = _budget(model, plan, options, trial)
-    return estimate(Views(model, TURNS[options.tta]), source, task.product, plan, full, budget, trial)
+    foreseen = estimate(Views(model, TURNS[options.tta]), source, task.product, plan, full, budget, trial)
+    return of_file(foreseen, source, task) if isinstance(source, Photo) else foreseen
 
 
 def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | None = None) -> int:
@@ -243,4 +256,5 @@ def bytes_needed(source: Source, task: Task) -> int:
     """Bytes on the disk, at most: parts, and the raster made of them."""
     product = task.product
     size = np.dtype(product.dtype).itemsize * len(product.names)
-    return int(2 * source.height * source.width * size)
+    profile = source.profile()
+    return int(2 * profile["height"] * profile["width"] * size)

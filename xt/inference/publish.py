@@ -14,6 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from xt.data.address import shown
 from xt.data.georeference import warn_without_place
 from xt.data.labels import LabelTable
+from xt.data.photos import Photo
 from xt.data.predictions import write_predictions
 from xt.data.source import Source
 from xt.errors import InputError
@@ -79,7 +80,8 @@ def publish(
         write_report(report, files, facts, asdict(summary), outcome.seconds)
         check_outputs(files, options.overwrite or is_publishing(out))  # hours later: somebody may have put one there
         journal.commit((journal.last or {}) | {"publishing": True})
-    warn_without_place(Path(shown(source.path)), profile)
+    if not isinstance(source, Photo):  # of which nobody expects one
+        warn_without_place(Path(shown(source.path)), profile)
     return summary
 
 

@@ -114,6 +114,7 @@ def _request(path: Path, metadata: ModelMetadata, options: PredictOptions) -> di
     return {
         "image": [str(path), str(path.absolute())],
         "metadata": metadata.to_dict(),
+        "tile": options.tile,
         "bands": options.bands,
         "nodata": options.nodata,
         "aoi": None if options.aoi is None else str(options.aoi.absolute()),
@@ -127,6 +128,7 @@ def _request(path: Path, metadata: ModelMetadata, options: PredictOptions) -> di
 def _asked(request: Mapping[str, Any], overwrite: bool) -> tuple[Path, ModelMetadata, PredictOptions]:
     aoi, mask = (None if request[name] is None else Path(request[name]) for name in ("aoi", "mask"))
     options = PredictOptions(
+        tile=request.get("tile"),
         bands=None if request["bands"] is None else tuple(request["bands"]),
         nodata=request["nodata"],
         aoi=aoi,

@@ -27,6 +27,8 @@ class ModelMetadata:
         task_class: Short name of the class in ``xt.tasks`` that the model was trained for; empty for models saved
             before it was told.
         settings: What this class must know beside classes and thresholds.
+        resize_type: ``"interpolation-cubic"`` if the model sees the middle square of an image, brought to
+            ``image_size``; empty if it sees pixels as they are.
     """
 
     task: str
@@ -42,6 +44,7 @@ class ModelMetadata:
     coarse: tuple[str, ...] | None = None
     task_class: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    resize_type: str = ""
 
     def __post_init__(self) -> None:
         """Check lengths and numbers."""
@@ -62,6 +65,7 @@ class ModelMetadata:
         scaling = [
             {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(self.mean, self.std, strict=True)
         ]
+        resized = {"resize_type": self.resize_type} if self.resize_type else {}
         return {
             "mlm:name": self.name,
             "mlm:architecture": "xT",
@@ -77,6 +81,7 @@ class ModelMetadata:
                         "data_type": "float32",
                     },
                     "value_scaling": scaling,
+                    **resized,
                 }
             ],
             "mlm:output": [
@@ -121,6 +126,7 @@ class ModelMetadata:
                 coarse=None if data.get("coarse_bands") is None else tuple(map(str, data["coarse_bands"])),
                 task_class=str(data.get("task_class", "")),
                 settings=dict(data["task_settings"]) if "task_settings" in data else _old_settings(data),
+                resize_type=str(image.get("resize_type") or ""),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(

@@ -66,7 +66,7 @@ def _input(metadata: ModelMetadata) -> dict[str, Any]:
             {"type": "z-score", "mean": mean, "stddev": std}
             for mean, std in zip(metadata.mean, metadata.std, strict=True)
         ],
-        "resize_type": None,
+        "resize_type": metadata.resize_type or None,
         "pre_processing_function": None,
     }
 

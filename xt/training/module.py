@@ -17,7 +17,7 @@ from xt.models.checkpoint import PARTS, load_parts, load_weights
 from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
-from xt.tasks.base import Task
+from xt.tasks.base import ImageTask, Task
 from xt.tasks.gather import is_distributed
 from xt.training.optimizer import optimization, parameter_groups
 
@@ -251,4 +251,5 @@ def describe(data: DataModule, task: Task) -> ModelMetadata:
         resolution=data.resolution,
         task_class=plugins.short_name(task),
         settings=task.settings(),
+        resize_type=data.resize_type if isinstance(task, ImageTask) else "",  # a map has the grid of its image
     )
