@@ -74,12 +74,29 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str], bands: int)
     assert scores["unsaid"] == (30 if bands == 2 else 0)
 
 
+def test_numbers_with_scale_and_offset_and_classes_beside_an_alpha_band(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    true = np.arange(20, dtype=np.float32).reshape(4, 5)
+    path = save(tmp_path / "true.tif", ((true - 3) * 10).astype(np.int16))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = [0.1], [3.0]
+    scores, _ = score(capsys, save(tmp_path / "found.tif", true + 1), path)
+    assert (scores["bias"], scores["rmse"]) == (pytest.approx(1), pytest.approx(1))
+    classes = np.zeros((2, 4, 5), np.uint8)
+    classes[0, :2], classes[1] = 1, 255
+    with_alpha = save(tmp_path / "alpha.tif", classes, alpha="YES")
+    scores, _ = score(capsys, save(tmp_path / "classes.tif", classes[0], NAMES), with_alpha)
+    assert scores["pixels"] == 20
+    assert scores["iou"] == 1
+
+
 @pytest.mark.parametrize(
     ("truth", "options", "message"),
     [
         (np.zeros((4, 6), np.uint8), {}, "4 × 6 px, {found} has 4 × 5; they must be on one grid"),
         (np.zeros((4, 5), np.uint8), {"crs": "EPSG:32633"}, "another CRS than"),
-        (np.zeros((4, 5), np.uint8), {"transform": rasterio.Affine(10, 0, 500_006, 0, -10, 5e6)}, "0.6 pixels away"),
+        (np.zeros((4, 5), np.uint8), {"transform": rasterio.Affine(10, 0, 500_008, 0, -10, 5e6)}, "0.8 pixels away"),
         (np.zeros((4, 5), np.uint8), {"transform": rasterio.Affine(10.2, 0, 5e5, 0, -10, 5e6)}, None),
         (np.zeros((4, 5), np.uint8), {"crs": None}, None),
         (np.zeros((3, 4, 5), np.uint8), {}, "3 bands, {found} has 1; give one band of class indexes, or --colors"),

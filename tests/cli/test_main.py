@@ -67,6 +67,7 @@ def test_info_names_bands_and_says_what_is_not_applied(tmp_path: Path, capsys: p
     assert "  bands      1 B02, 2 –, 3 B04, 4 –\n" in told
     assert "  colours    gray, 3 × undefined\n" in told
     assert "scale and offset are in the file and not applied" in told
+    assert "to numbers that are learnt or scored they are" in told
     assert main(["info", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["names"], facts["scales"][0], facts["offsets"][0]) == (["B02", None, "B04", None], 1e-4, 0)

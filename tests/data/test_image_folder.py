@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 from PIL import Image
 
 from xt.data.image_folder import ImageFolderData
-from xt.errors import InputError
+from xt.data.photos import open_photo
+from xt.errors import ConfigError, InputError
 
 
 @pytest.fixture
@@ -72,3 +74,51 @@ def test_bad_image_is_named_and_missing_folders_say_what_to_do(root: Path, tmp_p
         list(data.train_dataloader())
     with pytest.raises(InputError, match=r"train/CLASS/\*\.jpg"):
         ImageFolderData(str(tmp_path / "none")).setup("fit")
+
+
+def test_sixteen_bits_are_those_of_eight_and_more(tmp_path: Path):
+    shades = np.random.default_rng(0).integers(0, 256, (40, 40))
+    path = tmp_path / "a.png"
+    for dtype, factor in ((np.uint8, 1), (np.uint16, 257)):
+        Image.fromarray((shades * factor).astype(dtype)).save(path)
+        with open_photo(path) as photo:
+            assert photo.mode == "RGB"
+            np.testing.assert_array_equal(np.asarray(photo), np.repeat(shades[..., None], 3, 2))
+    Image.fromarray(shades.astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif: holds fractions"), open_photo(tmp_path / "a.tif"):
+        pass
+
+
+def test_what_programs_keep_is_no_class_and_folders_below_count(root: Path):
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        shutil.copytree(root / "train" / "dark", root / "train" / name)
+        shutil.copytree(root / "train" / "dark", root / "train" / "light" / name)
+    shutil.copytree(root / "train" / "dark", root / "train" / "light" / "more" / "of it")
+    (root / "val" / "nothing").mkdir()
+    classes, files = ImageFolderData(str(root)).list_files()
+    assert classes == ("dark", "light")
+    names = [(str(path.relative_to(root / "train")), label) for path, label in files["train"]]
+    below = [(f"light/more/of it/{i}.jpg", 1) for i in range(3)]
+    assert names == [*((f"dark/{i}.jpg", 0) for i in range(3)), *((f"light/{i}.jpg", 1) for i in range(3)), *below]
+    (root / "train" / "empty").mkdir()
+    with pytest.raises(InputError, match=r"train/empty: no image of this class .*; remove the folder"):
+        ImageFolderData(str(root)).list_files()
+
+
+def test_the_test_images_are_those_of_val_unless_there_are_others(root: Path):
+    def names(split: str) -> list[str]:
+        data = ImageFolderData(str(root), image_size=16)
+        data.setup("validate" if split == "val" else "test")
+        return [
+            str(path.relative_to(root)) for path, _ in data.datasets["validation" if split == "val" else "test"].files
+        ]
+
+    assert names("test") == names("val") == ["val/dark/0.jpg", "val/light/0.jpg"]
+    shutil.copytree(root / "train", root / "test")
+    assert names("val") == ["val/dark/0.jpg", "val/light/0.jpg"]
+    assert names("test") == [f"test/{name}/{i}.jpg" for name in ("dark", "light") for i in range(3)]
+
+
+def test_statistics_of_fractions_are_refused(root: Path):
+    with pytest.raises(ConfigError, match="mean and std are those of 8-bit values; take 255 times as much"):
+        ImageFolderData(str(root), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

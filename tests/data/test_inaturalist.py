@@ -53,6 +53,14 @@ def test_images_of_the_supercategory_with_their_classes(root: Path):
     assert make(root, supercategory=None).classes == ("Anolis", "Corvus", "Sceloporus")
 
 
+def test_categories_of_one_name_are_told_apart(root: Path):
+    for split in ("train", "val"):
+        path = root / f"{split}2018.json"
+        path.write_text(path.read_text().replace('Sceloporus", "supercat', 'Anolis", "supercat'))
+    assert make(root).classes == ("Anolis (3)", "Anolis (7)")
+    assert make(root, supercategory=None).classes == ("Anolis (3)", "Corvus", "Anolis (7)")
+
+
 def test_crops_are_functions_of_seed_epoch_and_index(root: Path):
     def pixels(epoch: int, seed: int, split: str = "train") -> list[float]:
         loader = getattr(make(root, seed=seed), f"{split}_dataloader")()

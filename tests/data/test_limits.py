@@ -154,8 +154,12 @@ def test_what_does_not_fit_is_said(tmp_path: Path):
         LimitedSource(source, tmp_path / "bad.geojson")
     with rasterio.open(tmp_path / "m.tif", "w", driver="GTiff", count=1, height=61, width=80, dtype="uint8") as out:
         out.write(np.ones((1, 61, 80), np.uint8))
-    with pytest.raises(InputError, match=r"the mask has 61 × 80 px, .* 60 × 80; give one on the same grid"):
+    with pytest.raises(InputError, match=r"m\.tif: 61 × 80 px, .*a\.tif has 60 × 80; they must be on one grid"):
         LimitedSource(source, mask=tmp_path / "m.tif")
+    moved = UTM["transform"] * rasterio.Affine.translation(0, 3)
+    mask = image(tmp_path / "n.tif", **UTM | {"transform": moved})
+    with pytest.raises(InputError, match=r"n\.tif: up to 3 pixels away from .*a\.tif; warp it to that grid"):
+        LimitedSource(source, mask=mask)
     for window in (Window(0, 0, 61, 80), Window(-1, 0, 5, 5), Window(0, 0, 0, 5)):
         with pytest.raises(InputError, match="is not inside the image of 60 × 80 px"):
             LimitedSource(source, crop=window)

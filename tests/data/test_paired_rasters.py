@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
-from rasters import write
+from rasterio import Affine
+from rasters import GRID, UTM, write
 
+from xt.data.masks import MaskReader
 from xt.data.raster_pairs import RasterPairsData
 from xt.errors import ConfigError, InputError
 
@@ -45,6 +48,45 @@ def test_a_split_without_images_is_said_before_training(tmp_path: Path):
     for given in ({}, {"mean": [0.0], "std": [1.0]}):
         with pytest.raises(InputError, match=r"no validation image: validation '\^v'.*; names are such as 'a'"):
             data(tmp_path, **given).dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"crs": UTM, "transform": GRID}, None),
+        ({"crs": UTM, "transform": GRID * Affine.translation(0.5, 0.5)}, None),  # a pixel is a point to some
+        ({"crs": None}, None),
+        (
+            {
+                "crs": rasterio.CRS.from_epsg(32632).to_wkt().replace("WGS 84 / UTM zone 32N", "UTM 32"),
+                "transform": GRID,
+            },
+            None,
+        ),
+        ({"crs": UTM, "transform": GRID * Affine.translation(0, 1)}, "up to 1 pixels away from"),
+        ({"crs": UTM, "transform": GRID * Affine.scale(1.2)}, "up to 1.8 pixels away from"),
+        ({"crs": "EPSG:32633", "transform": GRID}, "another CRS than"),
+        ({"crs": "EPSG:4326", "transform": GRID}, "another CRS than"),
+    ],
+)
+def test_a_mask_lies_on_the_grid_of_its_image(tmp_path: Path, options: dict[str, Any], said: str | None):
+    write(tmp_path / "images/a.tif", np.ones((1, 8, 9), np.float32), crs=UTM, transform=GRID)
+    pairs(tmp_path, v=2.0)
+    write(tmp_path / "masks/a.tif", np.eye(8, 9, dtype=np.uint8), **options)
+    if said is None:
+        assert len(data(tmp_path).dataset("train"))
+    else:
+        with pytest.raises(InputError, match=rf"masks/a\.tif: {said}.* .*images/a\.tif; warp it to that grid"):
+            data(tmp_path).dataset("train")
+
+
+def test_what_a_mask_of_the_file_hides_is_not_known(tmp_path: Path):
+    hidden = np.zeros((8, 9), np.uint8)
+    hidden[2:] = 255
+    path = write(tmp_path / "m.tif", np.ones((8, 9), np.uint8), mask=hidden)
+    found = MaskReader(2, 255).read(path)
+    assert (found[:2] == 255).all()
+    assert (found[2:] == 1).all()
 
 
 def test_transparency_is_no_band_of_a_mask(tmp_path: Path):

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from rasters import noise, write
 
 from xt.data.raster_values import RasterValuesData, ValueReader
@@ -126,7 +127,7 @@ def test_wrong_rasters_are_named(root: Path):
         make(root, values="heights")
     write(root / "values/a.tif", known(40, 59, 0))
     with pytest.raises(
-        InputError, match=r"a\.tif: 40 × 60 px, its raster of values has 40 × 59; they must be on one g"
+        InputError, match=r"values/a\.tif: 40 × 59 px, .*images/a\.tif has 40 × 60; they must be on one grid"
     ):
         make(root)
     for name in ("a", "b"):
@@ -135,3 +136,19 @@ def test_wrong_rasters_are_named(root: Path):
         write(root / f"values/{name}.tif", values)
     with pytest.raises(InputError, match=r"target slope: .* holds no valid pixel"):
         make(root)
+
+
+def test_numbers_are_taken_with_the_scale_and_offset_of_their_file(root: Path):
+    plain = make(root)
+    want = {name: plain.labels.read(root / f"values/{name}.tif") for name in ("a", "b", "v")}
+    for name, scale, offset in (("a", 0.25, 100.0), ("b", 0.5, -3.0)):
+        values = known(40, 60, "abv".index(name))
+        stored = np.where(np.isfinite(values) & (values != -9), (values - offset) / scale, values)
+        path = write(root / f"values/{name}.tif", stored.astype(np.float32), nodata=-9)
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = [scale] * 2, [offset] * 2
+    scaled = make(root)
+    for name, values in want.items():
+        np.testing.assert_allclose(scaled.labels.read(root / f"values/{name}.tif"), values, rtol=1e-4, atol=1e-4)
+    assert scaled.target_mean == pytest.approx(plain.target_mean, rel=1e-5)
+    assert scaled.target_std == pytest.approx(plain.target_std, rel=1e-5)

@@ -154,11 +154,16 @@ def test_a_list_holds_patterns_and_names_that_begin_with_a_hash(batch: Path):
     assert sorted(path.name for path in (batch / "out").glob("*.tif")) == ["#d.tif", "a.tif", "b.tif"]
 
 
-def test_images_of_one_name_are_both_told(batch: Path, capsys: pytest.CaptureFixture[str]):
-    (batch / "more").mkdir()
-    raster(batch / "more" / "b.tif", noise(1, 70, 70))
-    assert predict(images=("in/a.tif", "in/b.tif", "more/b.tif")) == 2
-    assert "in/b.tif and more/b.tif have the same name; predict" in capsys.readouterr().err
+def test_images_of_one_name_are_told_apart_by_their_folders(batch: Path, capsys: pytest.CaptureFixture[str]):
+    for folder in ("more", "other/more"):
+        (batch / folder).mkdir(parents=True)
+        raster(batch / folder / "b.tif", noise(1, 70, 70))
+    (batch / "b.tif").symlink_to("in/b.tif")
+    assert predict(images=("in/a.tif", "in/b.tif", "more/b.tif", "b.tif")) == 0
+    made = sorted(path.name for path in (batch / "out").glob("*.tif"))
+    assert made == ["a.tif", "b.tif", "in_b.tif", "more_b.tif"]
+    assert predict(images=("more/b.tif", "other/more/b.tif")) == 2
+    assert "more/b.tif and other/more/b.tif have the same name; predict" in capsys.readouterr().err
     assert main(["features", "in/a.tif", "in/b.tif", "more/b.tif", "-m", "m", "-o", "t"]) == 2
     assert "in/b.tif and more/b.tif have the same name; give" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """Image classification from images in folders to a class on disk, through the real commands."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,4 +91,52 @@ def test_class_token_without_context_is_refused_before_training(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("xt: error: ")
     assert "context Mamba: the class token" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_classes_are_neither_scored_nor_gone_on_with(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path, run = config(tmp_path, root, {"class_path": "Identity"}, "Pooled"), tmp_path / "run"
+    argv = ["train", str(path), "--run_dir", str(run), "--trainer.check_val_every_n_epoch", "1"]
+    assert main([*argv, "--trainer.max_epochs", "1"]) == 0
+    assert main(["eval", str(run)]) == 0
+    kept = (run / "validation.json").read_text()
+    renamed = tmp_path / "renamed"
+    shutil.copytree(root, renamed)
+    for split in ("train", "val"):
+        (renamed / split / "grass").rename(renamed / split / "zgrass")
+    assert main(["eval", str(run), "--data.root", str(renamed)]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "the data have the classes sand, water, zgrass, the model grass, sand, water; give them as it has them" in told
+    )
+    assert (run / "validation.json").read_text() == kept
+    assert main([*argv, "--trainer.max_epochs", "2", "--data.root", str(renamed)]) == 2
+    assert (
+        "with the classes grass, sand, water, now the data have sand, water, zgrass; go on" in capsys.readouterr().err
+    )
+    (root / "train" / "grass" / "0.png").rename(tmp_path / "0.png")
+    try:
+        assert main([*argv, "--trainer.max_epochs", "2"]) == 0
+    finally:
+        (tmp_path / "0.png").rename(root / "train" / "grass" / "0.png")
+    assert "was trained on 24 samples, now there are 23: it does not go on as it would have" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["decoder", "class"])
+def test_what_cannot_be_learnt_is_told_before_training(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+):
+    path = config(tmp_path, root, {"class_path": "Identity"}, "UNet" if what == "decoder" else "Pooled")
+    if what == "class":
+        root = tmp_path / "one"
+        for split in ("train", "val"):
+            (root / split / "grass").mkdir(parents=True)
+            Image.new("RGB", (SIZE, SIZE)).save(root / split / "grass" / "a.png")
+    assert main(["train", str(path), "--run_dir", str(tmp_path / "run"), "--data.root", str(root)]) == 2
+    said = {"decoder": "UNet gives maps; for classes of images take Pooled or ClassToken", "class": "one class, grass"}
+    told = capsys.readouterr().err
+    assert said[what] in told
+    assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.enums import ColorInterp
 
 from xt.analysis.map_truth import Areas, ClassTruth, Grid, TruthOptions, is_layer
-from xt.data.georeference import profile_of
-from xt.data.geotiff import class_names, open_raster, read_values
+from xt.data.georeference import check_same_grid, profile_of
+from xt.data.geotiff import class_names, in_unit, open_raster, read_values
 from xt.data.masks import windows
 from xt.errors import InputError, XTWarning
 from xt.geometry.grid import Window
@@ -84,28 +85,14 @@ def score_maps(pairs: Sequence[tuple[Path, Path]], options: TruthOptions | None 
 
 def _check_raster(path: Path, found: Any, truth: Path, options: TruthOptions, classes: bool) -> None:
     with open_raster(truth, purpose="label") as known:
-        _check_grids(path, found, truth, known)
-        if found.count != (1 if options.colors else known.count):
+        check_same_grid(truth, profile_of(known), path, profile_of(found))
+        shades = sum(each != ColorInterp.alpha for each in known.colorinterp) if classes else known.count
+        if found.count != (1 if options.colors else shades):
             wanted = "give one band of class indexes, or --colors" if classes else "they must be alike"
             raise InputError(f"{truth}: {known.count} bands, {path} has {found.count}; {wanted}")
         if TASK in known.tags() and TASK not in found.tags():
             text = f"{truth} is what xt predict wrote and {path} is not: the map comes first, then what is true"
             warnings.warn(text, XTWarning, stacklevel=3)
-
-
-def _check_grids(path: Path, found: Any, truth: Path, known: Any) -> None:
-    if (found.height, found.width) != (known.height, known.width):
-        raise InputError(
-            f"{truth}: {known.height} × {known.width} px, {path} has {found.height} × {found.width}; they must be on "
-            "one grid"
-        )
-    if not (found.crs and known.crs):
-        return
-    corners = [(0, 0), (found.width, 0), (0, found.height)]
-    apart = max(np.hypot(*np.subtract(~found.transform * (known.transform * each), each)) for each in corners)
-    if found.crs != known.crs or apart > 0.5:
-        why = "another CRS than" if found.crs != known.crs else f"up to {apart:.3g} pixels away from"
-        raise InputError(f"{truth}: {why} {path}; warp it to that grid")
 
 
 class _ClassSums:
@@ -198,6 +185,6 @@ def _pairs(found: npt.NDArray[Any], true: npt.NDArray[np.int64]) -> dict[tuple[i
 
 
 def _numbers(dataset: Any, window: Window) -> npt.NDArray[np.float64]:
-    """Numbers ``(T, h, w)``, NaN where there are none."""
-    read = (read_values(dataset, window, band) for band in range(1, dataset.count + 1))
-    return np.stack([np.where(valid, values.astype(np.float64), np.nan) for values, valid in read])
+    """Numbers ``(T, h, w)`` in their unit, NaN where there are none."""
+    read = ((band, *read_values(dataset, window, band)) for band in range(1, dataset.count + 1))
+    return np.stack([np.where(valid, in_unit(dataset, band, values), np.nan) for band, values, valid in read])

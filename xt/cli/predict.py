@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -281,8 +282,10 @@ def _outputs(images: list[Path], output: Path, listed: bool) -> dict[Path, Path]
         what = "the result is a GeoTIFF, and points come beside it"
         raise ConfigError(f"-o {output}: {what}; name it .tif, or make the folder first")
     made: dict[Path, Path] = {}
+    often = Counter(map(stem, dict.fromkeys(images)))
     for image in images:
-        other = made.setdefault(output / f"{stem(image)}.tif", image)
+        folder = f"{image.parent.name}_" if often[stem(image)] > 1 and image.parent.name else ""
+        other = made.setdefault(output / f"{folder}{stem(image)}.tif", image)
         if other != image:
             raise ConfigError(f"{other} and {image} have the same name; predict them into different folders")
     return {image: out for out, image in made.items()}

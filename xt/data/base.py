@@ -129,11 +129,13 @@ class DataModule(LightningDataModule):
                 self.datasets[split] = self.dataset(split)
 
     def state_dict(self) -> dict[str, Any]:
-        """Mean and deviation of bands and targets, which a checkpoint keeps."""
-        return {name: list(getattr(self, name, ())) for name in STATISTICS}
+        """Mean and deviation of bands and targets, classes and the number of samples, which a checkpoint keeps."""
+        state: dict[str, Any] = {name: list(getattr(self, name, ())) for name in (*STATISTICS, "classes")}
+        train = self.datasets.get("train")
+        return state | {"samples": None if train is None else len(train)}  # type: ignore[arg-type]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take those of a run or a model, so that :meth:`setup` need not measure them; what the config says counts."""
+        """Take mean and deviation of a run or model, so that :meth:`setup` need not measure them; the config counts."""
         for name in STATISTICS:
             if not getattr(self, name, ()):
                 setattr(self, name, tuple(state_dict.get(name, ())))

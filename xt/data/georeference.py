@@ -17,12 +17,15 @@ import rasterio.warp
 from rasterio._err import CPLE_BaseError  # no public name
 from rasterio.transform import GCPTransformer, RPCTransformer
 
+from xt.data.address import shown
 from xt.errors import InputError, XTWarning
 
 Floats = npt.NDArray[np.float64]
 Profile = Mapping[str, Any]
 """What :func:`profile_of` gives."""
 WGS84 = "EPSG:4326"
+APART = 0.75
+"""Pixels; half of one is what programs differ by that call a pixel a point."""
 
 
 def profile_of(dataset: Any) -> dict[str, Any]:
@@ -96,6 +99,33 @@ def project(start: Any, end: Any, x: Floats, y: Floats) -> tuple[Floats, Floats]
         parts = [project(start, end, x[part], y[part]) for part in (slice(half), slice(half, None))]
         there = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
     return np.asarray(there[0], np.float64), np.asarray(there[1], np.float64)
+
+
+def check_same_grid(path: Path, profile: Profile, other: Path, of_other: Profile) -> None:
+    """Make sure that two rasters, pixel by pixel, are of the same places; one that does not tell fits any.
+
+    Args:
+        path: The raster that is to fit.
+        profile: Its grid.
+        other: What it is laid on.
+        of_other: The grid of that.
+
+    Raises:
+        InputError: If they are of different size, or of other places by more than three quarters of a pixel.
+    """
+    height, width = size = profile["height"], profile["width"]
+    if size != (of_other["height"], of_other["width"]):
+        theirs = f"{shown(other)} has {of_other['height']} × {of_other['width']}"
+        raise InputError(f"{shown(path)}: {height} × {width} px, {theirs}; they must be on one grid")
+    if not all(each.get("crs") and "transform" in each for each in (profile, of_other)):
+        return
+    cols, rows = np.array([0.0, width, 0.0]), np.array([0.0, 0.0, height])
+    x, y = project(profile["crs"], of_other["crs"], *(profile["transform"] * (cols, rows)))
+    there = ~of_other["transform"] * (x, y)
+    apart = np.hypot(there[0] - cols, there[1] - rows).max()
+    if not apart <= APART:
+        why = "another CRS than" if profile["crs"] != of_other["crs"] else f"up to {apart:.3g} pixels away from"
+        raise InputError(f"{shown(path)}: {why} {shown(other)}; warp it to that grid")
 
 
 def turns(profile: Profile) -> tuple[float, ...]:

@@ -193,6 +193,12 @@ def read_values(dataset: Any, window: Window, band: int, nodata: float | None = 
     return values[0], valid
 
 
+def in_unit(dataset: Any, band: int, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Numbers of one band by its scale and offset, in float64; as they are where it has none."""
+    scale, offset = dataset.scales[band - 1], dataset.offsets[band - 1]
+    return values if (scale, offset) == (1, 0) else values * np.float64(scale) + offset
+
+
 def _read(
     dataset: Any, window: Window, bands: list[int], nodata: Sequence[float | None]
 ) -> tuple[npt.NDArray[Any], Mask]:

@@ -16,10 +16,12 @@ STD = (58.395, 57.12, 57.375)
 
 
 class ImageFolderData(DataModule):
-    """``ROOT/train/CLASS/*.jpg`` and ``ROOT/val/CLASS/*.jpg``.
+    """``ROOT/train/CLASS/*.jpg`` and ``ROOT/val/CLASS/*.jpg``, or in folders below ``CLASS``.
+
+    Without ``ROOT/test/CLASS`` those of ``val`` are the test images too. How a camera was held (EXIF) does not count.
 
     Args:
-        root: Folder with ``train`` and ``val``.
+        root: Folder with ``train`` and ``val``, and ``test`` if there is one.
         image_size: Side of an image in pixels: a random crop in training, the middle otherwise.
         mean: Of each channel, of 8-bit values.
         std: Likewise.
@@ -47,6 +49,10 @@ class ImageFolderData(DataModule):
     ) -> None:
         super().__init__(root, image_size, batch_size, num_workers, seed)
         self.mean, self.std, self.scale = tuple(mean), tuple(std), scale
+        if max(std) < 2:
+            raise ConfigError(
+                f"data.init_args.std is {list(std)}: mean and std are those of 8-bit values; take 255 times as much"
+            )
         if not 0 < scale <= 1:
             raise ConfigError(f"data.init_args.scale is {scale}; it must lie above 0 and not above 1")
         self.files: dict[str, list[tuple[Path, int]]] = {}
@@ -57,11 +63,12 @@ class ImageFolderData(DataModule):
         return self.batch_size
 
     def dataset(self, split: str) -> Images:
-        """Random crops, flipped at random, or the middle of each image; the validation images are the test images."""
+        """Random crops, flipped at random, or the middle of each image."""
         if not self.files:
             self.classes, self.files = self.list_files()
-        train = split == "train"
-        return Images(self, self.files["train" if train else "val"], self.scale if train else None)
+        files = {"train": self.files["train"], "validation": self.files["val"]}
+        files["test"] = self.files.get("test", files["validation"])
+        return Images(self, files[split], self.scale if split == "train" else None)
 
     def list_files(self) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
         """Return the class names, and split → files with their class.
@@ -74,16 +81,32 @@ class ImageFolderData(DataModule):
                 f"data: no folder {(self.root / 'train').absolute()}; {ROOT} a folder with "
                 "train/CLASS/*.jpg and val/CLASS/*.jpg"
             )
-        classes = tuple(sorted(path.name for path in (self.root / "train").iterdir() if path.is_dir()))
-        files: dict[str, list[tuple[Path, int]]] = {}
-        for split in ("train", "val"):
-            found = []
-            for path in sorted((self.root / split).glob("*/*")):
-                if path.suffix.lower() in SUFFIXES:
-                    if path.parent.name not in classes:
-                        raise InputError(f"{path.parent}: this class is not in train")
-                    found.append((path, classes.index(path.parent.name)))
-            if not found:
+        splits = ("train", "val", "test") if (self.root / "test").is_dir() else ("train", "val")
+        listed = {split: _listed(self.root / split) for split in splits}
+        for split, found in listed.items():
+            if not any(found.values()):
                 raise InputError(f"data: no image in {self.root / split}/CLASS")
-            files[split] = found
+        classes = tuple(sorted(listed["train"]))
+        files: dict[str, list[tuple[Path, int]]] = {}
+        for split, found in listed.items():
+            for name, paths in found.items():
+                folder = self.root / split / name
+                if not paths and split == "train":
+                    raise InputError(f"{folder}: no image of this class ({', '.join(SUFFIXES)}); remove the folder")
+                if paths and name not in classes:
+                    raise InputError(f"{folder}: this class is not in train")
+            files[split] = [(path, classes.index(name)) for name, paths in sorted(found.items()) for path in paths]
         return classes, files
+
+
+def _listed(folder: Path) -> dict[str, list[Path]]:
+    """Class → its images, in folders below too; what programs keep for themselves is left out."""
+
+    def is_own(path: Path) -> bool:
+        return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+
+    classes = [path for path in folder.glob("*") if path.is_dir() and not is_own(path)]
+    return {
+        each.name: [path for path in sorted(each.rglob("*")) if path.suffix.lower() in SUFFIXES and not is_own(path)]
+        for each in classes
+    }

@@ -1,6 +1,7 @@
 """iNaturalist-2018: images listed in the JSON files of the challenge."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -74,7 +75,7 @@ class INaturalistData(ImageFolderData):
         return tuple(classes.values()), files
 
     def _classes(self, path: Path, categories: list[dict[str, Any]]) -> dict[int, str]:
-        """Names of the wanted categories by number."""
+        """Names of the wanted categories by number, which stands behind a name that several have."""
         found = {
             each["id"]: each["name"]
             for each in categories
@@ -86,7 +87,8 @@ class INaturalistData(ImageFolderData):
                 f"data.init_args.supercategory: {path} has no {self.supercategory!r}"
                 f"{nearest(str(self.supercategory), known)}"
             )
-        return dict(sorted(found.items()))
+        often = Counter(found.values())
+        return {number: name if often[name] == 1 else f"{name} ({number})" for number, name in sorted(found.items())}
 
     def _files(self, path: Path, content: dict[str, Any], labels: dict[int, int]) -> list[tuple[Path, int]]:
         names = {each["id"]: each["file_name"] for each in content["images"]}

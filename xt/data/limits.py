@@ -12,6 +12,7 @@ from rasterio.features import geometry_mask
 from rasterio.rpc import RPC
 
 from xt.data import handles
+from xt.data.georeference import check_same_grid, profile_of
 from xt.data.geotiff import Mask, Pixels, open_dataset, read_window, state_of
 from xt.data.polygons import Shapes, read_polygons, touching
 from xt.data.source import Source
@@ -25,7 +26,7 @@ class LimitedSource(Source):
     Args:
         source: The image.
         aoi: Polygons (GeoJSON, GeoPackage, shapefile …); pixels whose centre lies in none have no data.
-        mask: Raster of the image's size; pixels where it is 0 or has no data have no data.
+        mask: Raster on the image's grid; pixels where it is 0 or has no data have no data.
         crop: Pixels that are taken; rows and columns then count from its first one.
 
     Raises:
@@ -48,12 +49,7 @@ class LimitedSource(Source):
         self.polygons = None if aoi is None else _polygons(aoi, source)
         self.tree = shapely.STRtree([] if self.polygons is None else self.polygons)
         if mask is not None:
-            dataset = self._mask_dataset(mask)
-            if (dataset.height, dataset.width) != (source.height, source.width):
-                raise InputError(
-                    f"{mask}: the mask has {dataset.height} × {dataset.width} px, {source.path} {source.height} × "
-                    f"{source.width}; give one on the same grid"
-                )
+            check_same_grid(mask, profile_of(self._mask_dataset(mask)), source.path, source.profile())
         self.before = self._state()
 
     def read(self, window: Window, gain: float = 1.0) -> tuple[Pixels, Mask]:

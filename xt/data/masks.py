@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError, RasterioIOError
 
 from xt.data import handles
@@ -63,7 +64,7 @@ class MaskReader:
 
     Attributes:
         num_classes: Classes.
-        ignore_index: Value that is not scored; also of nodata and of what lies outside.
+        ignore_index: Value that is not scored; also of nodata, of what a mask hides, and of what lies outside.
         colors: Colour of every class but the first; None if values are class indexes.
         key: Of a sample, under which its classes stand.
         option: That sets ``ignore_index``.
@@ -106,7 +107,7 @@ class MaskReader:
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
                 values = dataset.read([1, 2, 3] if self.colors is not None else [1], window=place)
-                unknown = dataset.dataset_mask(window=place) == 0 if dataset.nodata is not None else None
+                unknown = dataset.dataset_mask(window=place) == 0 if _hides(dataset) else None
         except (RasterioIOError, RasterioError) as error:
             raise InputError(
                 f"{path}: cannot read the mask from row {window.row}, column {window.col}; mend it"
@@ -134,6 +135,12 @@ class MaskReader:
             if parts.size:
                 raise InputError(f"{path}: value {parts[0]:g} is no whole number, so no class; mend the mask")
         return values.astype(np.int64)
+
+
+def _hides(dataset: Any) -> bool:
+    """Whether nodata or a mask says what is not known; what is transparent in a picture may well be a class."""
+    flags = set(dataset.mask_flag_enums[0])
+    return dataset.nodata is not None or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
 
 
 class Foreground:

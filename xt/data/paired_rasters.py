@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from xt.data.base import DataModule, check_bands
+from xt.data.georeference import check_same_grid, profile_of
 from xt.data.geotiff import Purpose, open_raster
 from xt.data.pair_crops import PixelLabels, RasterPairs
 from xt.data.source import Source
@@ -85,7 +86,7 @@ class PairedRasters(DataModule):
         """Reads the other rasters."""
 
     def dataset(self, split: str) -> RasterPairs:
-        """Match the rasters, compare their sizes, and measure mean and std if they are not given."""
+        """Match the rasters, compare their grids, and measure mean and std if they are not given."""
         if not self.pairs:
             self.pairs = self._match()
         self.splits.check(self.pairs, split)
@@ -116,7 +117,7 @@ class PairedRasters(DataModule):
         return self.splits.share(found, lambda pair: pair[0].stem)
 
     def match(self, images: Sequence[Path]) -> Sequence[Path | None]:
-        """Find what is known of each image: a raster of its name and size; None where nothing is.
+        """Find what is known of each image: a raster of its name, on its grid; None where nothing is.
 
         Raises:
             InputError: If one is missing or does not fit.
@@ -128,11 +129,7 @@ class PairedRasters(DataModule):
                 raise InputError(f"{image}: no {self.what} of this name in {self.known_folder}")
             known, source = others[image.stem], self.sources[image]
             with open_raster(known, purpose=self.purpose) as b:
-                if (source.height, source.width) != (b.height, b.width):
-                    raise InputError(
-                        f"{image}: {source.height} × {source.width} px, its {self.what} has {b.height} × {b.width}; "
-                        "they must be on one grid"
-                    )
+                check_same_grid(known, profile_of(b), image, source.profile())
                 self.check_pair(known, b)
             found.append(known)
         return found

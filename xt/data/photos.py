@@ -24,14 +24,20 @@ Bytes = npt.NDArray[np.uint8]
 
 @contextmanager
 def open_photo(path: Path) -> Iterator[Image.Image]:
-    """Open an image file as red, green and blue of 8 bits; pixels are read inside the block.
+    """Open an image file as red, green and blue of 8 bits. Of 16 bits the upper ones count, whatever their unit.
 
     Raises:
-        InputError: If it cannot be read.
+        InputError: If it cannot be read, or holds fractions.
     """
     try:
         with Image.open(path) as opened:
-            yield opened.convert("RGB")
+            if opened.mode == "F":
+                raise InputError(f"{path}: holds fractions, no shades of a photo")
+            if opened.mode == "I" or opened.mode.startswith("I;"):  # Pillow would make white of all above 255
+                shades = np.asarray(opened).astype(np.int64).clip(0, 2**16 - 1) >> 8
+                yield Image.fromarray(shades.astype(np.uint8)).convert("RGB")
+            else:
+                yield opened.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from error
 

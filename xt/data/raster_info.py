@@ -71,7 +71,8 @@ class RasterInfo:
             found.append("complex samples: only their absolute value can be used (--complex abs)")
         if set(self.scales) != {1.0} or set(self.offsets) != {0.0}:
             found.append(
-                "scale and offset are in the file and not applied: models learn and predict from what is stored"
+                "scale and offset are in the file and not applied: models learn and predict from what is stored; to "
+                "numbers that are learnt or scored they are"
             )
         return found
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xt.data import handles
-from xt.data.geotiff import Pixels, open_dataset, read_values
+from xt.data.geotiff import Mask, Pixels, in_unit, open_dataset, read_values
 from xt.data.pair_crops import RasterPairs
 from xt.data.paired_rasters import PairedRasters
 from xt.data.source import InputSpec, Source
@@ -20,7 +20,7 @@ from xt.geometry.grid import Window
 
 @dataclass(frozen=True)
 class ValueReader:
-    """Reads numbers; each band has missing pixels of its own.
+    """Reads numbers, by scale and offset where a file has them; each band has missing pixels of its own.
 
     Attributes:
         indexes: 1-based bands.
@@ -55,8 +55,17 @@ class ValueReader:
             place = inside.within(window).slices
             for target, index in zip(found, self.indexes, strict=True):
                 values, valid = read_values(dataset, inside, index, self.nodata)
-                np.copyto(target[place], values, where=valid, casting="same_kind")
+                np.copyto(target[place], in_unit(dataset, index, values), where=valid, casting="same_kind")
         return found
+
+
+class _Numbers(Source):
+    """One band of numbers, to be measured."""
+
+    def read_raw(self, window: Window) -> tuple[Pixels, Mask, Mask]:
+        pixels, known, valid = super().read_raw(window)
+        values = in_unit(self._dataset(self.path), self.indexes[0], pixels)
+        return values.astype(np.float32, copy=False), known, valid
 
 
 class RasterValuesData(PairedRasters):
@@ -167,7 +176,7 @@ class RasterValuesData(PairedRasters):
         for name, index in zip(self.targets, self.reader.indexes, strict=True):
             spec = InputSpec((name,), (), (), self.reader.nodata)
             try:
-                found.append(measure(Source(known, spec, (index,)) for _, known in self.pairs["train"]))
+                found.append(measure(_Numbers(known, spec, (index,)) for _, known in self.pairs["train"]))
             except InputError as error:
                 raise InputError(f"target {name}: {error}") from error
         return tuple(mean for (mean,), _ in found), tuple(std for _, (std,) in found)

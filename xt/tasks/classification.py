@@ -53,12 +53,26 @@ class ImageClassification(ImageTask):
         """Make the metric; prediction needs none, and is spared seconds of imports.
 
         Raises:
-            ConfigError: If the data give no labels.
+            ConfigError: If the data give no labels, or those of one class.
         """
         from torchmetrics.classification import MulticlassAccuracy
 
         super().adopt(data)
+        if len(data.classes) < 2:
+            raise ConfigError(f"data: one class, {', '.join(data.classes)}; a classifier learns at least two")
         self.top1: Any = MulticlassAccuracy(len(data.classes), average="micro")
+
+    def attach(self, model: XT) -> None:
+        """Make sure that the model has one answer for an image.
+
+        Raises:
+            ConfigError: If its decoder gives maps.
+        """
+        if model.dense:
+            name = type(model.decoder).__name__
+            raise ConfigError(
+                f"model.model.decoder: {name} gives maps; for classes of images take Pooled or ClassToken"
+            )
 
     def losses(self, model: XT, batch: Batch) -> Losses:
         """Cross-entropy of a batch."""

@@ -1,5 +1,6 @@
 """What a run was begun with and must go on with."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from inspect import Parameter, signature
@@ -11,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from xt.data.base import DataModule
-from xt.errors import ConfigError
+from xt.errors import ConfigError, XTWarning
 from xt.models.factory import ModelConfig
 
 BOUND_TRAINER = (
@@ -52,6 +53,28 @@ def check_averaging(folder: Path, trainer: Trainer, saved: Mapping[str, Any]) ->
         raise ConfigError(
             f"{folder} was trained {with_it} averaged weights, now {without}; leave WeightAveraging in "
             "trainer.callbacks as it was, choose another --run_dir, or train anew with --fresh"
+        )
+
+
+def check_data(folder: Path, state: Mapping[str, Any], data: DataModule) -> None:
+    """Compare what a checkpoint's data were with what they are, where the config need not tell; warn of more or less.
+
+    Raises:
+        ConfigError: If the classes differ.
+    """
+    before, now = state.get("classes"), data.state_dict()
+    if before is not None and before != now["classes"]:
+        raise ConfigError(
+            f"{folder} was trained with the classes {', '.join(before)}, now the data have "
+            f"{', '.join(data.classes)}; go on with the old ones, choose another --run_dir, or train anew with --fresh"
+        )
+    samples = state.get("samples")
+    if samples is not None and samples != now["samples"]:
+        warnings.warn(
+            f"{folder} was trained on {samples} samples, now there are {now['samples']}: "
+            "it does not go on as it would have",
+            XTWarning,
+            stacklevel=2,
         )
 
 

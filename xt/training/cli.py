@@ -24,7 +24,7 @@ from xt.malloc import return_large_blocks
 from xt.models.checkpoint import find_model, load_beside, load_model
 from xt.stopping import StopRequest
 from xt.training import ownership
-from xt.training.binding import check_averaging, check_same
+from xt.training.binding import check_averaging, check_data, check_same
 from xt.training.checkpoints import OWN, clean, find_checkpoint
 from xt.training.ending import DONE, UNCHOSEN, goes_on, how_it_ended, read_done
 from xt.training.metrics_file import MetricsFile
@@ -169,12 +169,16 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
 
 
 def _begin(cli: CLI, checkpoint: Path | None) -> None:
+    state: dict[str, Any] = {}
     if checkpoint is not None:
         saved = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
-        cli.datamodule.load_state_dict(saved.get(type(cli.datamodule).__qualname__, {}))
+        state = saved.get(type(cli.datamodule).__qualname__, {})
+        cli.datamodule.load_state_dict(state)
         check_averaging(checkpoint.parents[1], cli.trainer, saved)
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
+    if checkpoint is not None:
+        check_data(checkpoint.parents[1], state, cli.datamodule)
     cli.model.build(cli.datamodule)
     cli.model.start(cli.datamodule, checkpoint)
 

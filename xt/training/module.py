@@ -104,9 +104,10 @@ class TrainingModule(LightningModule):
                     f"the data have {len(given)} {what} ({', '.join(given[:5])}), the model was trained on {len(mine)} "
                     f"({', '.join(mine[:5])}); take data like those it was trained on"
                 )
-            if list(mine) != list(given) and set(mine) == set(given):
+            if list(mine) != list(given) and (set(mine) == set(given) or what == "classes"):
                 raise ModelError(
-                    f"the data have the {what} {', '.join(given)}, the model {', '.join(mine)}; give them in its order"
+                    f"the data have the {what} {', '.join(given)}, the model {', '.join(mine)}; give them "
+                    + ("in its order" if set(mine) == set(given) else "as it has them")
                 )
         self._use(model, metadata)
         self.task.check(model, metadata, data)
