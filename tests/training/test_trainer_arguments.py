@@ -88,6 +88,16 @@ def test_an_end_without_validation_is_told(scenes: Path, tmp_path: Path, capsys:
     assert "no validation chose the model" in capsys.readouterr().out
 
 
+def test_the_last_epoch_is_validated_too(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trainer = {"accelerator": "cpu", "max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
+    argv = ["train", str(config(tmp_path, scenes, trainer=trainer | {"enable_progress_bar": False}))]
+    assert main([*argv, "--run_dir", str(tmp_path / "run")]) == 0
+    assert [row[0] for row in losses(tmp_path / "run") if row[1] == "val/aggregate"] == ["1", "2"]
+    assert "no validation" not in capsys.readouterr().out
+    assert main([*argv, "--run_dir", str(tmp_path / "none"), "--trainer.limit_val_batches", "0"]) == 0
+    assert "no validation chose the model" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(scenes: Path, tmp_path: Path):
     script = tmp_path / "script.py"

@@ -22,7 +22,7 @@ from xt.errors import ConfigError, XTError, at_least
 from xt.training import strict_yaml
 from xt.training.module import TrainingModule
 from xt.training.schema import check_config
-from xt.training.trainer_arguments import TRAINER_DEFAULTS, adapted
+from xt.training.trainer_arguments import TRAINER_DEFAULTS, adapted, validate_last_epoch
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -73,6 +73,7 @@ class CLI(LightningCLI):
         elif not isinstance(trainer.strategy, SingleDeviceStrategy):
             raise ConfigError("trainer.strategy: a model is trained whole in each process; take strategy: auto or ddp")
         at_least(1, "trainer", check_val_every_n_epoch=trainer.check_val_every_n_epoch)
+        validate_last_epoch(trainer)
         return trainer
 
 

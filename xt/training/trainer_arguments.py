@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 
 from xt.data.base import DataModule
@@ -49,3 +50,14 @@ def adapted(given: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
         data.same_batches = True
         own |= {"overfit_batches": 0.0, "limit_train_batches": overfit, "limit_val_batches": overfit}
     return own
+
+
+def validate_last_epoch(trainer: Trainer) -> None:
+    """Have the last epoch validated, whatever ``check_val_every_n_epoch`` is: its model may well be the best."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    is_due = loop._should_check_val_epoch
+
+    def is_due_or_last() -> bool:
+        return is_due() or (trainer.enable_validation and trainer.current_epoch + 1 == trainer.max_epochs)
+
+    loop._should_check_val_epoch = is_due_or_last
