@@ -89,9 +89,10 @@ def test_mean_and_deviation_are_those_of_known_training_numbers(root: Path):
     data = make(root)
     values = np.stack([known(40, 60, 0), known(40, 60, 1)], 1).astype(np.float64)
     values[values == -9] = np.nan
+    values[..., :3] = np.nan  # where the images have no data
     np.testing.assert_allclose(data.target_mean, np.nanmean(values, (1, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(data.target_std, np.nanstd(values, (1, 2, 3)), rtol=1e-6)
-    values[values == (rare := values[1, 0, 0, 0])] = np.nan
+    values[values == (rare := values[1, 0, 0, 3])] = np.nan
     lacking = make(root, target_nodata=float(rare))
     np.testing.assert_allclose(lacking.target_mean, np.nanmean(values, (1, 2, 3)), rtol=1e-6)
     assert lacking.target_mean != data.target_mean
@@ -152,3 +153,16 @@ def test_numbers_are_taken_with_the_scale_and_offset_of_their_file(root: Path):
         np.testing.assert_allclose(scaled.labels.read(root / f"values/{name}.tif"), values, rtol=1e-4, atol=1e-4)
     assert scaled.target_mean == pytest.approx(plain.target_mean, rel=1e-5)
     assert scaled.target_std == pytest.approx(plain.target_std, rel=1e-5)
+
+
+def test_numbers_are_measured_where_their_image_has_data(root: Path):
+    image, values = noise(1, 40, 60, seed=10), known(40, 60, 0)
+    image[0, :20], values[:, :20] = np.nan, 1e6
+    write(root / "images/a.tif", image)
+    write(root / "values/a.tif", values, nodata=-9)
+    seen = [values[:, 20:], known(40, 60, 1)[:, :, 3:]]
+    joined = np.concatenate([each.reshape(2, -1) for each in seen], 1).astype(np.float64)
+    joined[joined == -9] = np.nan
+    data = make(root)
+    assert data.target_mean == pytest.approx(np.nanmean(joined, 1), rel=1e-5)
+    assert data.target_std == pytest.approx(np.nanstd(joined, 1), rel=1e-5)

@@ -15,7 +15,7 @@ import xt
 from xt.cli.main import main
 from xt.data.image_folder import ImageFolderData
 from xt.data.photos import RESIZED, Photo
-from xt.errors import ConfigError, XTWarning
+from xt.errors import ConfigError, InputError, XTWarning
 from xt.models.checkpoint import load_model, save_model
 
 SIZE = 128
@@ -55,7 +55,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_photo_has_the_scores_that_validation_gives_it(photos: Path, model: Path, tmp_path: Path, name: str):
+def test_a_photo_has_the_scores_that_validation_gives_it(
+    photos: Path, model: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
     data = ImageFolderData(str(photos), image_size=SIZE, batch_size=1)
     data.setup("fit")
     batch = next(each for each in data.val_dataloader() if each["name"] == [name] and each["label"].item() == 1)
@@ -64,6 +66,7 @@ def test_a_photo_has_the_scores_that_validation_gives_it(photos: Path, model: Pa
     out = tmp_path / "out.tif"
     path = photos / "val" / "b" / name
     assert main(["predict", str(path), "-m", str(model), "-o", str(out)]) == 0
+    assert "warning" not in capsys.readouterr().err
     answer = json.loads(out.with_suffix(".json").read_text())
     assert list(answer["scores"].values()) == pytest.approx(want.tolist(), abs=1e-6)
     assert answer["class"] == "abc"[int(want.argmax())]
@@ -151,6 +154,7 @@ def test_what_it_takes_is_told(photos: Path, model: Path, tmp_path: Path, capsys
     told = json.loads(capsys.readouterr().out)
     assert (told["height"], told["width"], told["regions"], told["windows"]) == (300, 700, 4, 1)
     assert told["result"] == 300 * 700 * 4 // 3
+    assert told["disk"] >= told["result"]
 
 
 def test_of_a_map_it_is_said_that_all_of_it_is_seen_at_once(model: Path, tmp_path: Path):
@@ -181,4 +185,12 @@ def test_what_is_no_photo_is_told(
     assert str(path) in told
     assert told.count("\n") == 1
     assert f"--tile {SIZE}" in told
+    assert ("is no image file on this machine" in told) == (kind == "folder")
     assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_model_of_other_bands_sees_no_photo(photos: Path, tmp_path: Path):
+    network, metadata = load_model(save(tmp_path / "m", "classification", 4, SIZE))
+    model = xt.TrainedModel(network, replace(metadata, resize_type=RESIZED))
+    with pytest.raises(InputError, match=f"the model takes 4 bands, no photo; .*--tile {SIZE}"):
+        xt.predict(model, photos / "val" / "b" / "wide.png")

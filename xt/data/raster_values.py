@@ -60,12 +60,16 @@ class ValueReader:
 
 
 class _Numbers(Source):
-    """One band of numbers, to be measured."""
+    """One band of numbers, to be measured where their image has data."""
+
+    def __init__(self, path: Path, inputs: InputSpec, index: int, image: Source) -> None:
+        super().__init__(path, inputs, (index,))
+        self.image = image
 
     def read_raw(self, window: Window) -> tuple[Pixels, Mask, Mask]:
         pixels, known, valid = super().read_raw(window)
         values = in_unit(self._dataset(self.path), self.indexes[0], pixels)
-        return values.astype(np.float32, copy=False), known, valid
+        return values.astype(np.float32, copy=False), known, valid & self.image.read_raw(window)[2]
 
 
 class RasterValuesData(PairedRasters):
@@ -176,7 +180,8 @@ class RasterValuesData(PairedRasters):
         for name, index in zip(self.targets, self.reader.indexes, strict=True):
             spec = InputSpec((name,), (), (), self.reader.nodata)
             try:
-                found.append(measure(_Numbers(known, spec, (index,)) for _, known in self.pairs["train"]))
+                pairs = self.pairs["train"]
+                found.append(measure(_Numbers(known, spec, index, self.sources[image]) for image, known in pairs))
             except InputError as error:
                 raise InputError(f"target {name}: {error}") from error
         return tuple(mean for (mean,), _ in found), tuple(std for _, (std,) in found)
