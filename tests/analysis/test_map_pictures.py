@@ -52,6 +52,11 @@ def test_maps_beside_what_is_true(tmp_path: Path, figures: list[Any], capsys: py
     argv = ["report", str(run), "-o", str(tmp_path / "out"), "--scene", str(photo), "--maps", said_path, "--labels"]
     assert main([*argv, raster(tmp_path / "true.tif", true), "--ignore", "2"]) == 0
     assert str(tmp_path / "out/maps.png") in capsys.readouterr().out
+    (run / "test.json").unlink()
+    assert main([*argv, str(tmp_path / "true.tif"), "--ignore", "2"]) == 0
+    told = capsys.readouterr()
+    assert f"run xt eval {run} --split test first; its scores are left out" in told.err
+    assert told.out.splitlines() == [str(tmp_path / "out" / name) for name in ("losses.png", "maps.png")]
     assert np.asarray(Image.open(tmp_path / "out/maps.png").convert("L")).std() > 10
     image, there, found = figures[-1].axes
     assert image.get_title() == "photo"

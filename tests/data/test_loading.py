@@ -110,7 +110,7 @@ class Numbers(DataModule):
         return Keys()
 
 
-def test_the_base_sets_up_once_and_skips_once():
+def test_the_base_sets_up_once_and_loaders_skip_once():
     data = Numbers("x", batch_size=3, seed=5)
     data.setup("fit")
     data.setup("validate")
@@ -119,7 +119,11 @@ def test_the_base_sets_up_once_and_skips_once():
     data.setup("test")
     assert data.asked[-1] == "test"
     data.skip_batches = 2
-    first, second = ([batch["index"].tolist() for batch in data.train_dataloader()] for _ in range(2))
+    loader = data.train_dataloader()
+    first, second = ([batch["index"].tolist() for batch in loader] for _ in range(2))
+    assert [batch["index"].tolist() for batch in data.train_dataloader()] == first  # made anew before a batch is used
+    data.skip_batches = 0
+    assert [batch["index"].tolist() for batch in data.train_dataloader()] == second
     assert (len(first), len(second)) == (1, 3)
     assert first == second[2:]
     assert [len(batch["index"]) for batch in data.val_dataloader()] == [1] * 11

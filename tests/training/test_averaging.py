@@ -58,3 +58,20 @@ def test_the_weights_that_were_validated_are_kept_and_the_run_goes_on_exactly(
     other = config(tmp_path, scenes, trainer=TRAINER | {"callbacks": OTHERS, "max_epochs": 3})
     assert main(["train", str(other), "--run_dir", str(tmp_path / "cut")]) == 2
     assert "was trained with averaged weights, now without" in capsys.readouterr().err
+
+
+def test_what_does_not_learn_is_not_averaged_and_must_not_be_all(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["train", str(config(tmp_path, scenes, trainer=TRAINER | {"max_epochs": 1, "callbacks": []})), "--run_dir"]
+    assert main([*argv, str(tmp_path / "first")]) == 0
+    rounding = '[{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}}]'
+    some = ["--model.init_from", str(tmp_path / "first"), "--model.train_parts", "[decoder,heads]"]
+    assert main([*argv, str(tmp_path / "second"), *some, "--trainer.callbacks", rounding]) == 0
+    before, after = (load_model(tmp_path / run)[0] for run in ("first", "second"))
+    for part, kept in (("region_encoder", True), ("context", True), ("decoder", False), ("heads", False)):
+        assert same(*(getattr(each, part).state_dict() for each in (before, after))) == kept, part
+    capsys.readouterr()
+    assert main([*argv, str(tmp_path / "none"), "--model.train_parts", "[]"]) == 2
+    assert "model.train_parts is []: nothing learns; name parts with weights" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

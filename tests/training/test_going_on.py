@@ -47,6 +47,25 @@ def test_a_run_with_loader_processes_goes_on_exactly(unbroken: Path, scenes: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"reload_dataloaders_every_n_epochs": 1, "max_epochs": 2},
+        {"check_val_every_n_epoch": None, "val_check_interval": 2, "max_epochs": -1, "max_steps": 5},
+    ],
+    ids=["reload", "interval"],
+)
+def test_loaders_that_are_made_anew_and_validation_by_steps_go_on_exactly(
+    scenes: Path, tmp_path: Path, trainer: dict[str, object]
+):
+    path = config(tmp_path, scenes, trainer={"accelerator": "cpu", "enable_progress_bar": False} | trainer)
+    argv = [str(path), "--run_dir"]
+    assert main(["train", *argv, str(tmp_path / "whole")]) == 0
+    assert run_train(*argv, str(tmp_path / "cut"), kill_at=2) == 9
+    assert main(["train", *argv, str(tmp_path / "cut")]) == 0
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
 def test_sparse_checkpoints_go_on_exactly_too(unbroken: Path, scenes: Path, tmp_path: Path):
     argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--checkpoint_every", "3"]
     assert run_train(*argv, kill_at=5) == 9

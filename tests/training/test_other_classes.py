@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 import yaml
 from PIL import Image
@@ -24,12 +25,14 @@ PARTS = {
 }  # fmt: skip
 
 
-def train(folder: Path, run: str, classes: list[str], code: int = 0, **model: Any) -> torch.nn.ModuleDict | None:
+def train(
+    folder: Path, run: str, classes: list[str], code: int = 0, data: dict[str, Any] | None = None, **model: Any
+) -> torch.nn.ModuleDict | None:
     values = {
         "seed_everything": len(run),  # each run begins with other weights
         "trainer": {"accelerator": "cpu", "max_steps": 1, "enable_progress_bar": False},
         "model": {"task": "SemanticSegmentation", "model": PARTS, "lr": 1e-12} | model,
-        "data": {
+        "data": data or {
             "class_path": "RasterPairsData",
             "init_args": {
                 "root": str(folder), "classes": classes, "bands": ["a", "b", "c"], "validation": "2", "image_size": 32, "batch_size": 1,
@@ -85,3 +88,49 @@ def test_parts_without_heads_say_nothing(images: Path, capsys: pytest.CaptureFix
     given = {"init_from": str(images / "old/model"), "init_parts": ["decoder"]}
     train(images, "new", ["fog", "sea"], **given)
     assert "are taken" not in capsys.readouterr().err
+
+
+def test_targets_are_taken_by_name_too(images: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(1)
+    (images / "values").mkdir()
+    for name in "12":
+        values = {"driver": "GTiff", "height": 32, "width": 32, "count": 2, "dtype": "float32"}
+        with rasterio.open(images / f"values/{name}.tif", "w", **values) as out:
+            out.write(rng.normal(size=(2, 32, 32)).astype(np.float32))
+
+    def learn(run: str, targets: list[str], code: int = 0, **model: Any) -> torch.nn.ModuleDict | None:
+        data = {
+            "class_path": "RasterValuesData",
+            "init_args": {
+                "root": str(images), "targets": targets, "bands": ["a", "b", "c"], "validation": "2", "image_size": 32, "batch_size": 1,
+            },
+        }  # fmt: skip
+        return train(images, run, [], code, data, task="PixelRegression", **model)
+
+    old, model = learn("old", ["height", "slope"])["value"], str(images / "old/model")
+    capsys.readouterr()
+    new = learn("new run", ["slope", "light"], init_from=model)["value"]
+    assert "heads of the targets slope are taken; light start anew" in capsys.readouterr().err
+    for parameter in ("weight", "bias"):
+        kept, begun = getattr(new, parameter)
+        assert torch.allclose(kept, getattr(old, parameter)[1], atol=1e-9)
+        assert not any(torch.allclose(begun, each, atol=1e-9) for each in getattr(old, parameter))
+    assert main(["eval", str(images / "old"), "--data.targets", "[slope,height]"]) == 2
+    assert "the data have the targets slope, height, the model height, slope; give them" in capsys.readouterr().err
+
+
+def test_other_bands_and_other_heads_are_told(images: Path, capsys: pytest.CaptureFixture[str]):
+    train(images, "old", ["sea", "ship"])
+    capsys.readouterr()
+    given = [
+        "train",
+        str(images / "small.yaml"),
+        "--run_dir",
+        str(images / "new"),
+        "--model.init_from",
+        str(images / "old"),
+    ]
+    assert main([*given, "--data.bands", "[b,a,c]"]) == 0
+    assert "was trained on the bands a, b, c, now they are b, a, c; give them in its order" in capsys.readouterr().err
+    assert main([*given, "--fresh", "--model.model.context_dim", "16"]) == 2
+    assert "leave context out of model.init_parts, or choose the same" in capsys.readouterr().err

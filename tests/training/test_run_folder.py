@@ -14,10 +14,11 @@ from xt.training.run_folder import RunFolder, _closes
 
 def drawn(folder: Path, seed: int = 1, step: int = 5, batch: int = 4, accumulated: int = 2, rank: int = 0) -> float:
     """The first random number of a step."""
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0))
+    progress = SimpleNamespace(total=SimpleNamespace(ready=0, completed=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0, batch_progress=progress))
     trainer: Any = SimpleNamespace(
         global_step=step, fit_loop=loop, accumulate_grad_batches=accumulated, global_rank=rank, world_size=1, max_steps=-1,
-        num_training_batches=100,
+        num_training_batches=100, callbacks=[], datamodule=SimpleNamespace(skip_batches=0),
     )  # fmt: skip
     stop: Any = SimpleNamespace(received=None)
     callback = RunFolder(folder, seed, 50, stop)

@@ -67,16 +67,39 @@ def test_eval_keeps_scores_of_the_data_of_the_run_alone(
     kept = run / "test.json"
     kept.unlink(missing_ok=True)
     assert main(["eval", str(run), "--split", "test", "--data.statistics", "paper"]) == 0
-    assert "test.json does not keep these scores: they are of other data (--data.statistics)" in capsys.readouterr().err
+    said = "test.json does not keep these scores: they are not those of the run and its data (--data.statistics)"
+    assert said in capsys.readouterr().err
     assert main(["eval", str(run), "--split", "test", "--trainer.limit_test_batches", "1"]) == 0
-    assert "they are of other data (--trainer.limit_test_batches)" in capsys.readouterr().err
+    assert "they are not those of the run and its data (--trainer.limit_test_batches)" in capsys.readouterr().err
+    for other in (
+        ["--trainer.fast_dev_run", "true"],
+        ["--model.task.tolerance=99"],
+        ["--trainer.precision", "bf16-mixed"],
+    ):
+        assert main(["eval", str(run), "--split", "test", *other]) == 0
+        assert f"not those of the run and its data ({other[0].partition('=')[0]})" in capsys.readouterr().err
+        assert not kept.exists()
     assert main(["eval", str(run), "--split", "test", "--trainer.limit_test_batches", "0"]) == 2
     assert "no batch was measured; leave out" in capsys.readouterr().err
     assert main(["eval", str(run), "--split", "test", "--data.bands", "[VH_dB, VV_dB]"]) == 2
     told = "the data have the bands VH_dB, VV_dB, the model VV_dB, VH_dB; give them in its order"
     assert told in capsys.readouterr().err
     assert not kept.exists()
-    assert main(["eval", str(run), "--split", "test", f"--data.init_args.root={moved}", "--data.batch_size", "1"]) == 0
+    assert (
+        main(
+            [
+                "eval",
+                str(run),
+                "--split",
+                "test",
+                f"--data.init_args.root={moved}",
+                "--data.batch_size",
+                "1",
+                "--model.model.region_batch=2",
+            ]
+        )
+        == 0
+    )
     assert kept.exists()
 
 

@@ -1,5 +1,6 @@
 """Options of Lightning's trainer that touch how xT loads data, keeps its state and ends."""
 
+import itertools
 import json
 import logging
 import os
@@ -96,6 +97,70 @@ def test_the_last_epoch_is_validated_too(scenes: Path, tmp_path: Path, capsys: p
     assert "no validation" not in capsys.readouterr().out
     assert main([*argv, "--run_dir", str(tmp_path / "none"), "--trainer.limit_val_batches", "0"]) == 0
     assert "no validation chose the model" in capsys.readouterr().out
+    steps = ["--trainer.max_epochs", "-1", "--trainer.max_steps", "3"]
+    assert main([*argv, "--run_dir", str(tmp_path / "steps"), *steps]) == 0
+    assert [row[0] for row in losses(tmp_path / "steps") if row[1] == "val/aggregate"] == ["1", "2"]
+
+
+def test_what_the_clock_ends_is_saved_before(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    trainer = {"accelerator": "cpu", "max_epochs": 9, "enable_progress_bar": False, "limit_train_batches": 1}
+    trainer |= {"max_time": "00:01:00:00", "check_val_every_n_epoch": 9}
+    argv = ["train", str(config(tmp_path, scenes, trainer=trainer)), "--run_dir", str(tmp_path / "run")]
+    clock, steps = {"left": 3600.0, "elapsed": 0.0}, itertools.count(1)
+    plain = TrainingModule.training_step
+
+    def step(*given: Any) -> torch.Tensor:
+        number = next(steps)
+        if number == 3:
+            clock["left"] = 1e-9
+        if number == 4:
+            clock.update(left=-1.0, elapsed=3600.0)
+        return plain(*given)
+
+    monkeypatch.setattr(Timer, "time_remaining", lambda self, stage="": clock["left"])
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage="": clock["elapsed"])
+    monkeypatch.setattr(TrainingModule, "training_step", step)
+    assert main(argv) == 0
+    assert "ended the run after 4 epochs (4 steps)" in capsys.readouterr().out
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    clock.update(left=3600.0, elapsed=0.0)
+    assert main(argv) == 0
+    assert "going on" in capsys.readouterr().out
+    assert [row[0] for row in losses(tmp_path / "run") if row[1] == "train/loss"] == [*"012345678"]
+
+
+@pytest.mark.parametrize("name", ["LearningRateFinder", "BatchSizeFinder", "OnExceptionCheckpoint"])
+def test_callbacks_that_would_spoil_a_run_are_refused(
+    scenes: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    given = json.dumps([{"class_path": name} | ({"init_args": {"dirpath": "x"}} if "Except" in name else {})])
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--trainer.callbacks", given]
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert f"trainer.callbacks: {name} " in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_installed_or_not_given_is_told(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
+    assert main([*argv, "--model.init_parts", "[context]"]) == 2
+    assert "model.init_parts: says what is taken of model.init_from, which is not given" in capsys.readouterr().err
+    for key in ("optimizer", "lr_scheduler"):
+        assert main([*argv, f"--{key}", "SGD"]) == 2
+        assert f"{key} cannot be chosen: it is AdamW" in capsys.readouterr().err
+
+    def missing(*given: Any) -> None:
+        raise ModuleNotFoundError("DeviceStatsMonitor needs psutil")
+
+    monkeypatch.setattr(TrainingModule, "configure_optimizers", missing)
+    assert main(argv) == 2
+    assert "xt: error: trainer: DeviceStatsMonitor needs psutil; install it\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,12 @@ def run(args: argparse.Namespace) -> int:
         found, truth = _objects(args, rasters)
     elif args.labels and not args.maps:
         truth = labels.read(args.labels[0], None, args.column, option="--scene")
-    scores = {name: report.read_scores(run, args.split) for name, run in runs.items()}
-    written = [args.output / "losses.png", args.output / "scores.png"]
+    scores = _scores(runs, args.split, alone=not any(drawn))
+    written = [args.output / "losses.png"]
     report.plot_curves(runs, written[0])
-    report.plot_scores(scores, written[1], report.for_nothing(truth) if truth else {})
+    if scores:
+        written.append(args.output / "scores.png")
+        report.plot_scores(scores, written[1], report.for_nothing(truth) if truth else {})
     if args.maps:
         written.append(args.output / "maps.png")
         from xt.analysis.map_pictures import plot_maps
@@ -71,13 +74,29 @@ def run(args: argparse.Namespace) -> int:
 
         written.append(args.output / "scenes.png")
         plot_scenes(rasters, found, truth, written[-1], args.tolerance)
-    width = max(map(len, scores))
+    width = max(map(len, scores), default=0)
     for metric in report.metrics(scores):
         row = "  ".join(f"{name:>{width}} {values[metric]:.3f}" for name, values in scores.items() if metric in values)
         print(f"{metric:18} {row}")
     for path in written:
         print(path)
     return EXIT_OK
+
+
+def _scores(runs: Mapping[str, Path], split: str, alone: bool) -> dict[str, dict[str, float]]:
+    """Scores of the runs that have some; where nothing else is asked for, all must."""
+    from xt.analysis import report
+    from xt.errors import InputError, XTWarning
+
+    scores = {}
+    for name, run in runs.items():
+        try:
+            scores[name] = report.read_scores(run, split)
+        except InputError as error:
+            if alone:
+                raise
+            warnings.warn(f"{error}; its scores are left out", XTWarning, stacklevel=3)
+    return scores
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

@@ -70,7 +70,7 @@ class DataModule(LightningDataModule):
         datasets: Split (``train``, ``validation``, ``test``) → what its samples are read from, after :meth:`setup`.
         epoch: The next one to train.
         same_batches: Whether every epoch is the first one again, to the augmentation.
-        skip_batches: Batches of it that an earlier run has used, in each process.
+        skip_batches: Batches of it that an earlier run has used, in each process; 0 once one more is used.
         unbound: Constructor arguments that say where the data lie and how they are read; a run may go on with others.
 
     Raises:
@@ -142,8 +142,7 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training samples in an order that changes from epoch to epoch."""
-        skip, self.skip_batches = self.skip_batches, 0
-        how = self.batch_size, self.num_workers, self.seed, True, skip, self.epoch, self.same_batches
+        how = self.batch_size, self.num_workers, self.seed, True, self.skip_batches, self.epoch, self.same_batches
         return make_loader(self.datasets["train"], *how)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -204,46 +204,60 @@ def load_weights(model: torch.nn.Module, state: Weights, source: str) -> None:
 
 
 def load_parts(
-    model: XT, source: str, parts: Sequence[str], classes: Sequence[str] = (), class_heads: Sequence[str] = ()
+    model: XT,
+    source: str,
+    parts: Sequence[str],
+    names: Sequence[str] = (),
+    named_heads: Sequence[str] = (),
+    bands: Sequence[str] = (),
 ) -> None:
     """Load weights of some parts of a saved model.
 
-    Heads that have a channel for each class take those of the classes that both models have, by name, and say which
-    start anew.
+    Heads that have a channel for each class, or each target, take those of the names that both models have, and say
+    which start anew.
 
     Args:
         model: Its parts must be those of the saved one.
         source: Model folder or run folder.
         parts: Of :data:`PARTS`.
-        classes: Of the model.
-        class_heads: Heads that have a channel for each of them.
+        names: Of the classes or targets of the model.
+        named_heads: Heads that have a channel for each of them.
+        bands: That the model is to read.
 
     Raises:
         CheckpointError: If the model is missing or damaged or a part does not fit; names the part.
     """
     saved, metadata = load_model(source)
+    before = metadata.classes or tuple(metadata.settings.get("targets", ()))
+    if "region_encoder" in parts and sorted(bands) == sorted(metadata.bands) and tuple(bands) != metadata.bands:
+        text = f"{source} was trained on the bands {', '.join(metadata.bands)}, now they are {', '.join(bands)}"
+        warnings.warn(f"{text}; give them in its order", XTWarning, stacklevel=2)
     for part in parts:
         state = getattr(saved, part).state_dict()
-        if part == "heads" and metadata.classes and tuple(classes) not in ((), metadata.classes):
-            state = _by_class(model.heads.state_dict(), state, classes, metadata.classes, class_heads)
-            known = [name for name in classes if name in metadata.classes]
-            new = [name for name in classes if name not in metadata.classes]
-            text = f"{source}: heads of the classes {', '.join(known) or '(none)'} are taken"
+        if part == "heads" and before and tuple(names) not in ((), before):
+            state = _by_name(model.heads.state_dict(), state, names, before, named_heads)
+            known = [name for name in names if name in before]
+            new = [name for name in names if name not in before]
+            what = "classes" if metadata.classes else "targets"
+            text = f"{source}: heads of the {what} {', '.join(known) or '(none)'} are taken"
             warnings.warn(f"{text}; {', '.join(new)} start anew" if new else text, XTWarning, stacklevel=2)
-        load_weights(getattr(model, part), state, f"{source}: {part}")
+        try:
+            load_weights(getattr(model, part), state, f"{source}: {part}")
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; leave {part} out of model.init_parts, or choose the same") from error
 
 
-def _by_class(
-    own: Weights, saved: Weights, classes: Sequence[str], saved_classes: Sequence[str], heads: Sequence[str]
+def _by_name(
+    own: Weights, saved: Weights, names: Sequence[str], before: Sequence[str], heads: Sequence[str]
 ) -> Weights:
-    """Weights of saved heads, with the channels of classes where those of the same names stand in ``own``."""
+    """Weights of saved heads, with their channels where those of the same names stand in ``own``."""
     found = dict(saved)
-    for name in own.keys() & saved.keys():
-        if name.split(".")[0] in heads and len(saved[name]) == len(saved_classes):
-            found[name] = own[name].clone()
-            for index, each in enumerate(classes):
-                if each in saved_classes:
-                    found[name][index] = saved[name][saved_classes.index(each)]
+    for key in own.keys() & saved.keys():
+        if key.split(".")[0] in heads and len(saved[key]) == len(before):
+            found[key] = own[key].clone()
+            for index, each in enumerate(names):
+                if each in before:
+                    found[key][index] = saved[key][before.index(each)]
     return found
 
 

@@ -78,7 +78,7 @@ class Task(nn.Module, Configurable, ABC):
         takes: What its data must give (:attr:`~xt.data.base.DataModule.gives`).
         monitor: Score by which the best model is chosen; higher is better.
         shown: Scores that a progress bar shows.
-        class_heads: Heads that have a channel for each class.
+        class_heads: Heads that have a channel for each of :attr:`channel_names`.
         files: Suffixes of what a prediction writes beside the raster.
         classes: Names, in the order of the channels; empty if the task has none.
     """
@@ -100,6 +100,11 @@ class Task(nn.Module, Configurable, ABC):
     def channels(self) -> int:
         """Channels of :meth:`activate`; one for each of the heads' by default."""
         return sum(self.heads.values())
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """What the channels of ``class_heads`` are of; the classes by default."""
+        return self.classes
 
     def biases(self) -> dict[str, float]:
         """Head → the bias that its last layer starts with."""

@@ -32,6 +32,7 @@ class PixelRegression(Task):
     """
 
     kind = "regression"
+    class_heads = ("value",)
     takes = "values"
     monitor = "r2"
     shown = ("r2",)
@@ -51,6 +52,11 @@ class PixelRegression(Task):
     def heads(self) -> dict[str, int]:
         """One channel for each target."""
         return {"value": len(self.targets)}
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The targets."""
+        return self.targets
 
     def adopt(self, data: "DataModule") -> None:
         """Take the names of the targets, their mean and deviation.
@@ -82,7 +88,7 @@ class PixelRegression(Task):
         }
 
     def check(self, model: XT, metadata: ModelMetadata, data: "DataModule") -> None:
-        """Compare the numbers of targets.
+        """Compare the targets.
 
         Raises:
             ModelError: If they differ.
@@ -91,6 +97,11 @@ class PixelRegression(Task):
             raise ModelError(
                 f"the data have {len(data.targets)} targets ({', '.join(data.targets)}), the model was trained on "
                 f"{len(self.targets)} ({', '.join(self.targets)}); take data like those it was trained on"
+            )
+        if data.targets != self.targets:
+            raise ModelError(
+                f"the data have the targets {', '.join(data.targets)}, the model {', '.join(self.targets)}; "
+                "give them as it has them"
             )
 
     def losses(self, model: XT, batch: Batch) -> Losses:

@@ -9,11 +9,11 @@ from pydoc import locate
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 
 from xt.data.base import DataModule
 from xt.errors import ConfigError, XTWarning
 from xt.models.factory import ModelConfig
+from xt.training.averaging import averaging
 
 BOUND_TRAINER = (
     "accumulate_grad_batches", "devices", "gradient_clip_algorithm", "gradient_clip_val", "limit_train_batches",
@@ -46,8 +46,7 @@ def check_averaging(folder: Path, trainer: Trainer, saved: Mapping[str, Any]) ->
     Raises:
         ConfigError: If one alone does; averaged weights would become those that are trained.
     """
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    before, now = "averaging_state" in saved, any(isinstance(each, WeightAveraging) for each in callbacks)
+    before, now = "averaging_state" in saved, bool(averaging(trainer))
     if before != now:
         with_it, without = ("with", "without") if before else ("without", "with")
         raise ConfigError(

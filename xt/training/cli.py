@@ -22,8 +22,10 @@ from xt.errors import CheckpointError, ConfigError, OutputError, TrainingError, 
 from xt.files import locked, replacing
 from xt.malloc import return_large_blocks
 from xt.models.checkpoint import find_model, load_beside, load_model
+from xt.models.factory import ModelConfig
 from xt.stopping import StopRequest
 from xt.training import ownership
+from xt.training.averaging import FrozenStay
 from xt.training.binding import check_averaging, check_data, check_same
 from xt.training.checkpoints import OWN, clean, find_checkpoint
 from xt.training.ending import DONE, UNCHOSEN, goes_on, how_it_ended, read_done
@@ -33,6 +35,9 @@ from xt.training.progress import showing
 from xt.training.run_folder import RunFolder
 from xt.training.samples import Samples
 from xt.training.schema import check_config
+
+SCORING_TRAINER = ("accelerator", "callbacks", "devices", "enable_progress_bar", "logger", "profiler", "strategy")
+"""Of the trainer's keys those that change no score."""
 
 
 @without_noise()
@@ -137,7 +142,7 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
                 each.dirpath = str(folder / OWN)
         # First, so that what others do before a step is done again where the state was saved before it.
         callbacks.insert(0, RunFolder(folder, seed if isinstance(seed, int) else 0, cli.config.checkpoint_every, stop))
-        callbacks.append(Samples(folder))
+        callbacks += [FrozenStay(), Samples(folder)]
         try:
             with showing(trainer):
                 trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -146,6 +151,8 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
             if not isinstance(error, MisconfigurationException) and "val_check_interval" not in str(error):
                 raise
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}; install it") from error
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the GPU's memory is full in step {trainer.global_step} with {cli.model.model.region_batch} regions "
@@ -212,10 +219,12 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
     if not results:
         raise ConfigError("no batch was measured; leave out trainer.limit_val_batches and limit_test_batches")
     scores = {name: float(value) for name, value in results[0].items()}
-    kept, other = run / f"{split}.json", _other_data(overrides, type(cli.datamodule))
+    kept, other = run / f"{split}.json", _measured_otherwise(overrides, type(cli.datamodule))
     if other:
         warnings.warn(
-            f"{kept} does not keep these scores: they are of other data ({other[0]})", XTWarning, stacklevel=2
+            f"{kept} does not keep these scores: they are not those of the run and its data ({other[0]})",
+            XTWarning,
+            stacklevel=2,
         )
         return scores
     with replacing(kept) as partial:
@@ -223,7 +232,8 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
     return scores
 
 
-def _other_data(overrides: Sequence[str], data: type[DataModule]) -> list[str]:
-    """Overrides that make other data of a run's own, or a part; where these lie and how they are read does not."""
-    keys = [each.partition("=")[0] for each in overrides if each.startswith(("--data", "--trainer.limit_"))]
-    return [key for key in keys if key.rpartition(".")[2] not in (*data.unbound, "batch_size")]
+def _measured_otherwise(overrides: Sequence[str], data: type[DataModule]) -> list[str]:
+    """Overrides that change scores: not where the data lie, how they are read, or on what the work is done."""
+    free = {"--data": (*data.unbound, "batch_size"), "--model": ModelConfig.unbound, "--trainer": SCORING_TRAINER}
+    keys = [each.partition("=")[0] for each in overrides if each.startswith("--")]
+    return [key for key in keys if not any(key.endswith(f".{each}") for each in free.get(key.partition(".")[0], ()))]

@@ -57,6 +57,8 @@ class TrainingModule(LightningModule):
             for part in parts:
                 if part not in PARTS:
                     raise ConfigError(f"model.{key}: no part {part!r}{nearest(part, PARTS)}")
+        if init_from is None and tuple(init_parts) != PARTS:
+            raise ConfigError("model.init_parts: says what is taken of model.init_from, which is not given")
         self.register_module("model", None)  # its parameters come first
         self.task, self.config = task, model
         self.init_from, self.init_parts, self.train_parts = init_from, init_parts, train_parts
@@ -123,7 +125,8 @@ class TrainingModule(LightningModule):
             saved = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
             load_weights(self, saved, f"{checkpoint}, made with other data or another model,")
         elif self.init_from is not None:
-            load_parts(self.model, self.init_from, self.init_parts, self.task.classes, self.task.class_heads)
+            named = self.task.channel_names, self.task.class_heads
+            load_parts(self.model, self.init_from, self.init_parts, *named, self._metadata.bands)
         self.task.check(self.model, self._metadata, data)
 
     def train(self, mode: bool = True) -> "TrainingModule":
@@ -227,6 +230,8 @@ class TrainingModule(LightningModule):
         self.task.attach(model)
         for part in self._frozen():
             part.requires_grad_(False)
+        if not any(each.requires_grad for each in model.parameters()):
+            raise ConfigError(f"model.train_parts is {list(self.train_parts)}: nothing learns; name parts with weights")
 
     def _frozen(self) -> list[torch.nn.Module]:
         return [getattr(self.model, part) for part in PARTS if part not in self.train_parts]

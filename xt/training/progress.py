@@ -61,11 +61,15 @@ class StepLines(ProgressBar):
         super().__init__()
         self._interval, self._clock = interval, clock
         self._last = self._begun = clock()
-        self._first_step = 0
+        self._first_step, self._silent = 0, False
 
     def disable(self) -> None:
         """Lightning silences all ranks but the first."""
-        self._interval = float("inf")
+        self._silent = True
+
+    def enable(self) -> None:
+        """Speak again."""
+        self._silent = False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Note where this process begins."""
@@ -82,7 +86,7 @@ class StepLines(ProgressBar):
 
     def _tell(self, line: Callable[[], str]) -> None:
         now = self._clock()
-        if now - self._last >= self._interval:
+        if now - self._last >= self._interval and not self._silent:
             self._last = now
             print(line(), file=sys.stderr, flush=True)
 

@@ -2,17 +2,17 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Timer
 
 from xt.models.checkpoint import save_model
 from xt.stopping import StopRequest
+from xt.training.averaging import as_validated
 from xt.training.checkpoints import save_checkpoint
 from xt.training.ending import mark_done
 from xt.training.metrics_file import MetricsFile
@@ -35,6 +35,7 @@ class RunFolder(Callback):
         self.folder, self.seed, self.every, self.stop = folder, seed, every, stop
         self.best: float | None = None
         self._saved_at = 0
+        self._begun: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -61,12 +62,14 @@ class RunFolder(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
         """Save if it is time, stop if that was asked for, then seed this step."""
-        step = trainer.global_step
-        # Lightning is one ahead after a resume in mid-epoch; loggers take their step from here.
-        trainer.fit_loop.epoch_loop._batches_that_stepped = step
+        step, data = trainer.global_step, trainer.datamodule  # type: ignore[attr-defined]
+        data.skip_batches = 0
+        # Lightning is one ahead after a resume in mid-epoch: loggers take their step, val_check_interval its batch here.
+        loop = trainer.fit_loop.epoch_loop
+        loop._batches_that_stepped, loop.batch_progress.total.ready = step, loop.batch_progress.total.completed + 1
         if batch_index % trainer.accumulate_grad_batches == 0:
-            asked = self._asked(trainer)
-            if step != self._saved_at and (asked or step % self.every == 0 or _closes(trainer, batch_index)):
+            asked, is_due = self._asked(trainer), self._runs_out(trainer) or step % self.every == 0
+            if step != self._saved_at and (asked or is_due or _closes(trainer, batch_index)):
                 self._save(trainer)
                 self._saved_at = step
             if asked:
@@ -89,7 +92,7 @@ class RunFolder(Callback):
         value = trainer.callback_metrics.get(module.monitor)
         if value is not None and math.isfinite(value) and (self.best is None or float(value) > self.best):
             self.best = float(value)
-            with _as_validated(trainer, module):
+            with as_validated(trainer, module):
                 self._save_model(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -105,6 +108,15 @@ class RunFolder(Callback):
         asked = self.stop.received is not None
         return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
 
+    def _runs_out(self, trainer: Trainer) -> bool:
+        """Whether ``max_time`` may end with this step or the next one, judged by the one before."""
+        now, before = time.monotonic(), self._begun
+        self._begun = now
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        left = [each.time_remaining() for each in callbacks if isinstance(each, Timer)]
+        ends = before is not None and any(each is not None and each < 2 * (now - before) for each in left)
+        return ends if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(ends, all=False)
+
     def _save(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             save_checkpoint(self.folder, trainer.save_checkpoint)
@@ -114,20 +126,6 @@ class RunFolder(Callback):
     def _save_model(self, trainer: Trainer, module: TrainingModule) -> None:
         if trainer.is_global_zero:
             save_model(self.folder / "model", module.model, module.metadata(), module.beside())
-
-
-@contextmanager
-def _as_validated(trainer: Trainer, module: TrainingModule) -> Iterator[None]:
-    """Give the module the averaged weights again, which Lightning takes away before :meth:`on_validation_end`."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    averaging = [each for each in callbacks if isinstance(each, WeightAveraging)]
-    for each in averaging:
-        each.on_validation_epoch_start(trainer, module)
-    try:
-        yield
-    finally:
-        for each in reversed(averaging):
-            each.on_validation_epoch_end(trainer, module)
 
 
 def _closes(trainer: Trainer, batch_index: int) -> bool:

@@ -17,17 +17,7 @@ from xt.builtin_names import BUILTINS
 from xt.errors import ConfigError, nearest
 from xt.training import strict_yaml
 
-TOP = (
-    "seed_everything",
-    "plugins",
-    "trainer",
-    "model",
-    "data",
-    "run_dir",
-    "checkpoint_every",
-    "optimizer",
-    "lr_scheduler",
-)
+TOP = ("seed_everything", "plugins", "trainer", "model", "data", "run_dir", "checkpoint_every")
 CLASS = ("class_path", "init_args", "dict_kwargs")
 CLASSES = {
     "data": "data_modules",
@@ -119,6 +109,11 @@ class _Checker:
             return
         for key, below in value.items():
             full = f"{shown}.{key}".lstrip(".")
+            if not path and key in ("optimizer", "lr_scheduler"):  # which LightningCLI knows elsewhere
+                raise ConfigError(
+                    f"{where}: {key} cannot be chosen: it is AdamW, with a warm-up and a cosine; give model.lr, "
+                    "model.weight_decay and model.warmup_steps"
+                )
             if key not in allowed:
                 named = key if override else full
                 raise ConfigError(f"{where}: unknown key {named!r}{nearest(str(key), allowed)}")

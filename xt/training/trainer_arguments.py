@@ -4,11 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+)
 
 from xt.data.base import DataModule
 from xt.errors import ConfigError
 
+REFUSED = {
+    StochasticWeightAveraging: "averages after the last validation, and what it makes is neither measured nor kept; "
+    "take EMAWeightAveraging or WeightAveraging",
+    LearningRateFinder: "trains for a trial and starts over, in the run's own folder; try some --model.lr with "
+    "--trainer.max_steps and other --run_dir",
+    BatchSizeFinder: "trains for a trial and starts over, in the run's own folder; set data.batch_size",
+    OnExceptionCheckpoint: "makes Lightning begin any other run from what it kept; xT keeps the state itself "
+    "(--checkpoint_every)",
+}
+"""Callback → what it would do to a run."""
 TRAINER_DEFAULTS = {
     "devices": 1,
     "logger": False,
@@ -33,11 +49,9 @@ def adapted(given: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
     """
     callbacks = given.get("callbacks") or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    if any(isinstance(each, StochasticWeightAveraging) for each in callbacks):
-        raise ConfigError(
-            "trainer.callbacks: StochasticWeightAveraging averages after the last validation, and what it makes is "
-            "neither measured nor kept; take EMAWeightAveraging or WeightAveraging"
-        )
+    for kind, reason in REFUSED.items():
+        if any(isinstance(each, kind) for each in callbacks):
+            raise ConfigError(f"trainer.callbacks: {kind.__name__} {reason}")
     if given.get("barebones"):
         raise ConfigError("trainer.barebones keeps neither metrics nor a model; take fast_dev_run for a trial")
     if given.get("limit_train_batches") == 0:
@@ -58,6 +72,7 @@ def validate_last_epoch(trainer: Trainer) -> None:
     is_due = loop._should_check_val_epoch
 
     def is_due_or_last() -> bool:
-        return is_due() or (trainer.enable_validation and trainer.current_epoch + 1 == trainer.max_epochs)
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        return is_due() or (trainer.enable_validation and is_last)
 
     loop._should_check_val_epoch = is_due_or_last
