@@ -78,5 +78,6 @@ Done. Look at
 Next
   xt predict YOUR.tif -m $out/context -o your.tif       two bands, VV and VH in dB
   xt train configs/xview3_4096_512.yaml --data.root DIR  the real thing, on the scenes of iuu.xview.us (a GPU helps)
-  docs/training.md                                       resume, overrides, data and context encoders of your own
+  docs/own-points.md, docs/training.md                   images and labels of your own
+  docs/context-encoders.md, docs/own-parts.md            context encoders and other parts of your own
 END

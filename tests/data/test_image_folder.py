@@ -100,7 +100,14 @@ def test_what_programs_keep_is_no_class_and_folders_below_count(root: Path):
     names = [(str(path.relative_to(root / "train")), label) for path, label in files["train"]]
     below = [(f"light/more/of it/{i}.jpg", 1) for i in range(3)]
     assert names == [*((f"dark/{i}.jpg", 0) for i in range(3)), *((f"light/{i}.jpg", 1) for i in range(3)), *below]
+    (root / "val" / "nothing" / "a.jpg").touch()
+    with pytest.raises(InputError, match="val/nothing: this class is not in train"):
+        ImageFolderData(str(root)).list_files()
+    shutil.rmtree(root / "val")
+    with pytest.raises(InputError, match=r"no image in .*val/CLASS"):
+        ImageFolderData(str(root)).list_files()
     (root / "train" / "empty").mkdir()
+    shutil.copytree(root / "train" / "dark", root / "val" / "dark")
     with pytest.raises(InputError, match=r"train/empty: no image of this class .*; remove the folder"):
         ImageFolderData(str(root)).list_files()
 

@@ -94,5 +94,6 @@ def test_transparency_is_no_band_of_a_mask(tmp_path: Path):
     for name in ("a", "v"):
         (tmp_path / f"masks/{name}.tif").unlink()
         mask = np.stack([np.ones((8, 9), np.uint8), np.full((8, 9), 255, np.uint8)], -1)
+        mask[:2, :, 1] = 0  # what is transparent is a class all the same
         Image.fromarray(mask, "LA").save(tmp_path / f"masks/{name}.png")
     assert (data(tmp_path).dataset("test")[0, 0]["mask"] == 1).all()

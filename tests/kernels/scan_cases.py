@@ -1,9 +1,11 @@
 """The Triton scan against the oracle in fp64; run under the interpreter as a program of its own, and on a GPU by tests."""
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder
 
 from xt_kernels.selective_scan import reference, triton_impl
 
@@ -68,8 +70,22 @@ def _spoil(x: Tensor) -> Tensor:
     return x.fill_(float("nan")) if x.is_floating_point() and x.numel() else x
 
 
+def mend_interpreter() -> None:
+    """Have the interpreter keep truth as such where it is spread over a block; that of Triton 3.9 makes integers of it."""
+    plain = InterpreterBuilder.create_splat
+
+    def create_splat(self: InterpreterBuilder, kind: Any, value: Any) -> Any:
+        spread = plain(self, kind, value)
+        if value.data.dtype == bool:
+            spread.data = spread.data.astype(bool)
+        return spread
+
+    InterpreterBuilder.create_splat = create_splat
+
+
 if __name__ == "__main__":
     poisoned()
+    mend_interpreter()
     device, dtype = sys.argv[1], getattr(torch, sys.argv[2])
     for sizes, gated, reverse in CASES:
         check(sizes, gated, reverse, dtype, device, 1e-5 if dtype == torch.float32 else 1e-2)

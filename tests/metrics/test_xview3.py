@@ -88,9 +88,16 @@ def test_scene_without_predictions_counts_unless_official(tmp_path: Path, capsys
     write_predictions(tmp_path / "found.csv", predictions)
     (tmp_path / "there.csv").write_text("scene_id,row,column\ns,0,0\nt,0,0\n")
     argv = ["score", str(tmp_path / "found.csv"), str(tmp_path / "there.csv"), "--json"]
-    for options, want in (([], honest.loc_fscore), (["--official"], 1)):
+    for options, want, said in (
+        ([], honest.loc_fscore, "1 of 2 labelled scenes have no prediction, such as t: their objects count as missed"),
+        (["--official"], 1, "such as t: their objects do not count"),
+        (["--scene", "s"], 1, ""),
+    ):
         assert main([*argv, *options]) == 0
-        assert json.loads(capsys.readouterr().out)["loc_fscore"] == want
+        told = capsys.readouterr()
+        assert json.loads(told.out)["loc_fscore"] == want
+        assert said in told.err
+        assert ("no prediction" in told.err) == (said != "")
 
 
 def test_matches_to_low_confidence_are_dropped():

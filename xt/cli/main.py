@@ -48,8 +48,8 @@ COMMANDS = {
 EXAMPLES = """examples:
   xt synth xview3 data/demo --scenes 8 --size 1024
   xt train configs/xview3_demo.yaml --trainer.max_epochs 5
-  xt predict scene.tif -m runs/xview3_demo -o out.tif
-  xt score out.csv data/demo/validation.csv
+  xt predict data/demo/validation/SCENE -m runs/xview3_demo -o out.tif
+  xt score out.csv data/demo/validation.csv --scene SCENE
 
 xt COMMAND --help shows the options of a command."""
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from xt.data.rows import read_csv
     from xt.data.shoreline import read_shorelines
     from xt.data.targets import untold
-    from xt.errors import ConfigError, InputError, nearest
+    from xt.errors import ConfigError, InputError, XTWarning, nearest
     from xt.metrics.xview3 import SCORES, TOLERANCE, score
 
     labels.refuse_map_options(args, f"maps; {args.predictions} has points")
@@ -66,10 +67,19 @@ def run(args: argparse.Namespace) -> int:
     truth = labels.read(args.labels, images, args.column, args.drop_bad_labels)
     if images:
         predictions = predictions.select(np.isin(predictions.scene_id, list(images)))
+    found = set(predictions.scene_id.tolist())
     if args.scene is not None:
         if args.scene not in truth.scenes:
             raise InputError(f"--scene {args.scene}: not in {args.labels}{nearest(args.scene, truth.scenes)}")
         predictions, truth = predictions.scene(args.scene), truth.scene(args.scene)
+    elif silent := [name for name in truth.scenes if name not in found]:
+        counted = "do not count" if args.official else "count as missed"
+        warnings.warn(
+            f"{len(silent)} of {len(truth.scenes)} labelled scenes have no prediction, such as {silent[0]}: "
+            f"their objects {counted}; --scene NAME scores one scene alone",
+            XTWarning,
+            stacklevel=2,
+        )
     classes = sorted({*truth.label.tolist(), *predictions.label.tolist()} - {""})
     if classes and CLASS in read_csv(tables[0])[0]:
         return _of_classes(predictions, truth, classes, tolerance, args)

@@ -64,7 +64,7 @@ class RunFolder(Callback):
         """Save if it is time, stop if that was asked for, then seed this step."""
         step, data = trainer.global_step, trainer.datamodule  # type: ignore[attr-defined]
         data.skip_batches = 0
-        # Lightning is one ahead after a resume in mid-epoch: loggers take their step, val_check_interval its batch here.
+        # Lightning is one ahead where a run goes on in mid-epoch; loggers and val_check_interval go by what is here.
         loop = trainer.fit_loop.epoch_loop
         loop._batches_that_stepped, loop.batch_progress.total.ready = step, loop.batch_progress.total.completed + 1
         if batch_index % trainer.accumulate_grad_batches == 0:
