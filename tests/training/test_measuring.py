@@ -99,8 +99,9 @@ def test_what_has_no_data_holds_no_candidate(monkeypatch: pytest.MonkeyPatch):
 def test_each_part_of_an_accumulated_step_draws_its_own_numbers(tmp_path: Path):
     seen = []
     for accumulate, step, index in [(1, 3, 0), (1, 4, 1), (2, 3, 0), (2, 3, 1), (2, 30, 0), (2, 30, 1)]:
-        loop = SimpleNamespace(epoch_loop=SimpleNamespace())
-        processes = {"world_size": 1, "global_rank": 0}
+        progress = SimpleNamespace(total=SimpleNamespace(ready=0, completed=0))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        processes = {"world_size": 1, "global_rank": 0, "callbacks": [], "datamodule": SimpleNamespace(skip_batches=0)}
         trainer = SimpleNamespace(global_step=step, accumulate_grad_batches=accumulate, fit_loop=loop, **processes)
         callback = RunFolder(tmp_path, 1, 10**6, StopRequest())
         callback._saved_at = step
