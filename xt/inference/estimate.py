@@ -166,7 +166,7 @@ def estimate(
     pieces = math.ceil(pixels / math.prod(engine.piece_on(device_of(model)))) * (1 - empty)
     work += pieces * (trial.decode if model.dense else 0)
     overlap = min((plan.overlap + math.ceil(2 * plan.halo / grid.region_size)) * grid.cols, grid.num_regions)
-    result = int(pixels * len(product.names) * np.dtype(product.dtype).itemsize * 4 / 3)
+    result = result_bytes(product, pixels)
     held = min(budget, shapes.nbytes * min(grid.num_regions, overlap + plan.side**2))
     if device_of(model).type == "cuda":
         held = 0  # they are on the GPU
@@ -177,6 +177,11 @@ def estimate(
         result + 2 * shapes.nbytes * overlap + (times * disk_bytes(model, plan) if full else 0), result,
         reading * (1 + full * times) + work * times,
     )  # fmt: skip
+
+
+def result_bytes(product: Product, pixels: int) -> int:
+    """Bytes of a result of so many pixels, at most, overviews included."""
+    return int(pixels * product.pixel_bytes * 4 / 3)
 
 
 def budget_within(limit: int, trial: Trial, region_bytes: int, default: int) -> int:

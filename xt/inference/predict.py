@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from xt.data.address import shown
@@ -254,7 +253,5 @@ def _budget(model: XT, plan: ScenePlan, options: PredictOptions, trial: Trial | 
 
 def bytes_needed(source: Source, task: Task) -> int:
     """Bytes on the disk, at most: parts, and the raster made of them."""
-    product = task.product
-    size = np.dtype(product.dtype).itemsize * len(product.names)
     profile = source.profile()
-    return int(2 * profile["height"] * profile["width"] * size)
+    return int(2 * profile["height"] * profile["width"] * task.product.pixel_bytes)

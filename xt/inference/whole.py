@@ -17,7 +17,7 @@ from xt.geometry.grid import Window
 from xt.geometry.plan import blocks
 from xt.inference.cog import Part, write_part
 from xt.inference.engine import BLOCK
-from xt.inference.estimate import Estimate
+from xt.inference.estimate import Estimate, result_bytes
 from xt.inference.options import PredictOptions
 from xt.inference.outcome import Outcome
 from xt.models.metadata import ModelMetadata
@@ -81,5 +81,5 @@ def of_file(foreseen: Estimate, source: Photo, task: Task) -> Estimate:
     """What an image will take, of which the model sees less than is published."""
     profile = source.profile()
     height, width = profile["height"], profile["width"]
-    result = int(height * width * len(task.product.names) * np.dtype(task.product.dtype).itemsize * 4 / 3)
+    result = result_bytes(task.product, height * width)
     return replace(foreseen, height=height, width=width, result=result, disk=foreseen.disk + result)

@@ -57,6 +57,11 @@ class Product:
     classes: tuple[str, ...] = ()
     colours: tuple[Colour, ...] | None = None
 
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel in all bands."""
+        return len(self.names) * np.dtype(self.dtype).itemsize
+
     def __post_init__(self) -> None:
         """Check what a task of one's own may get wrong, before hours of work."""
         if self.resampling not in get_args(Resampling):

@@ -114,6 +114,8 @@ class RunFolder(Callback):
         self._begun = now
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         left = [each.time_remaining() for each in callbacks if isinstance(each, Timer)]
+        if not left:  # the same in all processes, which then need not ask each other
+            return False
         ends = before is not None and any(each is not None and each < 2 * (now - before) for each in left)
         return ends if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(ends, all=False)
 
