@@ -46,7 +46,6 @@ def test_a_run_with_loader_processes_goes_on_exactly(unbroken: Path, scenes: Pat
     assert losses(tmp_path / "run") == losses(unbroken)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer",
     [
@@ -66,6 +65,7 @@ def test_loaders_that_are_made_anew_and_validation_by_steps_go_on_exactly(
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_sparse_checkpoints_go_on_exactly_too(unbroken: Path, scenes: Path, tmp_path: Path):
     argv = [str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--checkpoint_every", "3"]
     assert run_train(*argv, kill_at=5) == 9
