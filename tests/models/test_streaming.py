@@ -27,12 +27,12 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
 
 
-@pytest.mark.parametrize("region_batch", [1, 5, 100])
-def test_streamed_encoder_equals_plain_one_in_outputs_and_gradients(region_batch: int):
+@pytest.mark.parametrize(("first", "region_batch"), [(0, 1), (0, 5), (0, 100), (1, 5), (-1, 5)])
+def test_streamed_encoder_equals_plain_one_in_outputs_and_gradients(first: int, region_batch: int):
     torch.manual_seed(0)
     encoder = small_encoder()
     x = image().requires_grad_()
-    plain = [stitch(each, GRID) for each in encoder(cut(x, GRID))]
+    plain = [stitch(each, GRID) for each in encoder(cut(x, GRID))][first:]
     weights = [torch.randn_like(each) for each in plain]
     sum((w * each.square()).sum() for w, each in zip(weights, plain, strict=True)).backward()
     want = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
@@ -40,7 +40,7 @@ def test_streamed_encoder_equals_plain_one_in_outputs_and_gradients(region_batch
     encoder.zero_grad()
     x.grad = None
 
-    streamed = streaming.encode(encoder, x, GRID, None, region_batch)
+    streamed = streaming.encode(encoder, x, GRID, None, first, region_batch)
     for a, b in zip(streamed, plain, strict=True):
         assert (a - b).abs().max() <= 1e-5
     sum((w * each.square()).sum() for w, each in zip(weights, streamed, strict=True)).backward()
@@ -65,7 +65,7 @@ class Summed(RegionEncoder):
 
 def test_parameters_with_one_gradient_get_the_sum_of_regions_each():
     encoder = Summed()
-    streaming.encode(encoder, image(), GRID, None, 1)[0].sum().backward()
+    streaming.encode(encoder, image(), GRID, None, 0, 1)[0].sum().backward()
     for each in encoder.maps:
         assert (each.grad == 2 * GRID.num_regions).all()
 
@@ -75,7 +75,7 @@ def test_regions_that_do_not_exist_are_not_encoded():
     seen: list[int] = []
     encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[0]))
     exists = [tuple(i == 0 for i in range(12)), (False,) * 12]
-    pyramid = streaming.encode(encoder, image(), GRID, exists, 4)
+    pyramid = streaming.encode(encoder, image(), GRID, exists, 0, 4)
     assert sum(seen) == 1
     assert pyramid[-1][0, :, :2, :2].abs().sum() > 0
     assert pyramid[-1][0, :, 2:].abs().sum() == 0
@@ -86,7 +86,7 @@ def test_all_at_once_is_what_streaming_gives_of_regions_that_exist():
     encoder, weights = small_encoder(), []
     exists = [tuple(i % 3 > 0 for i in range(12)), tuple(i < 5 for i in range(12))]
     found = []
-    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+    for encode in (lambda *given: streaming.encode(*given, 0, 5), lambda *given: streaming.encode_at_once(*given, 0)):
         x = image().requires_grad_()
         maps = encode(encoder, x, GRID, exists)
         weights = weights or [torch.randn_like(each) for each in maps]
@@ -100,7 +100,7 @@ def test_all_at_once_is_what_streaming_gives_of_regions_that_exist():
 def test_an_image_gets_its_gradient_through_a_frozen_encoder():
     encoder = small_encoder().requires_grad_(False)
     found = []
-    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+    for encode in (lambda *given: streaming.encode(*given, 0, 5), lambda *given: streaming.encode_at_once(*given, 0)):
         x = image().requires_grad_()
         encode(encoder, x, GRID, None)[-1].square().sum().backward()
         found.append(x.grad)
@@ -112,11 +112,11 @@ def test_stages_that_are_frozen_are_passed_over():
     for name, p in encoder.named_parameters():
         p.requires_grad_(name.startswith(("model.stages_2", "model.stages_3")))
     trained = [p for p in encoder.parameters() if p.requires_grad]
-    streaming.encode(encoder, image(), GRID, None, 5)[0].square().sum().backward()  # of the first stage
+    streaming.encode(encoder, image(), GRID, None, 0, 5)[0].square().sum().backward()  # of the first stage
     assert trained
     assert all(p.grad is None for p in trained)
     found = []
-    for encode in (lambda *given: streaming.encode(*given, 5), streaming.encode_at_once):
+    for encode in (lambda *given: streaming.encode(*given, 0, 5), lambda *given: streaming.encode_at_once(*given, 0)):
         total = sum(each.square().sum() for each in encode(encoder, image(), GRID, None))
         found.append(torch.autograd.grad(total, trained))
     assert all(relative(a, b) <= 1e-4 for a, b in zip(*found, strict=True))
@@ -125,7 +125,10 @@ def test_stages_that_are_frozen_are_passed_over():
 def test_images_without_any_region_have_maps_of_zeros():
     encoder = small_encoder()
     for each, num, stride in zip(
-        streaming.encode(encoder, image(), GRID, [(False,) * 12] * 2, 4), encoder.channels, encoder.strides, strict=True
+        streaming.encode(encoder, image(), GRID, [(False,) * 12] * 2, 0, 4),
+        encoder.channels,
+        encoder.strides,
+        strict=True,
     ):
         assert each.shape == (2, num, GRID.padded_height // stride, GRID.padded_width // stride)
         assert not each.any()
@@ -139,7 +142,7 @@ def test_random_state_is_replayed_in_backward():
     masks: list[Tensor] = []
     encoder.register_forward_hook(lambda m, i, out: masks.append((out[-1] != 0).clone()))
     before = torch.get_rng_state()
-    streaming.encode(encoder, image(), GRID, None, 6)[-1].sum().backward()
+    streaming.encode(encoder, image(), GRID, None, 0, 6)[-1].sum().backward()
     forward, backward = masks[:4], masks[4:]
     assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
     assert not torch.equal(forward[0], forward[1])
@@ -153,7 +156,7 @@ def test_autocast_is_replayed_in_backward():
         lambda m, i: seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
     )
     with torch.autocast("cpu", torch.float16):
-        last = streaming.encode(encoder, image(), GRID, None, 12)[-1]
+        last = streaming.encode(encoder, image(), GRID, None, 0, 12)[-1]
     last.float().sum().backward()
     assert seen == [(True, torch.float16)] * 4
 
@@ -175,7 +178,7 @@ def test_backward_within_autocast_reaches_every_parameter():
 
 def test_frozen_encoder_needs_no_backward():
     encoder = small_encoder().requires_grad_(False)
-    assert not any(each.requires_grad for each in streaming.encode(encoder, image(), GRID, None, 4))
+    assert not any(each.requires_grad for each in streaming.encode(encoder, image(), GRID, None, 0, 4))
 
 
 def test_memory_kept_between_passes_does_not_hold_activations():
@@ -187,7 +190,7 @@ def test_memory_kept_between_passes_does_not_hold_activations():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        streaming.encode(model.region_encoder, image(), GRID, None, 2)
+        streaming.encode(model.region_encoder, image(), GRID, None, 0, 2)
     assert kept == [image().numel()]
 
 
@@ -195,7 +198,7 @@ def test_the_maps_of_one_chunk_live_at_a_time():
     encoder, made, living = small_encoder(), [], []
     encoder.register_forward_pre_hook(lambda *_: living.append(sum(each() is not None for each in made)))
     encoder.register_forward_hook(lambda module, inputs, maps: made.extend(map(weakref.ref, maps)))
-    streaming.encode(encoder, image(), GRID, None, 5)
+    streaming.encode(encoder, image(), GRID, None, 0, 5)
     assert living == [0] * 5
 
 
@@ -208,7 +211,7 @@ def test_without_gradients_no_random_state_is_kept(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         model.statistics(image(), targets, lambda maps, targets: maps["a"].sum()[None])
     assert not taken
-    streaming.encode(small_encoder().requires_grad_(False), image(), GRID, None, 4)
+    streaming.encode(small_encoder().requires_grad_(False), image(), GRID, None, 0, 4)
     assert not taken
     model.statistics(image(), targets, lambda maps, targets: maps["a"].sum()[None])
     assert taken

@@ -223,6 +223,7 @@ def test_stages_of_a_pooled_model():
     model = XT(encoder, MeanContext(16), ClassToken(decoder_inputs(encoder)), {"label": 5}).eval()
     x, valid = sample()
     pyramid = model.encode(x, valid)
+    assert [each.shape[1] for each in pyramid.maps] == [encoder.channels[-1]]  # no finer one is held
     mixed = model.mix(pyramid)
     assert [tuple(each.shape) for each in mixed.tokens] == [(1, 45, 16), (1, 49, 16)]
     assert [tuple(each.shape) for each in model.mix(model.encode(x)).tokens] == [(2, 49, 16)]

@@ -137,7 +137,8 @@ class Scene:
                     own = [each[i].clone() for each in maps]
                     if self.mixed:
                         own[-1] = self._mixed_features(place).to(own[-1])
-                    region = Region(image[i].clone(), torch.tensor(valid), own, torch.zeros_like(own[-1]))
+                    seen = image[i, : self.shapes.image[0]].clone()
+                    region = Region(seen, torch.tensor(valid), own, torch.zeros_like(own[-1]))
                     self.store.put(place, region)
         self.counts.regions += len(batch)
         for place, item in zip(batch, read, strict=True):
@@ -241,7 +242,7 @@ class Scene:
 
     def _cut(self, at: Window) -> FeaturePyramid:
         """The pyramid of a window on whole cells, beyond the scene's border too."""
-        strides = tuple(self.model.region_encoder.strides)
+        strides = self.model.strides
         image = stitched(self.store, at, lambda region: region.image, self.shapes.image)
         maps = tuple(
             stitched(self.store, at, partial(Region.decoded_from, stage=i), shape)[None]

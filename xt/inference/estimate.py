@@ -20,6 +20,7 @@ from xt.inference import engine, views
 from xt.inference.first_pass import disk_bytes
 from xt.inference.full_context import context_memory
 from xt.inference.precision import Precision, computing
+from xt.inference.regions import shapes_of
 from xt.inference.views import Views
 from xt.malloc import return_free_memory
 from xt.models.pyramid import FeaturePyramid
@@ -212,8 +213,8 @@ def forget_peak() -> None:
 
 
 def _zeros(model: XT, grid: RegionGrid, maps: tuple[torch.Tensor, ...]) -> FeaturePyramid:
-    strides, height, width = tuple(model.region_encoder.strides), grid.padded_height, grid.padded_width
-    image = maps[0].new_zeros(1, model.in_chans, grid.height, grid.width)
+    strides, height, width = model.strides, grid.padded_height, grid.padded_width
+    image = maps[0].new_zeros(1, shapes_of(model).image[0], grid.height, grid.width)
     sizes = [(each.shape[1], height // stride, width // stride) for each, stride in zip(maps, strides, strict=True)]
     return FeaturePyramid(image, tuple(maps[0].new_zeros(1, *size) for size in sizes), strides, grid)
 

@@ -25,7 +25,7 @@ class Shapes:
     """Sizes of what is kept of a region: on disk float32 one after the other, then validity.
 
     Attributes:
-        image: ``(C, R, R)``.
+        image: ``(C, R, R)``; C is 0 where the decoder takes no pixels.
         maps: ``(channels[i], R / strides[i], R / strides[i])``, finest first.
     """
 
@@ -56,8 +56,9 @@ class Shapes:
 def shapes_of(model: XT) -> Shapes:
     """Sizes of what is kept of a model's regions."""
     encoder, size = model.region_encoder, model.region_size
-    sides = [(n, size // stride) for n, stride in zip(encoder.channels, encoder.strides, strict=True)]
-    return Shapes((model.in_chans, size, size), tuple((n, side, side) for n, side in sides))
+    channels = encoder.channels[-len(model.strides) :]
+    sides = [(n, size // stride) for n, stride in zip(channels, model.strides, strict=True)]
+    return Shapes((model.in_chans if model.dense else 0, size, size), tuple((n, side, side) for n, side in sides))
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Region:
     """What is known of a region with data.
 
     Attributes:
-        image: ``(C, R, R)``, normalised.
+        image: ``(C, R, R)``, normalised; as many channels as :class:`Shapes` says.
         valid: ``(R, R)`` bool, on the CPU.
         maps: Of the region encoder, finest first.
         said: What the context has said so far, as large as the last map.

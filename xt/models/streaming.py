@@ -26,7 +26,7 @@ Exists = Sequence[tuple[bool, ...]]
 
 
 def encode(
-    encoder: RegionEncoder, image: Tensor, grid: RegionGrid, exists: Exists | None, region_batch: int
+    encoder: RegionEncoder, image: Tensor, grid: RegionGrid, exists: Exists | None, first: int, region_batch: int
 ) -> list[Tensor]:
     """Encode all regions, ``region_batch`` at a time, into one stitched pyramid.
 
@@ -35,10 +35,11 @@ def encode(
         image: ``(B, C, H, W)``.
         grid: Regions of an image of H × W.
         exists: Which regions to encode; the features of the others are zero. None encodes all.
+        first: The finest map to keep; finer ones are let go of, region by region.
         region_batch: Regions encoded together, ≥ 1.
 
     Returns:
-        Maps ``(B, channels[i], padded_height / strides[i], padded_width / strides[i])``, finest first.
+        Maps ``(B, channels[i], padded_height / strides[i], padded_width / strides[i])``, from ``first`` on.
     """
     places = [
         (item, region)
@@ -50,13 +51,15 @@ def encode(
     weights = Weights([encoder])
     records = torch.is_grad_enabled() and (bool(weights.trained) or image.requires_grad)
     complete = len(places) == image.shape[0] * grid.num_regions
-    run = _EncodeRun(encoder, grid, chunks, complete, records, weights)
+    run = _EncodeRun(encoder, grid, chunks, complete, records, weights, first)
     return list(_Encode.apply(run, image, *weights.trained))
 
 
-def encode_at_once(encoder: RegionEncoder, image: Tensor, grid: RegionGrid, exists: Exists | None) -> list[Tensor]:
+def encode_at_once(
+    encoder: RegionEncoder, image: Tensor, grid: RegionGrid, exists: Exists | None, first: int
+) -> list[Tensor]:
     """Do what :func:`encode` does with all regions in one batch and plain autograd."""
-    maps = encoder(cut(image, grid))
+    maps = encoder(cut(image, grid))[first:]
     if exists is not None:
         keep = torch.tensor([flag for each in exists for flag in each], device=image.device)
         maps = [each * keep[:, None, None, None].to(each) for each in maps]
@@ -89,8 +92,18 @@ class _EncodeRun:
     complete: bool
     records: bool
     weights: Weights
+    first: int
     listener: Listener | None = field(default_factory=current)
     replays: list[Replay] = field(default_factory=list)
+
+    @property
+    def strides(self) -> Sequence[int]:
+        """Of the maps that are kept."""
+        return self.encoder.strides[self.first :]
+
+    def encoded(self, regions: Tensor) -> Sequence[Tensor]:
+        maps: Sequence[Tensor] = self.encoder(regions)[self.first :]
+        return maps
 
     def cut(self, image: Tensor, chunk: list[tuple[int, int]]) -> Tensor:
         return torch.cat([crop_padded(image[i : i + 1], self.grid.window(r)) for i, r in chunk])
@@ -99,10 +112,10 @@ class _EncodeRun:
         return cells(self.grid.window(region), stride)
 
     def allocate(self, batch: int, like: Tensor, index: int) -> Tensor:
-        stride = self.encoder.strides[index]
+        stride = self.strides[index]
         shape = (
             batch,
-            self.encoder.channels[index],
+            self.encoder.channels[self.first :][index],
             self.grid.padded_height // stride,
             self.grid.padded_width // stride,
         )
@@ -115,12 +128,12 @@ class _Encode(torch.autograd.Function):
         ctx.run = run  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(image)  # so that a change of it in place is an error
-        strides = run.encoder.strides
+        strides = run.strides
         pyramid: list[Tensor] = []
         for chunk in told(run.chunks, "encode regions", run.listener, len):
             if run.records:
                 run.replays.append(Replay.capture(image.device))
-            maps = run.encoder(run.cut(image, chunk))
+            maps = run.encoded(run.cut(image, chunk))
             if not pyramid:
                 pyramid = [run.allocate(image.shape[0], each, i) for i, each in enumerate(maps)]
             for full, part, stride in zip(pyramid, maps, strides, strict=True):
@@ -144,10 +157,10 @@ class _Encode(torch.autograd.Function):
             replay = next(replays)
             with replay.restored(), run.weights.lent():
                 regions = run.cut(image.detach(), chunk).requires_grad_(image_grad is not None)
-                maps = run.encoder(regions)
+                maps = run.encoded(regions)
             used = [
                 (each, _gather(grad, chunk, run, stride))
-                for each, grad, stride in zip(maps, grads, run.encoder.strides, strict=True)
+                for each, grad, stride in zip(maps, grads, run.strides, strict=True)
                 if grad is not None and each.requires_grad
             ]
             if not used:

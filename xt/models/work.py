@@ -51,9 +51,14 @@ class Chunked(nn.Module):
     _halved = 0
 
     @property
+    def region_size(self) -> int:
+        """Side of a region in pixels."""
+        return self.region_encoder.region_size
+
+    @property
     def region_batch(self) -> int:
         """Regions encoded at a time."""
-        at_a_time = pixels_at_a_time(device_of(self)) // self.region_encoder.region_size**2
+        at_a_time = pixels_at_a_time(device_of(self)) // self.region_size**2
         return max(1, (self._given.region_batch or at_a_time) >> self._halved)
 
     @region_batch.setter

@@ -76,14 +76,14 @@ class XT(Pretrained, Chunked):
         return self.region_encoder.in_chans
 
     @property
-    def region_size(self) -> int:
-        """Side of a region in pixels."""
-        return self.region_encoder.region_size
-
-    @property
     def dense(self) -> bool:
         """Whether the model gives maps rather than one vector per image."""
         return isinstance(self.decoder, DenseDecoder)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per cell of each map of a pyramid: of the last stage's alone where a pooled decoder takes no map."""
+        return tuple(self.region_encoder.strides[0 if self.dense else -1 :])
 
     @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Maps:
@@ -130,9 +130,9 @@ class XT(Pretrained, Chunked):
         grid = RegionGrid(image.shape[-2], image.shape[-1], self.region_size, origin)
         grid.layout(encoder.strides[-1])  # refuses an origin between tokens before any work
         exists = None if valid is None else tuple(existing(valid, grid, len(image)))
-        given = (encoder, image, grid, exists)
+        given = (encoder, image, grid, exists, len(encoder.strides) - len(self.strides))
         maps = streaming.encode(*given, self.region_batch) if self.streaming else streaming.encode_at_once(*given)
-        return FeaturePyramid(image, tuple(maps), tuple(encoder.strides), grid, exists)
+        return FeaturePyramid(image, tuple(maps), self.strides, grid, exists)
 
     def mix(self, pyramid: FeaturePyramid) -> FeaturePyramid:
         """Mix the tokens of all regions.
