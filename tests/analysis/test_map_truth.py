@@ -86,7 +86,11 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     raster, numbers = save(tmp_path / "true.tif", a_map()), save(tmp_path / "numbers.tif", a_map().astype(np.float32))
     far = layer(tmp_path / "far.gpkg", [shapely.box(-900, 3, -800, 9)])
     for argv, code, message in (
-        ((found, drawn, "--column", "kind"), 3, "has kind cloud, which is no class (sea, ship, ice); mend it, or name"),
+        (
+            (found, drawn, "--column", "kind"),
+            3,
+            "has kind 'cloud', which is no class (sea, ship, ice); mend it, or name",
+        ),
         ((found, drawn, "--column", "kind"), 3, "it in --unclear"),
         ((found, tmp_path / "none.gpkg"), 3, "none.gpkg: no such file"),
         ((found, raster, "--areas", tmp_path / "none.gpkg"), 3, "none.gpkg: no such file; check its name"),

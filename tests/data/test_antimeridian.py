@@ -8,11 +8,12 @@ import pytest
 import rasterio
 import rasterio.warp
 import shapely
+from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
 from rasters import write
 
 from xt.cli.main import main
-from xt.data.georeference import turns
+from xt.data.georeference import project, to_map, to_pixels, turns
 from xt.data.point_files import read_points
 from xt.data.polygons import read_polygons
 from xt.data.source import InputSpec, Source
@@ -119,3 +120,66 @@ def test_a_map_and_its_polygons_say_the_same(tmp_path: Path, start: float, capsy
     assert main(["score", str(tmp_path / "map.tif"), str(tmp_path / "map.geojson"), "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert (scores["iou"], scores["iou_0"], scores["pixels"]) == (1, 1, 4000)
+
+
+def in_metres(path: Path, lon: float, crs: str) -> Source:
+    """Of 10 km at 65 degrees north, in pixels of 10 m."""
+    x, y = project("EPSG:4326", crs, np.array([lon]), np.array([65.0]))
+    transform = Affine(10, 0, x[0] - 5120, 0, -10, y[0] + 5120)
+    write(path, np.ones((1, 1024, 1024), np.uint8), crs=crs, transform=transform)
+    return Source(path, SPEC)
+
+
+@pytest.mark.parametrize(("lon", "crs"), [(-179.9, "EPSG:32601"), (179.9, "EPSG:32660"), (-171.0, "EPSG:32602")])
+def test_long_edges_in_degrees_bend_there_as_elsewhere(tmp_path: Path, lon: float, crs: str):
+    image = in_metres(tmp_path / "a.tif", lon, crs)
+    sides = [shapely.box(side, 64, side + 1, 65) for side in (np.floor(lon), -180, 179)]
+    path = collection(tmp_path / "a.geojson", *(json.loads(shapely.to_geojson(each)) for each in sides))
+    found = shapely.union_all(read_polygons(path, image, near=True)[0])
+    edge = np.arange(np.floor(lon), np.floor(lon) + 1, 1e-4)
+    rows, cols = to_pixels(*project("EPSG:4326", crs, edge, np.full(len(edge), 65.0)), image.profile())
+    inside = (cols > 0) & (cols < 1023)
+    below = shapely.points(cols[inside] + 0.5, rows[inside] + 0.6)
+    above = shapely.points(cols[inside] + 0.5, rows[inside] + 0.4)
+    assert inside.sum() > 1000
+    assert shapely.intersects(found, below).all()
+    assert not shapely.intersects(found, above).any()
+
+
+def test_what_is_near_an_image_there_is_read_and_no_more(tmp_path: Path):
+    image = in_metres(tmp_path / "a.tif", 180.0, "EPSG:32660")
+    near = [shapely.box(179.95, 64.99, 180, 65), shapely.box(-180, 64.99, -179.95, 65)]
+    far = [shapely.box(lon, 64.99, lon + 1, 65) for lon in (178, -179, 0)]
+    path = collection(tmp_path / "a.geojson", *(json.loads(shapely.to_geojson(each)) for each in [*far, *near]))
+    found = [each for each in read_polygons(path, image, near=True)[0] if not each.is_empty]
+    assert len(found) == 2
+    _, cols = to_pixels(
+        *project("EPSG:4326", "EPSG:32660", np.array([179.95, -179.95]), np.full(2, 65.0)), image.profile()
+    )
+    assert shapely.total_bounds(found)[[0, 2]] == pytest.approx(cols + 0.5, abs=8)  # the lower border is wider
+
+
+def control_points(lon: float) -> list[GroundControlPoint]:
+    """Every 8 pixels; 1e-4 degrees a column, counted from -180 to 180, and 5e-5 a row."""
+    return [
+        GroundControlPoint(row, col, (lon + col * 1e-4 + 180) % 360 - 180, 65 - row * 5e-5)
+        for row in range(0, 65, 8)
+        for col in range(0, 65, 8)
+    ]
+
+
+@pytest.mark.parametrize("lon", [179.997, -180.001, 20.0])
+def test_control_points_on_both_sides_are_no_jump(tmp_path: Path, lon: float):
+    write(tmp_path / "a.tif", np.ones((1, 64, 64), np.uint8), crs="EPSG:4326", gcps=control_points(lon))
+    source = Source(tmp_path / "a.tif", SPEC)
+    profile = source.profile()
+    x, y = to_map(np.array([0.0, 50.0]), np.array([0.0, 40.0]), profile)
+    assert (x - lon) % 360 == pytest.approx([0.5e-4, 40.5e-4], abs=1e-6)
+    assert y == pytest.approx([65 - 0.5 * 5e-5, 65 - 50.5 * 5e-5], abs=1e-6)
+    sides = [shapely.box(lon + turn, 65 - 30 * 5e-5, lon + turn + 50e-4, 65 - 10 * 5e-5) for turn in (-360, 0, 360)]
+    cut = shapely.intersection(sides, shapely.box(-180, -90, 180, 90))
+    path = collection(
+        tmp_path / "a.geojson", *(json.loads(shapely.to_geojson(each)) for each in cut if not each.is_empty)
+    )
+    found = shapely.union_all(read_polygons(path, source, near=True)[0]).intersection(shapely.box(0, 0, 64, 64))
+    assert found.symmetric_difference(shapely.box(0, 10, 50, 30)).area < 0.1

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from rasterio.transform import Affine
 
 from xt.data.georeference import map_crs, to_map, to_pixels
 from xt.data.source import InputSpec, Source
+from xt.errors import InputError
 
 AFFINE = Affine(9.0, 2.0, 500_000.0, -3.0, -8.0, 6_000_000.0)
 
@@ -53,6 +55,18 @@ def test_between_bent_control_points_the_spline_follows():
     want = np.array([bent(r, c) for r, c in zip(rows, cols, strict=True)]).T
     assert np.abs(np.stack([x, y]) - want).max() < 2  # 0.2 px; a polynomial of third order misses by 40 m and more
     assert np.abs(np.stack(to_pixels(x, y, profile)) + 0.5 - [rows, cols]).max() < 0.3
+
+
+@pytest.mark.parametrize("places", [[0], [0, 1], [0, 0, 1], range(5)])
+@pytest.mark.parametrize("of_map", [False, True])
+def test_control_points_on_one_line_are_refused(places: Sequence[int], of_map: bool):
+    bent = [i * i for i in places]
+    points = [
+        GroundControlPoint(*((b, i, i, i) if of_map else (i, i, b, i))) for i, b in zip(places, bent, strict=True)
+    ]
+    told = rf"its {len(places)} ground control points give no place on the map \(they lie on one line\)"
+    with pytest.raises(InputError, match=told):
+        to_map(np.array([3.0]), np.array([4.0]), {"gcps": points, "crs": None})
 
 
 def test_a_transform_goes_before_control_points_and_they_before_polynomials(tmp_path: Path):

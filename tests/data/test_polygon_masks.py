@@ -202,6 +202,17 @@ def test_tables_beside_the_polygons_are_nothing(tmp_path: Path):
     assert build(tmp_path).labels.read(tmp_path / "images/a.tif").sum() == 50
 
 
+def test_a_number_is_no_class_where_names_are_numbers(tmp_path: Path):
+    images(tmp_path)
+    shape = place("a", shapely.box(0, 0, 5, 5))
+    save(tmp_path / "polygons.gpkg", [shape], kind=["10"])
+    data = build(tmp_path, classes=["0", "20", "10"])
+    assert set(np.unique(data.labels.read(tmp_path / "images/a.tif"))) == {0, 2}
+    save(tmp_path / "polygons.gpkg", [shape], kind=["1"])
+    with pytest.raises(InputError, match=r"polygon 1 has kind '1', which is no class \(20, 10\)"):
+        build(tmp_path, classes=["0", "20", "10"])
+
+
 def test_polygons_of_many_images_are_not_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images(tmp_path)
     save(tmp_path / "polygons.gpkg", [place(name, shapely.box(0, 0, 5, 5)) for name in "abv"], kind=["road"] * 3)
@@ -239,7 +250,7 @@ def test_wrong_files_are_said(tmp_path: Path):
     save(tmp_path / "p.gpkg", [shape, shape], kind=["house", "tree"], size=[1.5, 2.5])
     with pytest.raises(
         InputError,
-        match=r"polygon 2 has kind tree, which is no class \(ground, house, road\); .* data.init_args.classes or unclear",
+        match=r"polygon 2 has kind 'tree', which is no class \(ground, house, road\); .* data.init_args.classes or unclear",
     ):
         build(tmp_path, polygons="p.gpkg")
     with pytest.raises(InputError, match=r"p\.gpkg: no column 'class'; .* to one of: kind, size"):

@@ -12,7 +12,7 @@ import pyogrio
 from xt.data.georeference import profile_of
 from xt.data.geotiff import Mask, class_names, open_raster
 from xt.data.masks import Classes, Color, MaskReader, of_colors
-from xt.data.polygon_layers import Drawn, Layer
+from xt.data.polygon_layers import Drawn, Layer, class_numbers
 from xt.data.polygons import placed, unreadable
 from xt.data.splits import rasters
 from xt.data.vector_files import FAULTS, SUFFIXES, only_layer
@@ -238,8 +238,7 @@ def _classes(
     column = options.column or _column(truth, names)
     if column is None:
         return None, None
-    numbers = {str(number): number for number in range(many)} | {name: number for number, name in names.items()}
-    return numbers | dict.fromkeys(options.unclear, many), column
+    return class_numbers(names, many) | dict.fromkeys(options.unclear, many), column
 
 
 def _column(truth: Path, names: dict[int, str]) -> str | None:

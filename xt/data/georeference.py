@@ -15,6 +15,7 @@ import numpy.typing as npt
 import rasterio
 import rasterio.warp
 from rasterio._err import CPLE_BaseError  # no public name
+from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from xt.data.address import shown
@@ -157,12 +158,31 @@ def _through(profile: Profile, way: str, first: Floats, second: Floats) -> tuple
     more: dict[str, Any] = {"offset": "ul"} if way == "xy" else {"op": np.asarray}
     if rpcs is not None and not gcps:
         more["zs"] = np.full(len(first), rpcs.height_off)
+    if gcps and map_crs(profile) is not None and map_crs(profile).is_geographic:
+        gcps = _untorn(gcps)
     try:
+        if gcps:
+            _check_spread(gcps)
         with GCPTransformer(gcps, tps=True) if gcps else RPCTransformer(rpcs) as transformer:
             a, b = getattr(transformer, way)(first, second, **more)
-    except (ValueError, rasterio.errors.RasterioError) as error:
+    except (ValueError, rasterio.errors.RasterioError, CPLE_BaseError) as error:
         what = f"{len(gcps)} ground control points" if gcps else "rational polynomials"
         raise InputError(
             f"its {what} give no place on the map ({error}); mend them, or remove the georeference"
         ) from error
     return np.asarray(a, np.float64), np.asarray(b, np.float64)
+
+
+def _check_spread(gcps: list[GroundControlPoint]) -> None:
+    """Refuse points that do not tell where all pixels lie, of which the spline would make up something."""
+    for places in ([(point.row, point.col) for point in gcps], [(point.x, point.y) for point in gcps]):
+        if np.linalg.matrix_rank(np.array(places) - places[0]) < 2:
+            raise ValueError("they lie on one line")
+
+
+def _untorn(gcps: list[GroundControlPoint]) -> list[GroundControlPoint]:
+    """Count longitudes on from 180 where control points lie on both sides of the antimeridian."""
+    longitudes = np.array([point.x for point in gcps])
+    if not np.ptp(longitudes) > 180 >= np.ptp(longitudes % 360):
+        return gcps
+    return [GroundControlPoint(**point.asdict() | {"x": point.x % 360}) for point in gcps]

@@ -118,11 +118,25 @@ class Layer:
             columns = ", ".join(map(str, info["fields"])) or "none"
             raise InputError(f"{file}: no column {self.column!r}; set {self.option}column to one of: {columns}")
         wrong = {as_text(each): index for index, each in reversed(list(enumerate(values[0])))}
-        names = ", ".join(each for each in self.numbers if not each.isdigit()) or "a number"
+        names = ", ".join(name for name, number in self.numbers.items() if name != str(number)) or "a number"
         for name, index in wrong.items():
             if name not in self.numbers:
                 where = "unclear" if self.option == "--" else "classes or unclear"
+                value = repr(name) if name else "empty"
                 raise InputError(
-                    f"{file}: polygon {index + 1} has {self.column} {name or 'empty'}, which is no class ({names}); "
+                    f"{file}: polygon {index + 1} has {self.column} {value}, which is no class ({names}); "
                     f"mend it, or name it in {self.option}{where}"
                 )
+
+
+def class_numbers(names: Mapping[int, str], number: int) -> dict[str, int]:
+    """Number of a class by what a column may hold: its name, or the number itself where no name is one.
+
+    Args:
+        names: Of classes, by their numbers.
+        number: Of classes; some may have no name.
+    """
+    named = {name: index for index, name in names.items()}
+    if any(name.isdigit() for name in named):
+        return named
+    return {str(index): index for index in range(number)} | named

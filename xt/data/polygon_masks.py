@@ -10,7 +10,7 @@ import shapely
 
 from xt.data.masks import Classes, check_classes
 from xt.data.paired_rasters import PairedRasters
-from xt.data.polygon_layers import Layer
+from xt.data.polygon_layers import Layer, class_numbers
 from xt.data.polygons import placed, touching
 from xt.data.raster_pairs import IGNORE
 from xt.data.source import Source
@@ -179,8 +179,7 @@ class PolygonsData(PairedRasters):
         Raises:
             InputError: If a file cannot be read or placed, or no polygon lies on any image.
         """
-        names: dict[str, int] = {str(number): number for number in range(len(self.classes))}
-        names |= {name: number for number, name in enumerate(self.classes)}
+        names = class_numbers(dict(enumerate(self.classes)), len(self.classes))
         names |= dict.fromkeys(self.unclear, len(self.classes))
         layer = Layer(self.known_folder, names if self.column else None, self.column)
         areas = None if self.area_path is None else Layer(self.area_path)

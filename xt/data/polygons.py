@@ -14,15 +14,18 @@ from xt.data.vector_files import FAULTS, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
 
-VERTEX_PIXELS = 256
-"""Polygons of another CRS get a vertex at least so often before they are brought to pixels; straight lines bend."""
 PLACES = 33
 """Places along each side of an image by which its extent in another CRS is told."""
+VERTICES = 8
+"""Polygons of another CRS get so many vertices from one such place to the next; straight lines bend."""
+MOST_VERTICES = 2**18
+"""That an edge gets, however small the image is."""
 MARGIN = 0.05
 """Share of that extent by which it is widened on each side."""
 AREAS = shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely.GeometryType.GEOMETRYCOLLECTION
 """Types of what may hold polygons."""
 Shapes = npt.NDArray[np.object_]
+Floats = npt.NDArray[np.float64]
 
 
 class OnMap(Protocol):
@@ -64,10 +67,12 @@ def read_polygons(
     """
     (layer, given), own = _layer(path), placed(source, path)
     around = turns(source.profile())
-    box = _extent(source, own, given) if (near or given != own) and not around else None
+    x, y = _sampled(source, own, given)
+    boxes = _extent(x, y, given) if (near or given != own) and not around else []
+    bounds = tuple(shapely.total_bounds(boxes)) if near and boxes else None
     try:
         columns = [column] if column else []
-        _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=box if near else None)
+        _, _, geometry, values = pyogrio.raw.read(path, layer, columns=columns, bbox=bounds)
         shapes = shapely.from_wkb(geometry)
     except FAULTS as error:
         raise unreadable(path, error) from error
@@ -79,12 +84,11 @@ def read_polygons(
     if not len(shapes):
         return shapes, told
     if given != own:
-        left, bottom, right, top = box or shapely.total_bounds(shapes)
         # Vertices are added to valid polygons only: of one that crosses itself a part would be lost.
         shapes = shapely.make_valid(shapes)
-        if box:
-            shapes = shapely.intersection(shapes, shapely.box(*box))
-        shapes = shapely.segmentize(shapes, max(right - left, top - bottom) / VERTEX_PIXELS or 1.0)
+        if boxes:
+            shapes = shapely.intersection(shapes, shapely.union_all(boxes))
+        shapes = shapely.segmentize(shapes, _apart(x, y, shapes) or 1.0)
     places, owner = shapely.get_coordinates(shapes, return_index=True)
     x, y = project(given, own, *places.T)
     nowhere = owner[~(np.isfinite(x) & np.isfinite(y))]
@@ -159,14 +163,34 @@ def _areas(shape: Any) -> Any:
     return shapely.union_all([each for each in shapely.get_parts(shape) if each.geom_type.endswith("Polygon")])
 
 
-def _extent(source: OnMap, own: Any, given: Any) -> tuple[float, ...] | None:
-    """Left, bottom, right and top of an image in another CRS; None where it cannot be told."""
+def _sampled(source: OnMap, own: Any, given: Any) -> tuple[Floats, Floats]:
+    """Places all over an image in another CRS, as two grids."""
     rows, cols = np.meshgrid(*(np.linspace(-0.5, side - 0.5, PLACES) for side in (source.height, source.width)))
     x, y = project(own, given, *to_map(rows.ravel(), cols.ravel(), source.profile()))
+    return x.reshape(rows.shape), y.reshape(rows.shape)
+
+
+def _extent(x: Floats, y: Floats, given: Any) -> list[Any]:
+    """The box around places, widened; two if the antimeridian lies between them, none where it cannot be told."""
     if not (np.isfinite(x) & np.isfinite(y)).all():
-        return None
+        return []
+    if given.is_geographic and np.ptp(x) > 180 >= np.ptp(x % 360):
+        x = x % 360
     wide, high = MARGIN * np.ptp(x), MARGIN * np.ptp(y)
-    return float(x.min() - wide), float(y.min() - high), float(x.max() + wide), float(y.max() + high)
+    left, bottom, right, top = x.min() - wide, y.min() - high, x.max() + wide, y.max() + high
+    if not given.is_geographic or (left >= -180 and right <= 180):
+        return [shapely.box(left, bottom, right, top)]
+    turned = [shapely.box(left + turn, bottom, right + turn, top) for turn in (-360, 0, 360)]
+    return [part for part in shapely.intersection(turned, shapely.box(-180, -90, 180, 90)) if part.area]
+
+
+def _apart(x: Floats, y: Floats, shapes: Shapes) -> float:
+    """How far vertices may be from each other, by what places all over the image mostly are."""
+    left, bottom, right, top = shapely.total_bounds(shapes)
+    least = max(right - left, top - bottom) / MOST_VERTICES
+    apart = [np.hypot(np.diff(x, axis=axis), np.diff(y, axis=axis)) for axis in (0, 1)]
+    known = [each[np.isfinite(each)] for each in apart]
+    return float(max([least, *(np.median(each) / VERTICES for each in known if len(each))]))
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
