@@ -96,11 +96,18 @@ def form(root: Path, kind: str) -> str:
         geojson(root / "p.geojson", list(PLACES))
     elif kind == "shp":
         layer(root / "p.shp", "ESRI Shapefile")
+    elif kind == "fgb":
+        layer(root / "p.fgb", "FlatGeobuf")
     else:
         layer(root / "p.gpkg", "GPKG", kind == "boxes")
-    return {"folder": "p", "geojson": "p.geojson", "gpkg": "p.gpkg", "boxes": "p.gpkg", "shp": "p.shp"}.get(
-        kind, "p.csv"
-    )
+    return {
+        "folder": "p",
+        "geojson": "p.geojson",
+        "gpkg": "p.gpkg",
+        "boxes": "p.gpkg",
+        "shp": "p.shp",
+        "fgb": "p.fgb",
+    }.get(kind, "p.csv")
 
 
 def build(root: Path, points: str, **options: Any) -> PointsData:
@@ -110,7 +117,8 @@ def build(root: Path, points: str, **options: Any) -> PointsData:
 
 
 @pytest.mark.parametrize(
-    "kind", ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg", "boxes", "shp", "csv boxes"]
+    "kind",
+    ["pixels", "xview3", "map", "map of scenes", "folder", "geojson", "gpkg", "boxes", "shp", "fgb", "csv boxes"],
 )
 def test_objects_are_found_where_the_image_is_bright(root: Path, kind: str):
     data = build(root, form(root, kind), crops_per_scene=30, flips=kind == "pixels")
@@ -309,3 +317,28 @@ def test_wrong_options_name_their_key(root: Path):
         build(root, form(root, "pixels"))
     with pytest.raises(InputError, match="no folder"):
         PointsData(str(root / "none"), ["p"], "v").setup("fit")
+
+
+def test_a_file_of_an_image_is_one_and_is_named_as_the_image(root: Path):
+    form(root, "folder")
+    csv(root / "p/c_typo.csv", "row,column", [(1, 2)])
+    with pytest.warns(
+        XTWarning, match=r"p: 1 files of objects are for no image, such as c_typo; name each as its image"
+    ):
+        build(root, "p")
+    geojson(root / "p/a.geojson", ["a"])
+    with pytest.raises(InputError, match=r"p/a\.csv: a\.geojson is for the same image; leave one of them"):
+        build(root, "p")
+
+
+def test_objects_at_the_edges_of_tiles_are_in_one_each(root: Path):
+    """Row 63.6 is nearest to the first of the second tile, and -0.4 to the first of the image."""
+    csv(
+        root / "p.csv",
+        "scene_id,row,column",
+        [("v", -0.4, 20), ("v", 20, -0.5), ("v", 63.6, 5), ("v", 63.4, 70), ("a", 1, 1)],
+    )
+    tiles = build(root, "p.csv").datasets["validation"]
+    got = sorted((*tiles[0, i]["origin"], round(r, 1)) for i in range(len(tiles)) for r in tiles[0, i]["points"].row)
+    assert [each[2] for each in got if each[:2] == (0, 0)] == [-0.4, 20]
+    assert len(got) == 4

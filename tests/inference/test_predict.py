@@ -106,8 +106,10 @@ def blob(monkeypatch: pytest.MonkeyPatch, row: int, col: int) -> None:
     monkeypatch.setattr(views, "decode", decoding(run))
 
 
+@pytest.mark.parametrize("part", [None, "40,30,150,200"])
 @pytest.mark.parametrize("kind", ["affine", "gcps", "none"])
-def test_points_land_where_the_object_is(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
+def test_points_land_where_the_object_is(tmp_path: Path, kind: str, part: str | None, monkeypatch: pytest.MonkeyPatch):
+    """In a part of the scene too, of which rows and columns are those of the scene that is named."""
     array = np.zeros((1, 200, 300), np.float32)
     array[0, 120, 77] = 100_000
     affine = Affine(9.0, 2.0, 500_000.0, -3.0, -8.0, 6_000_000.0)
@@ -116,18 +118,22 @@ def test_points_land_where_the_object_is(tmp_path: Path, kind: str, monkeypatch:
         corners = [(0, 0), (0, 300), (200, 0), (200, 300), (100, 150)]
         options = {"gcps": [GroundControlPoint(r, c, *(affine * (c, r))) for r, c in corners], "crs": "EPSG:32632"}
     image = raster(tmp_path / "scene.tif", array, **options)
-    blob(monkeypatch, 120, 77)
+    top, left = (0, 0) if part is None else map(int, part.split(",")[:2])
+    blob(monkeypatch, 120 - top, 77 - left)
     model = save(tmp_path / "model", "point-detection", 1, 64)
-    assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 0
+    argv = ["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]
+    assert main(argv if part is None else [*argv, "--window", part]) == 0
     with (tmp_path / "o.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (float(row["detect_scene_row"]), float(row["detect_scene_column"])) == pytest.approx((120, 77), abs=0.05)
     assert (row["scene_id"], row["is_vessel"], row["is_fishing"]) == ("scene", "True", "False")
-    meta, _, geometry, _ = pyogrio.raw.read(tmp_path / "o.gpkg")
+    meta, _, geometry, values = pyogrio.raw.read(tmp_path / "o.gpkg")
+    at = dict(zip(meta["fields"], values, strict=True))
+    assert (at["row"][0], at["column"][0]) == pytest.approx((120, 77), abs=0.05)
     import shapely
 
     point = shapely.from_wkb(geometry[0])
-    want = (77.5, 120.5) if kind == "none" else affine * (77.5, 120.5)
+    want = (77.5 - left, 120.5 - top) if kind == "none" else affine * (77.5, 120.5)
     assert (point.x, point.y) == pytest.approx(want, abs=0.6)
     assert (meta["crs"] is None or "32632" not in meta["crs"]) == (kind == "none")
     (feature,) = json.loads((tmp_path / "o.geojson").read_text())["features"]

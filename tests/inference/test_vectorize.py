@@ -22,6 +22,7 @@ from small_maps import SHEARED, UTM, classes, named
 
 import xt
 from xt.cli.main import main
+from xt.data.georeference import to_map
 from xt.inference import vectorize
 from xt.inference.polygons import Polygon
 
@@ -156,6 +157,29 @@ def test_edges_bend_with_the_map(tmp_path: Path):
     assert shapely.convex_hull(found).exterior.distance(shapely.Point(lon, lat)) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:3413", Affine(1000.0, 0, -150_300.0, 0, -1000.0, 100_000.0)),  # the pole inside
+        ("EPSG:3413", Affine(1000.0, 0, -400_000.0, 0, -1000.0, -1_000_000.0)),
+        ("EPSG:32632", Affine(0.005, 0, 500_000.0, 0, -0.005, 5_400_000.0)),
+    ],
+)
+def test_a_geojson_tells_each_pixel_as_the_map_does(tmp_path: Path, crs: str, transform: Affine):
+    array = np.kron(np.random.default_rng(0).integers(1, 4, (40, 6)), np.ones((5, 50))).astype(np.uint8)
+    array[0] = 1
+    path = raster(tmp_path / "a.tif", array[None], crs=crs, transform=transform)
+    xt.vectorize(path, tmp_path / "o.geojson")
+    _, found, columns = layer(tmp_path / "o.geojson")
+    rows, cols = np.indices(array.shape).reshape(2, -1) + 0.5
+    x, y = rasterio.warp.transform(crs, "EPSG:4326", *(transform @ (cols, rows)))
+    told = np.zeros(array.size, int)
+    for shape, value in zip(found, columns["class"], strict=True):
+        shapely.prepare(shape)
+        told += value * shapely.contains_xy(shape, x, y)
+    assert (told == array.ravel()).all()
+
+
 def test_edges_bend_where_control_points_do(tmp_path: Path):
     corners = [
         GroundControlPoint(r, c, 10 * c, (c - 300) ** 2 / 30 - 10 * r) for r in (0, 300, 600) for c in (0, 300, 600)
@@ -163,7 +187,11 @@ def test_edges_bend_where_control_points_do(tmp_path: Path):
     path = raster(tmp_path / "a.tif", np.ones((1, 600, 600), np.uint8), gcps=corners, crs="EPSG:32632")
     xt.vectorize(path, tmp_path / "o.gpkg")
     _, (found,), columns = layer(tmp_path / "o.gpkg")
-    assert len(found.exterior.coords) == 4 * 3 + 1  # one at least each 256 px
+    assert len(found.exterior.coords) > 2 * 600 / 64
+    edge = np.arange(601.0)
+    for row in (0, 600):
+        places = to_map(np.full(601, row - 0.5), edge - 0.5, {"gcps": corners, "crs": None})
+        assert shapely.distance(found.exterior, shapely.points(*places)).max() < 10 * 0.02
     assert columns["area_m2"] == pytest.approx([shapely.area(found)], rel=1e-6)
 
 

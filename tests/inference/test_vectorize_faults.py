@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_inputs import raster
+from rasterio.control import GroundControlPoint
+from small_inputs import raster, save
 from small_maps import UTM, classes, named
 
 import xt
 from xt.cli.main import main
 from xt.errors import ConfigError, InputError, OutputError
 from xt.inference import vectorize as module
+from xt.inference.engine import Scene
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
@@ -55,6 +57,20 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
+def test_control_points_that_tell_no_place_are_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    line = [GroundControlPoint(i, i, 500_000 + i, 6_000_000 - i) for i in range(0, 9, 2)]
+    path = raster(tmp_path / "a.tif", np.ones((2, 9, 9), np.float32), gcps=line, crs="EPSG:32632")
+    told = "a.tif: its 5 ground control points give no place on the map (they lie on one line)"
+    model = save(tmp_path / "m", "point-detection", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scene, "run", None)  # before any work
+        assert main(["predict", str(path), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 3
+    assert told in capsys.readouterr().err
+    path = raster(tmp_path / "a.tif", np.ones((1, 9, 9), np.uint8), gcps=line, crs="EPSG:32632")
+    assert told in refused(capsys, path, "-o", tmp_path / "o.gpkg")[1]
+    assert not list(tmp_path.glob("o.*"))
+
+
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
 @pytest.mark.parametrize(
     "stop", [KeyboardInterrupt(), OSError(28, "No space left on device"), InputError("x: changed")]
@@ -67,11 +83,11 @@ def test_what_stops_half_way_leaves_the_old_file(
     out.write_text("old")
     plain, calls = module.write_layer, []
 
-    def write(*args: Any) -> None:
+    def write(*args: Any, **more: Any) -> None:
         calls.append(1)
         if len(calls) == 4:
             raise stop
-        plain(*args)
+        plain(*args, **more)
 
     monkeypatch.setattr(module, "write_layer", write)
     code = main(["vectorize", str(path), "-o", str(out), "--overwrite"])

@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 Profile = Mapping[str, Any]
 """What :func:`profile_of` gives."""
 WGS84 = "EPSG:4326"
+PLACED = ("transform", "gcps", "rpcs")
+"""Parts of a grid that say where its pixels lie."""
 APART = 0.75
 """Pixels; half of one is what programs differ by that call a pixel a point."""
 
@@ -44,12 +46,24 @@ def profile_of(dataset: Any) -> dict[str, Any]:
 
 def warn_without_place(path: Path, profile: Profile) -> None:
     """Say once that nobody can tell where on Earth a raster lies."""
-    if not any(profile.get(key) for key in ("transform", "gcps", "rpcs")):
+    if not any(profile.get(key) for key in PLACED):
         text = f"{path}: no georeference; coordinates are pixels, and the result has no georeference either"
         warnings.warn(text, XTWarning, stacklevel=2)
     elif map_crs(profile) is None:
         text = f"{path}: no CRS; coordinates are those of its grid, and the result has no CRS either"
         warnings.warn(text, XTWarning, stacklevel=2)
+
+
+def check_places(path: Path, profile: Profile) -> None:
+    """Make sure that pixels have places, before work that needs them.
+
+    Raises:
+        InputError: If control points or polynomials define no mapping; names the file.
+    """
+    try:
+        to_map(np.array([profile["height"] / 2]), np.array([profile["width"] / 2]), profile)
+    except InputError as error:
+        raise InputError(f"{shown(path)}: {error}") from error
 
 
 def to_map(row: Floats, column: Floats, profile: Profile) -> tuple[Floats, Floats]:
@@ -118,14 +132,19 @@ def check_same_grid(path: Path, profile: Profile, other: Path, of_other: Profile
     if size != (of_other["height"], of_other["width"]):
         theirs = f"{shown(other)} has {of_other['height']} × {of_other['width']}"
         raise InputError(f"{shown(path)}: {height} × {width} px, {theirs}; they must be on one grid")
-    if not all(each.get("crs") and "transform" in each for each in (profile, of_other)):
+    own, theirs = map_crs(profile), map_crs(of_other)
+    if not all(crs and any(each.get(key) for key in PLACED) for crs, each in ((own, profile), (theirs, of_other))):
         return
-    cols, rows = np.array([0.0, width, 0.0]), np.array([0.0, 0.0, height])
-    x, y = project(profile["crs"], of_other["crs"], *(profile["transform"] * (cols, rows)))
-    there = ~of_other["transform"] * (x, y)
-    apart = np.hypot(there[0] - cols, there[1] - rows).max()
+    rows, cols = np.array([0.0, 0.0, height]) - 0.5, np.array([0.0, width, 0.0]) - 0.5
+    x, y = project(own, theirs, *to_map(rows, cols, profile))
+    start, right, down = (np.stack(to_map(rows + i, cols + j, of_other)) for i, j in ((0, 0), (0, 1), (1, 0)))
+    off = np.stack([x, y]) - start
+    if theirs.is_geographic:
+        off[0] = (off[0] + 180) % 360 - 180
+    in_pixels = np.linalg.solve(np.stack([right - start, down - start]).transpose(2, 1, 0), off.T[..., None])
+    apart = np.linalg.norm(in_pixels, axis=1).max()
     if not apart <= APART:
-        why = "another CRS than" if profile["crs"] != of_other["crs"] else f"up to {apart:.3g} pixels away from"
+        why = "another CRS than" if own != theirs else f"up to {apart:.3g} pixels away from"
         raise InputError(f"{shown(path)}: {why} {shown(other)}; warp it to that grid")
 
 

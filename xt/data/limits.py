@@ -27,7 +27,7 @@ class LimitedSource(Source):
         source: The image.
         aoi: Polygons (GeoJSON, GeoPackage, shapefile …); pixels whose centre lies in none have no data.
         mask: Raster on the image's grid; pixels where it is 0 or has no data have no data.
-        crop: Pixels that are taken; rows and columns then count from its first one.
+        crop: Pixels that are taken; windows then count from its first one.
 
     Raises:
         InputError: If the polygons or the mask cannot be read or do not fit, or the window is not inside the image.
@@ -51,6 +51,11 @@ class LimitedSource(Source):
         if mask is not None:
             check_same_grid(mask, profile_of(self._mask_dataset(mask)), source.path, source.profile())
         self.before = self._state()
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Row and column of the first pixel that is taken."""
+        return self.crop.row, self.crop.col
 
     def read(self, window: Window, gain: float = 1.0) -> tuple[Pixels, Mask]:
         """Read a window, counted from the first pixel that is taken, as :meth:`Source.read` does."""

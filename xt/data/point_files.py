@@ -65,12 +65,14 @@ def read_points(
     needed, optional = (of_class if each else {} for each in (classes, classes is None))
     if not path.is_dir():
         return _read(path, scenes, None, drop_bad, needed, ATTRIBUTES | optional, tell)
-    files = (each for each in sorted(path.iterdir()) if each.suffix.lower() in SUFFIXES)
-    found = [(each.stem, each) for each in files if each.stem in scenes]
+    files = vector_files.by_image(path, SUFFIXES)
+    found = [(name, each) for name, each in files.items() if name in scenes]
     if not found:
         raise LabelError(
             f"{path}: no file SCENE.csv, .geojson, .gpkg or .shp for any scene, such as {next(iter(scenes))}.csv"
         )
+    if tell:
+        vector_files.warn_of_strays(path, files, scenes, "objects")
     more = needed, ATTRIBUTES | optional
     tables = [_read(file, {name: scenes[name]}, name, drop_bad, *more) for name, file in found]
     return LabelTable.concatenate(tables)
@@ -232,7 +234,7 @@ def _on(table: LabelTable, source: Source) -> np.ndarray[Any, np.dtype[np.bool_]
 
 def _vector_rows(path: Path, drop_bad: bool) -> tuple[list[str], Iterator[tuple[str, Mapping[str, Any]]], Any]:
     """Return header, rows as a CSV gives them, with x and y, and the CRS; a bad geometry that is left out has none."""
-    driver = {".gpkg": "GeoPackage", ".shp": "shapefile"}.get(path.suffix.lower(), "GeoJSON")
+    driver = {".gpkg": "GeoPackage", ".shp": "shapefile", ".fgb": "FlatGeobuf"}.get(path.suffix.lower(), "GeoJSON")
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -240,6 +242,8 @@ def _vector_rows(path: Path, drop_bad: bool) -> tuple[list[str], Iterator[tuple[
             raise LabelError(f"{path}: is no GeoPackage; write it again")
         if driver == "shapefile" and not start.startswith(b"\0\0\x27\x0a"):
             raise LabelError(f"{path}: is no shapefile; write it again")
+        if driver == "FlatGeobuf" and not start.startswith(b"fgb\3"):
+            raise LabelError(f"{path}: is no FlatGeobuf; write it again")
         if driver == "GeoJSON" and not start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
             raise LabelError(f"{path}: is no GeoJSON; write it again")
         meta, _, geometry, values = pyogrio.raw.read(str(path), layer=vector_files.only_layer(path))

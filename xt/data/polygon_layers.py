@@ -13,7 +13,7 @@ import shapely
 from rasterio.features import rasterize
 
 from xt.data.polygons import OnMap, read_polygons, touching, unreadable
-from xt.data.vector_files import FAULTS, SUFFIXES, as_text, only_layer
+from xt.data.vector_files import FAULTS, SUFFIXES, as_text, by_image, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
 
@@ -69,14 +69,11 @@ class Layer:
     ) -> None:
         self.path, self.numbers, self.column, self.option = path, numbers, column, option
         self.kept: OrderedDict[Path, Drawn] = OrderedDict()
-        files = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        self.files = by_image(path, SUFFIXES) if path.is_dir() else None
+        files = [path] if self.files is None else list(self.files.values())
         if not path.exists() or not files:
             what = "file of polygons such as IMAGE.gpkg" if path.is_dir() else "such file or folder"
             raise InputError(f"{path}: no {what}; set {option}root to the folder that holds it")
-        self.files = {each.stem: each for each in files} if path.is_dir() else None
-        if self.files is not None and (double := set(files) - set(self.files.values())):
-            file = min(double)
-            raise InputError(f"{file}: {self.files[file.stem].name} is for the same image; leave one of them")
         for each in files if column else []:
             self._check(each)
 

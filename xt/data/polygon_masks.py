@@ -14,6 +14,7 @@ from xt.data.polygon_layers import Layer, class_numbers
 from xt.data.polygons import placed, touching
 from xt.data.raster_pairs import IGNORE
 from xt.data.source import Source
+from xt.data.vector_files import warn_of_strays
 from xt.errors import ConfigError, InputError, XTWarning
 from xt.geometry.grid import Window
 
@@ -184,6 +185,9 @@ class PolygonsData(PairedRasters):
         layer = Layer(self.known_folder, names if self.column else None, self.column)
         areas = None if self.area_path is None else Layer(self.area_path)
         self.reader = PolygonReader(self.sources, layer, len(self.classes), areas, self.ignore_index)
+        for each, what in ((layer, "polygons"), (areas, "areas")):
+            if each is not None and each.files is not None:
+                warn_of_strays(each.path, each.files, {source.path.stem for source in self.sources.values()}, what)
         for source in self.sources.values():
             placed(source, self.known_folder)
         if not any(len(layer.over(source).shapes) for source in self.sources.values()):

@@ -82,7 +82,7 @@ class SceneCrops(Dataset[dict[str, Any]]):
             if self.classes
             else detection_targets(local.select(near), size, size, self.center_sigma)
         )
-        inside = _within(local, 0, size)
+        inside = _within(local, size)
         sample: dict[str, Any] = {"image": pixels, "valid": valid[None], "targets": targets}
         for view in views:
             sample = _seen(sample, view)
@@ -106,9 +106,10 @@ class SceneCrops(Dataset[dict[str, Any]]):
         return Window(row, col, size, size)
 
 
-def _within(table: LabelTable, low: int, high: int) -> npt.NDArray[np.bool_]:
-    places = np.stack([table.row, table.column])
-    return np.asarray(((places >= low) & (places < high)).all(axis=0))
+def _within(table: LabelTable, size: int) -> npt.NDArray[np.bool_]:
+    """Which objects lie on a pixel of a square."""
+    places = np.stack([table.row, table.column]) + 0.5
+    return np.asarray(((places >= 0) & (places < size)).all(axis=0))
 
 
 def _seen(sample: dict[str, Any], view: View) -> dict[str, Any]:

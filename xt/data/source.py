@@ -113,6 +113,11 @@ class Source:
         return stem(self.path)
 
     @property
+    def origin(self) -> tuple[int, int]:
+        """Row and column of its first pixel in the image that :attr:`name` names."""
+        return 0, 0
+
+    @property
     def strips(self) -> bool:
         """Whether a block of the first file is as wide as the image, so that a part of a row costs the whole."""
         return bool(self._dataset(self._grid_file()).block_shapes[0][1] >= self.width)

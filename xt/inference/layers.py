@@ -1,17 +1,23 @@
 """Writes layers for programs of maps: GeoPackage, and GeoJSON."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 import pyogrio
 import shapely
 
+from xt.data.georeference import WGS84, map_crs, project, to_map
+
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 """By suffix."""
+DIGITS, MOST_DIGITS = 7, 12
+"""Behind the point of a degree: what RFC 7946 means, a centimetre, and what a float of 180 degrees has."""
 SHAPES_AT_ONCE = 1024
 """Copied from one file to another."""
 
@@ -23,6 +29,7 @@ def write_layer(
     kind: Literal["Point", "Polygon"],
     name: str,
     crs: Any,
+    digits: int = DIGITS,
     append: bool = False,
 ) -> None:
     """Write shapes into a partial of :mod:`xt.files`; the suffix says how.
@@ -37,6 +44,7 @@ def write_layer(
         kind: Of the shapes.
         name: Of the layer.
         crs: Of the coordinates, or None.
+        digits: Of longitude and latitude in a GeoJSON, behind the point (:func:`decimals`).
         append: Add to the layer that is there.
 
     Raises:
@@ -51,11 +59,13 @@ def write_layer(
             geometry_type=kind,
             layer=name,
             append=append,
-            **_format(path, crs),
+            **_format(path, crs, digits),
         )
 
 
-def copy_layer(source: Path, path: Path, kind: Literal["Point", "Polygon"], name: str, crs: Any) -> None:
+def copy_layer(
+    source: Path, path: Path, kind: Literal["Point", "Polygon"], name: str, crs: Any, digits: int = DIGITS
+) -> None:
     """Write a GeoPackage of :func:`write_layer` in the format of another suffix, without reading all of it.
 
     Args:
@@ -64,6 +74,7 @@ def copy_layer(source: Path, path: Path, kind: Literal["Point", "Polygon"], name
         kind: Of the shapes.
         name: Of the layer.
         crs: Of the coordinates, or None.
+        digits: As in :func:`write_layer`.
 
     Raises:
         OSError: If it cannot be written.
@@ -78,7 +89,7 @@ def copy_layer(source: Path, path: Path, kind: Literal["Point", "Polygon"], name
             geometry_name=facts["geometry_name"],
             geometry_type=kind,
             layer=name,
-            **_format(path, crs),
+            **_format(path, crs, digits),
         )
 
 
@@ -87,7 +98,18 @@ def is_on_earth(crs: Any) -> bool:
     return crs is not None and bool(crs.is_geographic or crs.is_projected)
 
 
-def _format(path: Path, crs: Any) -> dict[str, Any]:
+def decimals(profile: Mapping[str, Any]) -> int:
+    """How many digits behind the point tell a hundredth of a raster's pixel in degrees, and at least those usual."""
+    crs = map_crs(profile)
+    if not is_on_earth(crs):
+        return DIGITS
+    rows, cols = np.full(2, profile["height"] / 2), profile["width"] / 2 + np.arange(2)
+    x, y = project(crs, WGS84, *to_map(rows, cols, profile))
+    side = math.hypot(*np.diff(x), *np.diff(y))
+    return max(DIGITS, min(MOST_DIGITS, math.ceil(-math.log10(side / 100)))) if 0 < side < math.inf else DIGITS
+
+
+def _format(path: Path, crs: Any, digits: int) -> dict[str, Any]:
     driver = DRIVERS[path.suffix.lower()]
     if driver == "GPKG":
         return {"driver": driver, "crs": crs.to_wkt() if crs else None}
@@ -95,7 +117,7 @@ def _format(path: Path, crs: Any) -> dict[str, Any]:
     return {
         "driver": driver,
         "crs": crs.to_wkt() if known else None,
-        "layer_options": {"RFC7946": "YES"} if known else {},
+        "layer_options": {"RFC7946": "YES", "COORDINATE_PRECISION": str(digits)} if known else {},
     }
 
 

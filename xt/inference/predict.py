@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from xt.data.address import shown
+from xt.data.georeference import check_places
 from xt.data.limits import LimitedSource
 from xt.data.photos import RESIZED, Photo
 from xt.data.polygons import touching
@@ -39,7 +40,7 @@ from xt.models.metadata import ModelMetadata
 from xt.models.work import device_of
 from xt.models.xt import XT
 from xt.stopping import StopRequest
-from xt.tasks.base import Task
+from xt.tasks.base import ObjectTask, Task
 from xt.tasks.registry import task_of
 
 BUDGET = 192 << 20
@@ -86,6 +87,8 @@ def predict_image(
     plan = plan_of(model, metadata, source, options)
     if options.context == "full":
         check_full_context(model, plan, options.max_memory)
+    if isinstance(task, ObjectTask):
+        check_places(path, source.profile())
     files = output_files(out, task)
     refuse_inputs(files, [path, *options.limits])
     with ExitStack() as stack:

@@ -26,7 +26,7 @@ from xt.inference.journal import Journal, is_publishing
 from xt.inference.options import PredictOptions, Summary
 from xt.inference.outcome import Outcome
 from xt.inference.outputs import check_outputs
-from xt.inference.points import write_points
+from xt.inference.points import in_scene, write_points
 from xt.inference.report import tags_of, write_report
 from xt.tasks.base import ImageTask, ObjectTask, Task
 
@@ -68,9 +68,9 @@ def publish(
             with outcome.seconds.timed("objects"):
                 table = _objects(task, raster, source)
             summary.points = len(table)
-            write_predictions(beside[0], table, bool(task.classes))
+            write_predictions(beside[0], in_scene(table, source.origin), bool(task.classes))
             for layer in beside[1:]:
-                write_points(layer, table, profile, bool(task.classes))
+                write_points(layer, table, profile, bool(task.classes), source.origin)
         elif isinstance(task, ImageTask):
             answer = task.describe(outcome.mean)
             summary.label = answer["class"]

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from xt.data.georeference import WGS84, map_crs, profile_of, to_map, warn_without_place
+from xt.data.georeference import WGS84, check_places, map_crs, profile_of, project, to_map, warn_without_place
 from xt.data.geotiff import class_names, open_raster, read_values
 from xt.errors import ConfigError, InputError, at_least, nearest
 from xt.files import locked, replacing
 from xt.geometry.grid import Window
-from xt.inference.layers import DRIVERS, copy_layer, is_on_earth, write_layer
+from xt.inference.bending import Floats, bent
+from xt.inference.layers import DRIVERS, copy_layer, decimals, is_on_earth, write_layer
 from xt.inference.outputs import check_outputs, refuse_inputs
 from xt.inference.polygons import Polygon, PolygonJoiner
 
@@ -27,8 +28,8 @@ STRIP_PIXELS = 1 << 20
 """Read at once: whole rows, at least one."""
 BATCH_CORNERS = 1 << 18
 """Corners of polygons that are brought to the map and written at once."""
-EDGE_PIXELS = 256
-"""Edges get a corner at least so often where straight lines of the grid are bent on the map."""
+EDGE_PIXELS = 64
+"""Edges get a corner at least so often where straight lines of the grid are bent on the map, and more as they are."""
 LAYER = "polygons"
 
 
@@ -97,6 +98,7 @@ def vectorize(
         names = class_names(dataset, band)
         wanted = None if classes is None else _numbers(classes, names, path)
         profile = profile_of(dataset)
+        check_places(path, profile)
         layer = _Layer(profile, names, min_area, simplify)
         with replacing(out) as partial:
             layer.write(partial, _batches(_polygons(dataset, band, nodata, wanted, progress)))
@@ -130,20 +132,27 @@ class _Layer:
         self.metres = float(self.crs.linear_units_factor[1]) if projected else None
         transform = profile.get("transform")
         self.pixel = None if transform is None else abs(transform.determinant)
+        self.bends = transform is None and any(profile.get(key) for key in ("gcps", "rpcs"))
 
     def write(self, partial: Path, batches: Iterator[list[Polygon]]) -> None:
         """Write all, by way of a GeoPackage: to it can be appended in little memory."""
         package = partial if DRIVERS[partial.suffix.lower()] == "GPKG" else partial.with_name(f"{partial.name}.gpkg")
-        bent = package != partial and is_on_earth(self.crs) and self.crs.to_string() != WGS84
+        in_wgs84 = package != partial and is_on_earth(self.crs) and self.crs.to_string() != WGS84
+        place = self._in_wgs84 if in_wgs84 else self._on_map
+        bends = in_wgs84 or self.bends
+        degrees = in_wgs84 or (self.crs is not None and self.crs.is_geographic)
         append = False
         for batch in chain(batches, [[]]):
             if batch or not append:
-                write_layer(package, *self._shapes(batch, bent), "Polygon", LAYER, self.crs, append)
+                shapes, columns = self._shapes(batch)
+                if bends:
+                    shapes = bent(shapely.segmentize(shapes, EDGE_PIXELS), place, degrees)
+                write_layer(package, self._mapped(shapes), columns, "Polygon", LAYER, self.crs, append=append)
                 append = True
         if package != partial:
-            copy_layer(package, partial, "Polygon", LAYER, self.crs)
+            copy_layer(package, partial, "Polygon", LAYER, self.crs, decimals(self.profile))
 
-    def _shapes(self, batch: list[Polygon], bent: bool) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+    def _shapes(self, batch: list[Polygon]) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
         shapes, values = _shapes(batch), np.array([each.value for each in batch], np.int64)
         pixels = shapely.area(shapes)
         areas = self._square_metres(shapes, pixels)
@@ -158,24 +167,27 @@ class _Layer:
         }
         if self.simplify:
             shapes = shapely.simplify(shapes, self.simplify)
-        if bent or (self.pixel is None and any(self.profile.get(key) for key in ("gcps", "rpcs"))):
-            shapes = shapely.segmentize(shapes, EDGE_PIXELS)
-        return self._mapped(shapes), columns
+        return shapes, columns
 
     def _square_metres(self, shapes: npt.NDArray[Any], pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if self.metres is None:
             return np.full(len(shapes), np.nan)
-        if self.pixel is None:  # edges bend
-            own = shapely.area(self._mapped(shapely.segmentize(shapes, EDGE_PIXELS)))
+        if self.bends:
+            own = shapely.area(self._mapped(bent(shapely.segmentize(shapes, EDGE_PIXELS), self._on_map, False)))
+        elif self.pixel is None:
+            own = pixels
         else:
             own = pixels * self.pixel
         return np.asarray(own * self.metres**2)
 
     def _mapped(self, shapes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        def place(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            return np.stack(to_map(corners[:, 1] - 0.5, corners[:, 0] - 0.5, self.profile), axis=1)
+        return np.asarray(shapely.transform(shapes, self._on_map), object)
 
-        return np.asarray(shapely.transform(shapes, place), object)
+    def _on_map(self, corners: Floats) -> Floats:
+        return np.stack(to_map(corners[:, 1] - 0.5, corners[:, 0] - 0.5, self.profile), axis=1)
+
+    def _in_wgs84(self, corners: Floats) -> Floats:
+        return np.stack(project(self.crs, WGS84, *self._on_map(corners).T), axis=1)
 
 
 def _polygons(
