@@ -30,8 +30,9 @@ def test_models_of_older_versions_are_read_with_what_they_had():
 def test_wrong_facts_are_refused():
     with pytest.raises(CheckpointError, match="2 bands, 1 means, 2 stds"):
         ModelMetadata("classification", ("a", "b"), (0.0,), (1.0, 1.0))
-    with pytest.raises(CheckpointError, match="std must be positive"):
-        ModelMetadata("classification", ("a",), (0.0,), (0.0,))
+    for mean, std in ((0.0, 0.0), (0.0, float("inf")), (float("nan"), 1.0)):
+        with pytest.raises(CheckpointError, match="must be finite, and std positive"):
+            ModelMetadata("classification", ("a",), (mean,), (std,))
     broken = METADATA.to_dict()
     del broken["mlm:input"]
     with pytest.raises(CheckpointError, match="not valid"):

@@ -73,11 +73,12 @@ def randomize(model: nn.Module) -> None:
         nn.init.normal_(value, std=0.2)
 
 
-def test_a_release_without_context_gives_its_logits(tmp_path: Path):
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_release_without_context_gives_its_logits(tmp_path: Path, prefix: str):
     torch.manual_seed(0)
     reference = NoContext().eval()
     randomize(reference)
-    state = {f"module.{key}": value for key, value in reference.state_dict().items()}
+    state = {f"{prefix}{key}": value for key, value in reference.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": state, "metrics": {"top1": 0.5}}, tmp_path / "a.pth")
     model = xt.load_upstream(tmp_path / "a.pth", 64)
     image = torch.randn(2, 3, 128, 192)
@@ -144,5 +145,12 @@ def test_what_is_no_release_is_refused_by_name(tmp_path: Path):
     assert "1 missing: context.encoder.layers.1.mixer.D" in refused(without("layers.1.mixer.D"))
     assert "has no decoder.layers.0.mixer.A_log" in refused(without("A_log"))
     assert "nor the six tensors of the head" in refused(without("decoder."))
+    assert "is not a state dict of tensors" in refused({1: torch.zeros(1)})
+    stem, scale = "encoder.model.patch_embed.proj.weight", "encoder.model.layers_0.blocks.0.attn.logit_scale"
+    assert "has no encoder.model.patch_embed.proj.weight" in refused(state | {stem: torch.zeros(())})
+    assert "a tensor of it has another form" in refused(state | {scale: torch.zeros(())})
+    ending = next(key for key in state if key.endswith("mixer.D"))
+    for wrong in (torch.full_like(state[ending], torch.nan), state[ending].int()):
+        assert "1 without finite fractions: context.encoder.layers.0.mixer.D" in refused(state | {ending: wrong})
     with pytest.raises(CheckpointError, match="no file"):
         upstream.read_upstream(tmp_path / "none.pth")

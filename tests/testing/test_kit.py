@@ -3,6 +3,7 @@
 import pytest
 from parts import BothWays, Fading, MeanContext
 from planted import FAULTS, Placed, PlacedSteps, Sound
+from planted_states import FAULTS as OF_STATES
 
 from xt import plugins
 from xt.models.context.base import ContextEncoder
@@ -65,7 +66,9 @@ def test_sound_encoders_of_ones_own_pass(cls: type[ContextEncoder]):
     assert (found["origin"].text == "places count") == (cls in (Placed, PlacedSteps))
 
 
-@pytest.mark.parametrize(("cls", "options", "words"), FAULTS, ids=[cls.__name__ for cls, _, _ in FAULTS])
+@pytest.mark.parametrize(
+    ("cls", "options", "words"), [*FAULTS, *OF_STATES], ids=[cls.__name__ for cls, _, _ in [*FAULTS, *OF_STATES]]
+)
 def test_planted_faults_are_named(cls: type, options: dict, words: str):
     plugins.register("context_encoders")(cls)
     with pytest.raises(EncoderFault, match=rf"{cls.__name__}.*{words}") as caught:

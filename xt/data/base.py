@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from xt.data.batches import check_batch, check_values
 from xt.data.loading import make_loader
 from xt.data.shoreline import Contour
 from xt.data.source import InputSpec
-from xt.errors import ConfigError, at_least
+from xt.errors import ConfigError, InputError, at_least
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 """Stage → splits that it needs."""
@@ -107,6 +108,7 @@ class DataModule(LightningDataModule):
         self.epoch = self.skip_batches = 0
         self.same_batches = False
         self.datasets: dict[str, Dataset[Any]] = {}
+        self._looked_at: set[str] = set()
 
     @property
     def inputs(self) -> InputSpec:
@@ -127,6 +129,8 @@ class DataModule(LightningDataModule):
         for split in STAGES.get(stage, ()):
             if split not in self.datasets:
                 self.datasets[split] = self.dataset(split)
+                if split == "train" and not len(self.datasets[split]):  # type: ignore[arg-type]
+                    raise InputError("data: no training sample; look at where the data lie")
 
     def state_dict(self) -> dict[str, Any]:
         """Mean and deviation of bands and targets, classes and the number of samples, which a checkpoint keeps."""
@@ -154,7 +158,19 @@ class DataModule(LightningDataModule):
         return self._eval_loader("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move tensors; tables and names stay where they are."""
+        """Move tensors; tables and names stay where they are.
+
+        Before, each batch is looked at for keys, types and shapes, and the first of a split for values.
+
+        Raises:
+            InputError: If something is wrong; names the key.
+        """
+        if self.gives != "tokens":
+            check_batch(batch, self.gives, len(self.targets))
+            split = "train" if self.trainer is not None and self.trainer.training else "other"
+            if split not in self._looked_at:
+                self._looked_at.add(split)
+                check_values(batch, self.gives, len(self.classes), self.ignore_index)
         tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor | dict)}
         return batch | super().transfer_batch_to_device(tensors, device, dataloader_idx)
 

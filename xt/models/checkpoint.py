@@ -98,7 +98,7 @@ def load_model(path: Path | str) -> tuple[XT, ModelMetadata]:
     state = _read_weights(folder / WEIGHTS, config["sha256"])
     model = build_from_spec(config["model"])
     load_weights(model, state, str(folder / WEIGHTS))
-    model.metadata = ModelMetadata.from_dict(config["metadata"])
+    model.metadata = _metadata(folder, config)
     return model.eval(), model.metadata
 
 
@@ -127,7 +127,8 @@ def read_metadata(path: Path | str) -> ModelMetadata:
     Raises:
         CheckpointError: As :func:`load_model`.
     """
-    return ModelMetadata.from_dict(_read_config(find_model(Path(path)))["metadata"])
+    folder = find_model(Path(path))
+    return _metadata(folder, _read_config(folder))
 
 
 def read_description(path: Path | str) -> tuple[ModelMetadata, dict[str, Any]]:
@@ -137,9 +138,10 @@ def read_description(path: Path | str) -> tuple[ModelMetadata, dict[str, Any]]:
         CheckpointError: As :func:`load_model`.
         ModelError: If a part is missing or a key is unknown.
     """
-    config = _read_config(find_model(Path(path)))
+    folder = find_model(Path(path))
+    config = _read_config(folder)
     check_spec(config["model"])
-    return ModelMetadata.from_dict(config["metadata"]), config["model"]
+    return _metadata(folder, config), config["model"]
 
 
 def find_model(path: Path) -> Path:
@@ -187,7 +189,7 @@ def load_weights(model: torch.nn.Module, state: Weights, source: str) -> None:
     """Load weights strictly.
 
     Raises:
-        CheckpointError: If keys or shapes differ; up to five of each are listed.
+        CheckpointError: If keys or shapes differ, or weights are no finite numbers; up to five of each are listed.
     """
     own = model.state_dict()
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
@@ -196,7 +198,11 @@ def load_weights(model: torch.nn.Module, state: Weights, source: str) -> None:
         for key in sorted(set(own) & set(state))
         if own[key].shape != state[key].shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    weights = [(name, state[name]) for name, _ in model.named_parameters() if name in state]
+    unfit = [name for name, value in weights if not value.is_floating_point() or not value.isfinite().all()]
+    problems = {
+        "missing": missing, "unexpected": unexpected, "of another shape": shapes, "without finite fractions": unfit,
+    }  # fmt: skip
     if any(problems.values()):
         listed = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:5])}" for what, keys in problems.items() if keys)
         raise CheckpointError(f"{source} does not fit the model: {listed}")
@@ -272,3 +278,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {config['format']}, this version reads {FORMAT}; update xt")
     return config
+
+
+def _metadata(folder: Path, config: dict[str, Any]) -> ModelMetadata:
+    try:
+        return ModelMetadata.from_dict(config["metadata"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error

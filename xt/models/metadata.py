@@ -1,5 +1,6 @@
 """What travels with a model's weights: bands, statistics, classes, with the names of the STAC MLM extension."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,8 +53,8 @@ class ModelMetadata:
             raise CheckpointError(
                 f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} stds: must be as many"
             )
-        if any(not value > 0 for value in self.std):
-            raise CheckpointError(f"std must be positive, got {list(self.std)}")
+        if not all(0 < value < math.inf for value in self.std) or not all(map(math.isfinite, self.mean)):
+            raise CheckpointError(f"mean {list(self.mean)} and std {list(self.std)} must be finite, and std positive")
 
     @property
     def inputs(self) -> InputSpec:

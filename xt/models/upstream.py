@@ -55,12 +55,14 @@ def read_upstream(path: Path, region_size: int = 256) -> XT:
     """
     state = _cleaned(read_state(path))
     stem = state.get("encoder.model.patch_embed.proj.weight")
-    if stem is None:
+    if stem is None or stem.ndim != 4:
         raise CheckpointError(f"{path} is no released classifier: it has no encoder.model.patch_embed.proj.weight")
     try:
         spec = _spec(state, stem, region_size)
     except KeyError as error:
         raise CheckpointError(f"{path} is no released classifier: it has no {error.args[0]}") from error
+    except (IndexError, ValueError) as error:  # of a tensor with fewer axes
+        raise CheckpointError(f"{path} is no released classifier: a tensor of it has another form") from error
     model = build_from_spec(spec)
     load_weights(model, _renamed(state, model), str(path))
     return model.eval()
@@ -91,7 +93,7 @@ def load_upstream(path: str | Path, region_size: int = 256) -> UpstreamClassifie
 def _cleaned(state: Mapping[str, Tensor]) -> State:
     """Names without what saving added; beside a ``state_dict.`` nothing else counts."""
     wrapped = {key.removeprefix("state_dict."): value for key, value in state.items() if key.startswith("state_dict.")}
-    return {key.removeprefix("module."): value for key, value in (wrapped or state).items()}
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in (wrapped or state).items()}
 
 
 def _spec(state: State, stem: Tensor, region_size: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Regression of pixels: heights, biomass, an index, whatever is a number of each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,19 @@ class PixelRegression(Task):
         """Take the names of the targets, their mean and deviation.
 
         Raises:
-            ConfigError: If the data give no values.
+            ConfigError: If the data give no values, or say of them what cannot be.
         """
         from xt.metrics.regression import Errors
 
         super().adopt(data)
         self.targets, self.mean, self.std = data.targets, data.target_mean, data.target_std
+        if not len(self.targets) == len(self.mean) == len(self.std):
+            raise ConfigError(
+                f"data: {len(self.targets)} targets, {len(self.mean)} target_mean and {len(self.std)} target_std; give "
+                "one of each"
+            )
+        if not all(0 < each < math.inf for each in self.std):
+            raise ConfigError(f"data: target_std is {list(self.std)}; each must be above 0, and is where values differ")
         self.errors = Errors(len(self.targets))
 
     def prepare(self, metadata: ModelMetadata) -> None:

@@ -36,6 +36,7 @@ CHECKS: Checks = {
     "bf16": learning.bf16,
     "passes": cuts.passes,
     "steps": cuts.steps,
+    "reuse": repeats.reuse,
     "saving": repeats.saving,
     "cost": cost.cost,
 }

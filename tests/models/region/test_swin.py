@@ -180,6 +180,17 @@ def test_the_bias_is_computed_once_while_nothing_changes(monkeypatch: pytest.Mon
     assert len(calls) == sum(SIZES["depths"])
 
 
+def test_the_bias_of_bfloat16_is_not_that_of_float32():
+    (encoder, _), (new, _), regions = pair(64), pair(64), torch.randn(1, 2, 64, 64)
+    new.load_state_dict(encoder.state_dict())
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = encoder(regions)
+        assert torch.equal(encoder(regions)[-1], new(regions)[-1])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(encoder(regions)[-1], rounded[-1])
+
+
 @pytest.mark.parametrize("option", [{"drop_path_rate": 0.5}, {"proj_drop_rate": 0.5}, {"attn_drop_rate": 0.5}])
 def test_what_is_random_in_training_stays_so(option: dict[str, float]):
     encoder, stock = pair(64, **option)

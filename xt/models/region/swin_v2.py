@@ -35,11 +35,14 @@ class Attention(WindowAttention):  # type: ignore[misc]
         return out
 
     def position_bias(self) -> Tensor:
-        """``(H, N, N)``; without gradients computed again only when its parameters have changed."""
+        """``(H, N, N)``; without gradients computed again only when its parameters or the precision have changed."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._position_bias()
         used = [*self.cpb_mlp.parameters(), self.relative_coords_table]
-        state = [(each.data_ptr(), each._version, each.dtype) for each in used]
+        state: list[Any] = [(each.data_ptr(), each._version, each.dtype) for each in used]
+        kind = self.relative_coords_table.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            state.append(torch.get_autocast_dtype(kind))
         known: tuple[list[Tensor], list[Any], Tensor] | None = self.__dict__.get("_known_bias")
         if known is None or known[1] != state:
             known = self.__dict__["_known_bias"] = (used, state, self._position_bias())

@@ -60,6 +60,8 @@ def _backward(subject: ContextSubject, encoder: ContextEncoder, layout: TokenLay
     tokens = subject.tokens(layout).requires_grad_()
     out = subject.run(encoder, tokens, layout, on)
     backward(subject, [out], on, sum(_losses(subject, encoder).values()))
+    if not torch.equal(tokens.detach(), subject.tokens(layout)):
+        raise subject.fault("changes the tokens that it is given, in training; write tokens = tokens + …")
     if tokens.grad is None:
         raise subject.fault("gives no gradient to the tokens; do not detach them")
     return tokens

@@ -37,7 +37,18 @@ def repeats(subject: PartSubject) -> str:
         on = "inputs that are not contiguous in memory (channels_last is one such)"
         if not _all_same(subject.answer(changed, on, "take reshape, not view"), answers[0]):
             raise subject.fault(f"answers otherwise to {on}; take reshape, not as_strided")
-    return "twice the same, bit for bit; inputs untouched, and in any order of memory"
+    with torch.no_grad():
+        subject.run(module, [3 * each for each in subject.inputs(3, seed=1)], "other inputs")
+        again = subject.run(module, inputs, f"an ordinary batch of {subject.items}")
+        module = subject.build()
+        with torch.autocast("cpu", torch.bfloat16):
+            subject.run(module, inputs, "bfloat16 by autocast")
+        after = subject.run(module, inputs, f"an ordinary batch of {subject.items}")
+    if not (_all_same(again, answers[0]) and _all_same(after, answers[0])):
+        raise subject.fault(
+            "answers otherwise after other inputs: it keeps something of one batch for the next; make it anew"
+        )
+    return "twice the same, bit for bit; inputs untouched, in any order of memory, and after others"
 
 
 def batch(subject: PartSubject) -> str:
@@ -113,6 +124,8 @@ def saving(subject: PartSubject) -> str:
     module, inputs = subject.build(), subject.inputs()
     name = known_name(subject, module)
     with torch.no_grad():
+        subject.run(module.train(), inputs, "training")  # what it learns by looking must be saved too
+        module.eval()
         before = subject.run(module, inputs, "an ordinary batch")
     advice = "constructor arguments must be names and numbers, and build the same parameters again"
     with subject.named("cannot be saved and loaded", advice):
@@ -136,6 +149,8 @@ def _backward(subject: PartSubject, module: torch.nn.Module, inputs: Sequence[Te
     if not all(each.requires_grad for each in outputs):
         raise subject.fault(f"gives a result without a gradient in {on}; do not detach it")
     backward(subject, outputs, on)
+    if not _all_equal([each.detach() for each in leaves], inputs):
+        raise subject.fault(f"changes what it is given, in {on}; write x = x + …, not x += …")
     return leaves
 
 

@@ -1,4 +1,4 @@
-"""The same tokens give the same answer: again, beside others, and after saving and loading."""
+"""The same tokens give the same answer: again, beside and after others, and after saving and loading."""
 
 import tempfile
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder
+from xt.testing.checks.shapes import PLAIN
 from xt.testing.checks.shared import CHANGED, known_name
 from xt.testing.context_subject import ContextSubject
 from xt.testing.subject import same
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from xt.models.xt import XT
 
 LAYOUT = TokenLayout(3, 3, 4, num_extra=1)
+WIDE, HIGH = TokenLayout(2, 3, 2), TokenLayout(3, 2, 2)
+"""As many tokens in other places."""
 
 
 def determinism(subject: ContextSubject) -> str:
@@ -50,7 +53,44 @@ def batch(subject: ContextSubject) -> str:
                 "mixes batch entries: an image gets another answer beside others than alone; mix along dimension 1 "
                 "only, and norm each token by itself"
             )
-    return "three images together as each alone"
+    found = []
+    # What is built anew draws the same numbers for the same shapes, so dropout does not count as a difference.
+    for others in (tokens[1:], -2 * tokens[1:]):
+        beside = torch.cat([tokens[:1], others])
+        found.append(subject.run(subject.build().train(), beside, LAYOUT, "a batch of 3 in training")[:1].detach())
+    if not same(*found):
+        raise subject.fault(
+            "mixes batch entries in training, as batch norm does; mix along dimension 1 only, and norm each token by "
+            "itself (LayerNorm)"
+        )
+    return "three images together as each alone, in training too"
+
+
+def reuse(subject: ContextSubject) -> str:
+    """What it has seen before, of any layout and type, changes no answer."""
+    encoder, tokens = subject.build(), subject.tokens(WIDE)
+    before = [(WIDE, 3 * tokens, "larger values"), (HIGH, tokens, "as many tokens in other places")]
+    with torch.no_grad():
+        for layout, given, seen in before:
+            subject.run(encoder, given, layout, "an ordinary layout")
+            for after, own in ((HIGH, tokens), (WIDE, tokens)):
+                _compare(subject, encoder, own, after, seen)
+        encoder = subject.build()
+        with torch.autocast("cpu", torch.bfloat16):
+            subject.run(encoder, subject.tokens(PLAIN), PLAIN, "bfloat16 by autocast")
+        _compare(subject, encoder, subject.tokens(PLAIN), PLAIN, "bfloat16")
+    return "as a new one, after other places, values and types"
+
+
+def _compare(
+    subject: ContextSubject, encoder: ContextEncoder, tokens: torch.Tensor, layout: TokenLayout, seen: str
+) -> None:
+    used, new = subject.run(encoder, tokens, layout, "an ordinary layout"), subject.answer(layout, "", tokens)
+    if not same(used, new):
+        raise subject.fault(
+            f"answers otherwise after {seen}: it keeps something of one image for the next; look up what is kept by "
+            "the whole layout, type and device, or make it anew"
+        )
 
 
 def saving(subject: ContextSubject) -> str:
@@ -62,6 +102,9 @@ def saving(subject: ContextSubject) -> str:
     name = known_name(subject, encoder)
     model = _model(subject, encoder)
     image = torch.randn(1, 1, 100, 150, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), subject.named("fails in a model", "it gets tokens of any layout"):
+        model.train()(image)  # what it learns by looking must be saved too
+        model.eval()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         advice = "constructor arguments must be names and numbers, and build the same parameters again"
         with subject.named("cannot be saved and loaded", advice):
