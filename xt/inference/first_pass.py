@@ -152,7 +152,12 @@ def check_full_context(model: XT, plan: ScenePlan, limit: int | None = None) -> 
         ModelError: If it is not a matter of memory: a pooled decoder, or one that prepares the whole scene.
         MemoryLimitError: If its context encoder must see all tokens at once and they do not fit; says what they need.
     """
-    if not isinstance(model.decoder, DenseDecoder) or not model.decoder.is_local:
+    if not isinstance(model.decoder, DenseDecoder):
+        raise ModelError(
+            f"--context full: {type(model.decoder).__name__} gives one answer for each window; for one of the whole "
+            f"image give --tile {max(plan.grid.height, plan.grid.width)}"
+        )
+    if not model.decoder.is_local:
         raise ModelError(
             f"--context full: {type(model.decoder).__name__} needs a window's features at once; take --context windows"
         )

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from small_inputs import noise, raster, save
 
 import xt
@@ -14,8 +16,18 @@ from xt.inference import first_pass
 
 def test_full_context_of_what_needs_all_at_once_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = raster(tmp_path / "a.tif", noise(2, 330, 400))
-    with pytest.raises(ModelError, match="needs a window's features at once; take --context windows"):
-        xt.predict(xt.load(save(tmp_path / "c", "classification", 2)), path, context="full")
+    pooled = xt.load(save(tmp_path / "c", "classification", 2, context="Hyper", head_dim=8))
+    with pytest.raises(ModelError, match=r"Pooled gives one answer for each window; .* whole image give --tile 400"):
+        xt.predict(pooled, path, context="full")
+    image = torch.from_numpy(noise(2, 330, 400)[None] / 100).float()
+    with torch.no_grad(), xt.predict(pooled, path, tile=400) as got:
+        want = pooled.network(image)["label"].softmax(1).numpy()[0]
+        assert np.allclose(got.summary.score, want.max(), atol=1e-5)
+    dense = xt.load(save(tmp_path / "s", "semantic-segmentation", 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(dense.network.decoder), "is_local", False)
+        with pytest.raises(ModelError, match="UNet needs a window's features at once; take --context windows"):
+            xt.predict(dense, path, context="full")
     hyper = xt.load(save(tmp_path / "h", "semantic-segmentation", 2, context="Hyper", head_dim=8))
     with monkeypatch.context() as patch:
         patch.setattr(first_pass.os, "sysconf", lambda name: 10)
