@@ -1,4 +1,4 @@
-"""Objects of CSV, GeoJSON, GeoPackage and shapefiles, in pixels or on the map, brought to the pixels of scenes."""
+"""Objects of CSV, GeoJSON, GeoPackage, FlatGeobuf and shapefiles, brought to the pixels of scenes."""
 
 import itertools
 import math
@@ -49,8 +49,8 @@ def read_points(
     attributes of :class:`~xt.data.labels.LabelTable` are optional; without a confidence an object is sure (HIGH).
 
     Args:
-        path: CSV, GeoJSON, GeoPackage or shapefile; or a folder that holds ``SCENE`` in one of these for each scene
-            with objects.
+        path: CSV, GeoJSON, GeoPackage, FlatGeobuf or shapefile; or a folder that holds ``SCENE`` in one of these for
+            each scene with objects.
         scenes: By name.
         drop_bad: Leave bad rows out instead of failing.
         classes: Of the objects; none for objects without, None for whatever the file says.

@@ -94,7 +94,8 @@ class PolygonsData(PairedRasters):
         root: Folder that holds images and polygons.
         classes: Names; the first is everything outside the polygons.
         bands: Names of the bands that are read.
-        polygons: GeoPackage, GeoJSON or shapefile under ``root``, or a folder with one for each image that has some.
+        polygons: GeoPackage, GeoJSON, FlatGeobuf or shapefile under ``root``, or a folder with one for each image that
+            has some.
         column: Column that holds the class of a polygon, its name or its number; of two classes it may be left out,
             and every polygon has the second.
         areas: File of polygons inside which the labels are complete, or a folder like that of ``polygons``. Nothing is
