@@ -1,5 +1,7 @@
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
-from xt.data.georeference import map_crs, to_map, to_pixels
+from xt.data.georeference import check_same_grid, map_crs, to_map, to_pixels
 from xt.data.source import InputSpec, Source
 from xt.errors import InputError
 
@@ -115,3 +117,22 @@ def test_there_and_back_and_nothing_of_nothing(profile: dict):
         assert to_map(rows, cols, profile)[0][1] == 9 * 78 + 2 * 10.75 + 500_000
     if not profile:
         assert to_map(rows, cols, profile)[0].tolist() == [3.5, 78.0]
+
+
+@pytest.mark.parametrize(("east", "apart"), [(0.0, None), (5.0, None), (9.0, "0.9"), (-3000.0, "300")])
+def test_grids_of_control_points_are_compared_by_place(east: float, apart: str | None):
+    def grid(east: float) -> dict[str, Any]:
+        places = [(row, col) for row in (0, 50, 100) for col in (0, 50, 100)]
+        points = [GroundControlPoint(row, col, 5e5 + 10 * col + east, 6e6 - 10 * row) for row, col in places]
+        return {"height": 100, "width": 100, "crs": rasterio.CRS.from_epsg(32632), "gcps": points}
+
+    own = grid(0.0)
+    mapped = own | {"transform": Affine(10, 0, 5e5, 0, -10, 6e6)}
+    for other in (own, mapped):
+        with (
+            nullcontext() if apart is None else pytest.raises(InputError, match=f"a: up to {apart} pixels away from b")
+        ):
+            check_same_grid(Path("a"), grid(east), Path("b"), other)
+    flat = own | {"transform": Affine(0, 0, 5e5, 0, 0, 6e6)}
+    with pytest.raises(InputError, match="a: up to inf pixels away"):
+        check_same_grid(Path("a"), own, Path("b"), flat)

@@ -5,6 +5,7 @@ thin-plate spline, which meets every one of them (a polynomial misses those of a
 average); rational polynomials, at the height they are centred on, in WGS 84. Without any, pixels are the coordinates.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,8 +142,9 @@ def check_same_grid(path: Path, profile: Profile, other: Path, of_other: Profile
     off = np.stack([x, y]) - start
     if theirs.is_geographic:
         off[0] = (off[0] + 180) % 360 - 180
-    in_pixels = np.linalg.solve(np.stack([right - start, down - start]).transpose(2, 1, 0), off.T[..., None])
-    apart = np.linalg.norm(in_pixels, axis=1).max()
+    steps = np.stack([right - start, down - start]).transpose(2, 1, 0)
+    flat = (np.linalg.matrix_rank(steps) < 2).any()  # its pixels have no extent
+    apart = math.inf if flat else np.linalg.norm(np.linalg.solve(steps, off.T[..., None]), axis=1).max()
     if not apart <= APART:
         why = "another CRS than" if own != theirs else f"up to {apart:.3g} pixels away from"
         raise InputError(f"{shown(path)}: {why} {shown(other)}; warp it to that grid")
