@@ -1,6 +1,7 @@
 """Labels beside images in degrees that reach beyond the antimeridian."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rasterio.transform import Affine
 from rasters import write
 
 from xt.cli.main import main
-from xt.data.georeference import project, to_map, to_pixels, turns
+from xt.data.georeference import check_same_grid, project, to_map, to_pixels, turns
 from xt.data.point_files import read_points
 from xt.data.polygons import read_polygons
 from xt.data.source import InputSpec, Source
@@ -156,6 +157,9 @@ def test_what_is_near_an_image_there_is_read_and_no_more(tmp_path: Path):
     _, cols = to_pixels(
         *project("EPSG:4326", "EPSG:32660", np.array([179.95, -179.95]), np.full(2, 65.0)), image.profile()
     )
+    onward = collection(tmp_path / "b.geojson", json.loads(shapely.to_geojson(shapely.box(179.95, 64.99, 180.05, 65))))
+    (whole,) = read_polygons(onward, image, near=True)[0]  # as programs of maps write it
+    assert whole.symmetric_difference(shapely.union_all(found)).area < 1
     assert shapely.total_bounds(found)[[0, 2]] == pytest.approx(cols + 0.5, abs=8)  # the lower border is wider
 
 
@@ -183,3 +187,45 @@ def test_control_points_on_both_sides_are_no_jump(tmp_path: Path, lon: float):
     )
     found = shapely.union_all(read_polygons(path, source, near=True)[0]).intersection(shapely.box(0, 0, 64, 64))
     assert found.symmetric_difference(shapely.box(0, 10, 50, 30)).area < 0.1
+
+
+def test_control_points_around_the_globe_are_not_turned():
+    points = [GroundControlPoint(r, c, c - 180, 80 - r) for r in (0, 80, 160) for c in (0, 90, 180, 270, 360)]
+    x, _ = to_map(np.array([79.5]), np.array([99.5]), {"gcps": points, "crs": rasterio.CRS.from_epsg(4326)})
+    assert x == pytest.approx([-80], abs=1e-6)
+
+
+def test_a_grid_counted_from_the_other_side_is_the_same():
+    one, other = (
+        {
+            "crs": rasterio.CRS.from_epsg(4326),
+            "transform": Affine(0.001, 0, west, 0, -0.001, 10),
+            "height": 9,
+            "width": 9,
+        }
+        for west in STARTS
+    )
+    check_same_grid(Path("a"), one, Path("b"), other)
+
+
+def test_long_edges_bend_by_large_pixels_too(tmp_path: Path):
+    transform = Affine(5000, 0, -1e6, 0, -5000, -1e6)
+    write(tmp_path / "a.tif", np.ones((1, 400, 400), np.uint8), crs="EPSG:3413", transform=transform)
+    image = Source(tmp_path / "a.tif", SPEC)
+    path = collection(tmp_path / "a.geojson", json.loads(shapely.to_geojson(shapely.box(-80, 60, 0, 75))))
+    found = shapely.union_all(read_polygons(path, image, near=True)[0])
+    lon = np.arange(-44, -10, 0.01)
+    rows, cols = to_pixels(*project("EPSG:4326", "EPSG:3413", lon, np.full(len(lon), 75.0)), image.profile())
+    inside = (cols > 0) & (cols < 399) & (rows > 0) & (rows < 399)
+    assert inside.sum() > 1000
+    assert shapely.distance(found.boundary, shapely.points(cols[inside] + 0.5, rows[inside] + 0.5)).max() < 0.1
+
+
+def test_an_image_that_reaches_beyond_the_earth_takes_polygons_quietly(tmp_path: Path):
+    globe = {"crs": "+proj=ortho +lat_0=0 +lon_0=0", "transform": Affine(1.4e5, 0, -7e6, 0, -1.4e5, 7e6)}
+    write(tmp_path / "a.tif", np.ones((1, 100, 100), np.uint8), **globe)
+    path = collection(tmp_path / "a.geojson", json.loads(shapely.to_geojson(shapely.box(0, 0, 30, 30))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = shapely.union_all(read_polygons(path, Source(tmp_path / "a.tif", SPEC), near=True)[0])
+    assert found.bounds == pytest.approx((50, 50 - 22.78, 50 + 22.78, 50), abs=0.2)

@@ -336,9 +336,9 @@ def test_objects_at_the_edges_of_tiles_are_in_one_each(root: Path):
     csv(
         root / "p.csv",
         "scene_id,row,column",
-        [("v", -0.4, 20), ("v", 20, -0.5), ("v", 63.6, 5), ("v", 63.4, 70), ("a", 1, 1)],
+        [("v", -0.4, 20), ("v", 20, -0.5), ("v", 63.6, 5), ("v", 63.4, 70), ("v", 63.5, 9), ("a", 1, 1)],
     )
     tiles = build(root, "p.csv").datasets["validation"]
     got = sorted((*tiles[0, i]["origin"], round(r, 1)) for i in range(len(tiles)) for r in tiles[0, i]["points"].row)
     assert [each[2] for each in got if each[:2] == (0, 0)] == [-0.4, 20]
-    assert len(got) == 4
+    assert len(got) == 5

@@ -202,6 +202,18 @@ def test_tables_beside_the_polygons_are_nothing(tmp_path: Path):
     assert build(tmp_path).labels.read(tmp_path / "images/a.tif").sum() == 50
 
 
+@pytest.mark.parametrize("kind", ["polygons", "areas"])
+def test_a_file_for_no_image_is_said(tmp_path: Path, kind: str):
+    images(tmp_path)
+    for folder in ("polygons", "areas"):
+        (tmp_path / folder).mkdir()
+        for name in "abv":
+            save(tmp_path / folder / f"{name}.gpkg", [place(name, shapely.box(0, 0, 50, 50))], kind=["road"])
+    save(tmp_path / kind / "typo.gpkg", [place("a", shapely.box(0, 0, 5, 5))], kind=["road"])
+    with pytest.warns(XTWarning, match=f"{kind}: 1 files of {kind} are for no image, such as typo"):
+        build(tmp_path, polygons="polygons", areas="areas")
+
+
 def test_a_number_is_no_class_where_names_are_numbers(tmp_path: Path):
     images(tmp_path)
     shape = place("a", shapely.box(0, 0, 5, 5))

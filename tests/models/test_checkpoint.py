@@ -10,7 +10,7 @@ from xt import files
 from xt.errors import CheckpointError, ModelError, OutputError, PluginError
 from xt.files import previous
 from xt.models import checkpoint
-from xt.models.checkpoint import load_model, save_model
+from xt.models.checkpoint import load_model, load_weights, save_model
 from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -168,3 +168,19 @@ def test_unknown_keys_and_missing_parts_are_refused(tmp_path: Path):
     change(tmp_path, decoder=None)
     with pytest.raises(ModelError, match="has no decoder"):
         load_model(tmp_path)
+
+
+def test_weights_of_any_type_are_loaded_and_fractions_are_finite():
+    class Mixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
+            self.b = torch.nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False)
+            self.c = torch.nn.Parameter(torch.ones(2))
+
+    model = Mixed()
+    load_weights(model, model.state_dict() | {"c": torch.full((2,), 0.5).to(torch.float8_e4m3fn)}, "x")
+    assert model.c.tolist() == [0.5, 0.5]
+    for wrong in (torch.tensor([1, 2]), torch.tensor([1.0, torch.inf])):
+        with pytest.raises(CheckpointError, match="x does not fit the model: 1 without finite fractions: c"):
+            load_weights(model, model.state_dict() | {"c": wrong}, "x")

@@ -9,6 +9,7 @@ import rasterio
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from xt.cli.main import main
 from xt.models.checkpoint import load_model
@@ -54,6 +55,17 @@ def images(tmp_path: Path) -> Path:
             pixels = rng.integers(0, 255 if folder == "images" else 2, shape, np.uint8)
             Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
     return tmp_path
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_may_be_of_another_type(images: Path, precision: str):
+    """Lightning turns batches into it before they are looked at."""
+    train(images, "old", ["sea", "ship"])
+    argv = ["train", str(images / "small.yaml"), "--run_dir", str(images / "new"), "--trainer.precision", precision]
+    assert main(argv) == 0
+    kind = torch.bfloat16 if precision == "bf16-true" else torch.float64
+    saved = load_file(images / "new/model/model.safetensors")
+    assert {value.dtype for name, value in saved.items() if name.startswith("heads")} == {kind}
 
 
 def test_heads_of_the_same_names_are_taken(images: Path, capsys: pytest.CaptureFixture[str]):

@@ -89,6 +89,15 @@ def test_an_end_without_validation_is_told(scenes: Path, tmp_path: Path, capsys:
     assert "no validation chose the model" in capsys.readouterr().out
 
 
+def test_weights_of_another_type_are_refused_where_objects_come_with_the_images(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run")]
+    assert main([*argv, "--trainer.precision", "bf16-true"]) == 2
+    assert "trainer.precision bf16-true: objects come beside the images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_last_epoch_is_validated_too(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     trainer = {"accelerator": "cpu", "max_epochs": 3, "check_val_every_n_epoch": 2, "limit_train_batches": 1}
     argv = ["train", str(config(tmp_path, scenes, trainer=trainer | {"enable_progress_bar": False}))]

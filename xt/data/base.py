@@ -17,6 +17,8 @@ from xt.errors import ConfigError, InputError, at_least
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 """Stage → splits that it needs."""
+CONVERTED = ("16-true", "bf16-true", "64-true")
+"""Precisions for which Lightning turns batches into another type before they are seen here."""
 STATISTICS = ("mean", "std", "target_mean", "target_std")
 """Attributes that may be measured over the training data."""
 
@@ -166,8 +168,10 @@ class DataModule(LightningDataModule):
             InputError: If something is wrong; names the key.
         """
         if self.gives != "tokens":
-            check_batch(batch, self.gives, len(self.targets))
-            split = "train" if self.trainer is not None and self.trainer.training else "other"
+            trainer = self.trainer
+            converted = trainer is not None and trainer.precision in CONVERTED
+            check_batch(batch, self.gives, len(self.targets), converted)
+            split = "train" if trainer is not None and trainer.training else "other"
             if split not in self._looked_at:
                 self._looked_at.add(split)
                 check_values(batch, self.gives, len(self.classes), self.ignore_index)

@@ -25,13 +25,14 @@ GIVEN = {
 """What a task learns from → the keys that hold it."""
 
 
-def check_batch(batch: Mapping[str, Any], gives: str, targets: int) -> None:
+def check_batch(batch: Mapping[str, Any], gives: str, targets: int, any_float: bool = False) -> None:
     """Compare keys, types and shapes of a batch of images with what its task takes.
 
     Args:
         batch: Of a loader.
         gives: Of the data module; of another kind than the built-in ones the image alone is looked at.
         targets: Values of a pixel.
+        any_float: Whether the trainer has turned what was float32 into another type of fractions.
 
     Raises:
         InputError: If something is missing or of another type or shape.
@@ -43,7 +44,10 @@ def check_batch(batch: Mapping[str, Any], gives: str, targets: int) -> None:
     for key, value in found.items():
         shape, kind = SAMPLE[key]
         dims = shape.count(",") + 1 if shape != "()" else 0
-        if not isinstance(value, Tensor) or value.dtype != kind or value.ndim != dims + 1:
+        fits = isinstance(value, Tensor) and (
+            value.dtype == kind or (any_float and kind.is_floating_point and value.is_floating_point())
+        )
+        if not fits or value.ndim != dims + 1:
             told = f"{value.dtype} {tuple(value.shape[1:])}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"data: {key!r} of a sample is {told}; give {kind} {shape}".replace("torch.", ""))
     _check_sizes(found, targets)

@@ -180,15 +180,16 @@ def _extent(x: Floats, y: Floats, given: Any) -> list[Any]:
     left, bottom, right, top = x.min() - wide, y.min() - high, x.max() + wide, y.max() + high
     if not given.is_geographic or (left >= -180 and right <= 180):
         return [shapely.box(left, bottom, right, top)]
-    turned = [shapely.box(left + turn, bottom, right + turn, top) for turn in (-360, 0, 360)]
-    return [part for part in shapely.intersection(turned, shapely.box(-180, -90, 180, 90)) if part.area]
+    turns = [turn for turn in (-360, 0, 360) if left + turn < 360 and right + turn > -360]
+    return [shapely.box(left + turn, bottom, right + turn, top) for turn in turns]  # some count on beyond 180
 
 
 def _apart(x: Floats, y: Floats, shapes: Shapes) -> float:
     """How far vertices may be from each other, by what places all over the image mostly are."""
     left, bottom, right, top = shapely.total_bounds(shapes)
     least = max(right - left, top - bottom) / MOST_VERTICES
-    apart = [np.hypot(np.diff(x, axis=axis), np.diff(y, axis=axis)) for axis in (0, 1)]
+    with np.errstate(invalid="ignore"):
+        apart = [np.hypot(np.diff(x, axis=axis), np.diff(y, axis=axis)) for axis in (0, 1)]
     known = [each[np.isfinite(each)] for each in apart]
     return float(max([least, *(np.median(each) / VERTICES for each in known if len(each))]))
 

@@ -198,8 +198,8 @@ def load_weights(model: torch.nn.Module, state: Weights, source: str) -> None:
         for key in sorted(set(own) & set(state))
         if own[key].shape != state[key].shape
     ]
-    weights = [(name, state[name]) for name, _ in model.named_parameters() if name in state]
-    unfit = [name for name, value in weights if not value.is_floating_point() or not value.isfinite().all()]
+    weights = [name for name, value in model.named_parameters() if name in state and value.is_floating_point()]
+    unfit = [name for name in weights if not (state[name].is_floating_point() and state[name].float().isfinite().all())]
     problems = {
         "missing": missing, "unexpected": unexpected, "of another shape": shapes, "without finite fractions": unfit,
     }  # fmt: skip

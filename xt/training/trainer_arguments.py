@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 
-from xt.data.base import DataModule
+from xt.data.base import CONVERTED, DataModule
 from xt.errors import ConfigError
 
 REFUSED = {
@@ -56,6 +56,11 @@ def adapted(given: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
         raise ConfigError("trainer.barebones keeps neither metrics nor a model; take fast_dev_run for a trial")
     if given.get("limit_train_batches") == 0:
         raise ConfigError("trainer.limit_train_batches is 0: nothing would be trained; give more, or leave it out")
+    if given.get("precision") in CONVERTED and data.gives == "points":
+        raise ConfigError(
+            f"trainer.precision {given['precision']}: objects come beside the images, and Lightning cannot turn them "
+            "into it; take bf16-mixed, or 32-true"
+        )
     own: dict[str, Any] = {"use_distributed_sampler": False}  # our samplers share samples out themselves
     if any(isinstance(each, Checkpoint) for each in callbacks):
         own["enable_checkpointing"] = True
