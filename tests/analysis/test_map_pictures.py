@@ -13,6 +13,7 @@ from PIL import Image
 from xt.analysis import map_pictures
 from xt.analysis.map_truth import TruthOptions
 from xt.cli.main import main
+from xt.errors import InputError
 
 
 def run_folder(path: Path) -> Path:
@@ -79,6 +80,15 @@ def test_maps_of_numbers_share_their_greys(tmp_path: Path, figures: list[Any]):
     _, there, found, _ = figures[-1].axes
     assert there.images[0].get_clim() == found.images[0].get_clim() == pytest.approx((5.04, 8.96), abs=0.01)
     assert (figures[-1].axes[0].get_title(), "rmse 1.000" in found.get_title()) == ("one", True)
+    counts = raster(tmp_path / "counts.tif", np.round(100 * true).astype(np.int16))
+    with rasterio.open(counts, "r+") as dataset:
+        dataset.scales, dataset.offsets = (0.01,), (0.0,)
+    map_pictures.plot_maps([("one", Path(paths[0]), Path(paths[1]), Path(counts))], tmp_path / "a.png")
+    np.testing.assert_allclose(figures[-1].axes[1].images[0].get_array(), true, atol=0.006)
+    other = raster(tmp_path / "other.tif", np.zeros((3, 5), np.float32))
+    with pytest.raises(InputError, match=r"map\.tif: 3 × 4 px, .*other\.tif has 3 × 5; they must be on one grid"):
+        map_pictures.plot_maps([("one", Path(other), Path(paths[1]), Path(paths[2]))], tmp_path / "b.png")
+    assert not (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Scores of maps, against torchmetrics and NumPy over whole arrays."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,10 @@ def test_classes_in_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_classes_of_several_bands_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = save(tmp_path / "found.tif", np.zeros((3, 4, 5), np.uint8))
     assert "class indexes are one band" in score(capsys, found, found, code=3)[1]
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = save(tmp_path / "a.tif", np.full((4, 5), 2.0, np.float32))
+    assert main(["score", str(path), str(path), "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed, parse_constant=pytest.fail)["r2"] is None

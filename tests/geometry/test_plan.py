@@ -100,6 +100,17 @@ def test_a_share_encodes_what_it_decodes_and_a_border(shares: int):
     assert max(regions) <= 4000 // shares + 2 * 4 * 10  # a row of windows before it, and one after
 
 
+@given(plans(), st.integers(2, 7))
+def test_shares_decode_about_as_many_pixels(plan: ScenePlan, shares: int):
+    each = [unit.final.height * unit.final.width for unit in plan.units]
+    done = [
+        sum(unit.final.height * unit.final.width for unit in replace(plan, share=(number, shares)).work)
+        for number in range(1, shares + 1)
+    ]
+    assert sum(done) == sum(each)
+    assert all(abs(mine - sum(each) / shares) <= max(each) for mine in done)
+
+
 @given(plans(), st.sampled_from(["cosine", "linear", "none"]))
 def test_weights_of_all_windows_sum_to_one(plan: ScenePlan, blend: str):
     total = np.zeros((2 * plan.grid.rows, 2 * plan.grid.cols))

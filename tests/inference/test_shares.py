@@ -110,6 +110,8 @@ def test_what_merge_was_not_given_is_named(place: Path, capsys: pytest.CaptureFi
     assert "share 2/2 is not complete; run --shard 2/2 again" in refused("o.tif")
     assert main(predict(TASKS[0], "o.tif", "--shard", "2/2", "--blend", "none")) == 0
     assert "share 2/2 was made with another blend" in refused("o.tif")
+    assert main(predict(TASKS[0], "o.tif", "--shard", "2/2", "--restart", "--co", "COMPRESS=ZSTD")) == 0
+    assert "share 2/2 was made with another creation" in refused("o.tif")
     assert main(predict(TASKS[0], "o.tif", "--shard", "2/2", "--restart")) == 0
     part = next((place / ".o.tif.2-of-2.job/parts").iterdir())
     whole = part.read_bytes()

@@ -1,5 +1,6 @@
 """Pictures of predicted maps beside the image and what is true."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
+from rasterio.errors import NodataShadowWarning
 
 from xt.analysis.map_scores import score_map
 from xt.analysis.map_truth import Areas, ClassTruth, Grid, TruthOptions
 from xt.analysis.report import drawn_shape, first_band, save
-from xt.data.georeference import profile_of
-from xt.data.geotiff import class_names, open_raster
+from xt.data.georeference import check_same_grid, profile_of
+from xt.data.geotiff import class_names, in_unit, open_raster
 from xt.geometry.grid import Window
 from xt.tasks.preview import class_colours
 
@@ -31,7 +33,7 @@ def plot_maps(
         options: How what is true is to be read, as :func:`~xt.analysis.map_scores.score_map` takes it.
 
     Raises:
-        InputError: As :func:`~xt.analysis.map_scores.score_map`, or if an image cannot be read.
+        InputError: As :func:`~xt.analysis.map_scores.score_map`, or if an image cannot be read or is on another grid.
     """
     options = options or TruthOptions()
     figure, axes = plt.subplots(len(scenes), 3, figsize=(14, 5 * len(scenes)), layout="constrained", squeeze=False)
@@ -39,9 +41,13 @@ def plot_maps(
         scores = score_map(path, truth, options).scores
         with open_raster(image) as dataset:
             row[0].imshow(_looks(dataset), interpolation="nearest")
+            grid = profile_of(dataset)
         with open_raster(path, purpose="label") as dataset:
+            check_same_grid(path, profile_of(dataset), image, grid)
             said, names, bands = first_band(dataset), class_names(dataset), dataset.count
             true = _true(path, dataset, truth, options)
+            if not np.issubdtype(said.dtype, np.integer):
+                said = in_unit(dataset, 1, said)
         if np.issubdtype(said.dtype, np.integer):
             highest = max(1, *(int(each.max()) for each in (said, true) if each.count()), *names)
             shades = ListedColormap(np.array(class_colours(highest + 1)) / 255)
@@ -71,7 +77,7 @@ def _true(path: Path, found: Any, truth: Path, options: TruthOptions) -> Any:
     if np.issubdtype(np.dtype(found.dtypes[0]), np.integer):
         return ClassTruth(path, found, truth, options).thumbnail(drawn_shape(found))
     with open_raster(truth, purpose="label") as dataset:
-        numbers = first_band(dataset)
+        numbers = in_unit(dataset, 1, first_band(dataset))
     areas = Areas(Grid(path, profile_of(found)), options.areas)
     inside = areas.inside(Window(0, 0, found.height, found.width), numbers.shape)
     return np.ma.masked_where(np.broadcast_to(~inside, numbers.shape), numbers)
@@ -80,7 +86,9 @@ def _true(path: Path, found: Any, truth: Path, options: TruthOptions) -> Any:
 def _looks(dataset: Any) -> npt.NDArray[np.float64]:
     """Three bands as red, green and blue, else the first in grey, ``(h, w, 4)``; missing pixels are transparent."""
     bands = [1, 2, 3] if dataset.count in (3, 4) else [1, 1, 1]
-    pixels = dataset.read(bands, out_shape=(3, *drawn_shape(dataset)), masked=True).astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NodataShadowWarning)  # beside an alpha band
+        pixels = dataset.read(bands, out_shape=(3, *drawn_shape(dataset)), masked=True).astype(np.float64)
     known = ~np.ma.getmaskarray(pixels).any(0) & np.isfinite(pixels.data).all(0)
     low, high = np.percentile(pixels.data[:, known], (1, 99.7)) if known.any() else (0.0, 1.0)
     shown = np.clip((np.where(known, pixels.data, low) - low) / max(high - low, 1e-12), 0, 1)

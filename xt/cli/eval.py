@@ -1,11 +1,10 @@
 """``xt eval``: measure trained models."""
 
 import argparse
-import json
 from itertools import chain
 from pathlib import Path
 
-from xt.cli.options import add_plugins
+from xt.cli.options import add_plugins, as_json
 
 USAGE = "xt eval RUN [RUN …] [--split validation|test] [--json] [--data.KEY VALUE …]"
 DESCRIPTION = (
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     results = {str(run): evaluate(run, args.overrides, args.split, args.plugins) for run in args.runs}
     if args.json:
-        print(json.dumps(results if len(results) > 1 else next(iter(results.values()))))
+        print(as_json(results if len(results) > 1 else next(iter(results.values()))))
         return EXIT_OK
     if len(results) > 1:
         print(" " * 28, "  ".join(results))

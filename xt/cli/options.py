@@ -1,7 +1,10 @@
 """Options that several commands have."""
 
 import argparse
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,17 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision``."""
     what = "bf16 is faster where the GPU or the CPU has instructions for it, and less exact"
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help=what)
+
+
+def as_json(value: Any) -> str:
+    """Write for ``--json``: what is no finite number is null, which NaN is not in JSON."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: known(each) for key, each in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(known(value))
 
 
 def path(text: str) -> Path:

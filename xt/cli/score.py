@@ -1,13 +1,13 @@
 """``xt score``: compare predicted points with labels, or a predicted map with what is true."""
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xt.cli import labels
+from xt.cli.options import as_json
 
 if TYPE_CHECKING:
     from xt.data.labels import LabelTable
@@ -86,8 +86,7 @@ def run(args: argparse.Namespace) -> int:
     shoreline = None if args.shoreline is None else read_shorelines(args.shoreline)
     result = score(predictions, truth, shoreline, args.official, tolerance).to_dict()
     if args.json:
-        json.dump(result, sys.stdout)
-        print()
+        print(as_json(result))
         return 0
     for name, value in result.items():
         print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
@@ -109,7 +108,8 @@ def _of_classes(
             raise ConfigError(f"{option} is of xView3; {args.labels} has classes of its own, so leave it out")
     result = class_scores(predictions, truth, classes, tolerance)
     width = max(18, *map(len, result))
-    print(json.dumps(result) if args.json else "\n".join(f"{name:{width}} {each:.4f}" for name, each in result.items()))
+    lines = (f"{name:{width}} {each:.4f}" for name, each in result.items())
+    print(as_json(result) if args.json else "\n".join(lines))
     labels.tell_without_class(truth, args.column, "count for loc_f1 alone")
     return 0
 
@@ -127,7 +127,7 @@ def _of_maps(args: argparse.Namespace) -> int:
         pairs = pairs_of(args.predictions, args.labels)
     found = score_maps(pairs.both, labels.map_options(args))
     if args.json:
-        print(json.dumps(found.scores | {"pixels": found.pixels, "unsaid": found.unsaid}))
+        print(as_json(found.scores | {"pixels": found.pixels, "unsaid": found.unsaid}))
     else:
         width = max(18, *map(len, found.scores))
         print("\n".join(f"{name:{width}} {value:.4f}" for name, value in found.scores.items()))

@@ -137,8 +137,11 @@ class ScenePlan:
         number, shares = self.share
         if shares == 1:
             return self.units
-        start, stop = (len(self.units) * each // shares for each in (number - 1, number))
-        own = [unit for unit in self.units[start:stop] if unit.final.height and unit.final.width]
+        pixels = np.array([unit.final.height * unit.final.width for unit in self.units], np.int64)
+        # A unit is of the share in which the middle of its pixels lies, when all are counted one after the other.
+        shared = (2 * pixels.cumsum() - pixels) * shares // (2 * pixels.sum())
+        own = [self.units[index] for index in np.flatnonzero((shared == number - 1) & (pixels > 0))]
+        stop = own[-1].index + 1 if own else 0
         used = np.zeros((self.grid.rows, self.grid.cols), bool)
         for each in (rectangle for unit in own for rectangle in (unit.window, unit.needed)):
             used[each.slices] = True

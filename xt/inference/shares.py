@@ -160,15 +160,16 @@ def _complete(out: Path, shares: Mapping[tuple[int, int], Path]) -> tuple[dict[s
         found = entries(shares[number, of]) if (number, of) in shares else []
         if not found or "complete" not in found[-1]:
             raise OutputError(f"{out}: share {number}/{of} is not complete; run --shard {number}/{of} again")
-        facts = facts or found[0]
-        different = [key for key in facts if facts[key] != found[0].get(key)]
+        own = found[0] | {"creation": found[-1]["complete"]["creation"]}
+        facts = facts or own
+        different = [key for key in facts if facts[key] != own.get(key)]
         if different:
             raise OutputError(
                 f"{out}: share {number}/{of} was made with another {different[0]}; make it again with --restart"
             )
         last.append(found[-1])
     assert facts is not None
-    return facts, last
+    return {key: value for key, value in facts.items() if key != "creation"}, last
 
 
 def _joined(task: Task, shares: Mapping[tuple[int, int], Path], complete: list[dict[str, Any]]) -> Outcome:
