@@ -166,8 +166,8 @@ def test_a_process_of_its_own_tells_what_it_takes_or_why_not(capfd: pytest.Captu
     linear, broken = (Case(CONTEXTS, side, 4096) for side in ("BenchLinear", "BenchBroken"))
     wide = Settings(dim=256, plugins=SETTINGS.plugins)
     forward, both = worker.probe(linear, MODES, wide, 60)
-    assert 4 <= forward.mebibytes < 7  # the output is 4 MiB
-    assert 8 <= both.mebibytes < 15  # and the gradient of the input
+    assert 3.5 < forward.mebibytes < 7  # the output is 4 MiB, some of which may be there
+    assert 7.5 < both.mebibytes < 15  # and the gradient of the input
     assert worker.probe(broken, MODES, SETTINGS, 60) == ["RuntimeError: too long for me"] * 2
     slow = worker.probe(Case(CONTEXTS, "BenchQuadratic", 16384), MODES, SETTINGS, 0.01)
     assert slow == ["took longer than 0.01 s"] * 2

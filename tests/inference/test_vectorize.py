@@ -157,10 +157,13 @@ def test_edges_bend_with_the_map(tmp_path: Path):
     assert shapely.convex_hull(found).exterior.distance(shapely.Point(lon, lat)) < 0.05
 
 
+AROUND_THE_POLE = Affine(1000.0, 0, -150_300.0, 0, -1000.0, 100_000.0)
+
+
 @pytest.mark.parametrize(
     ("crs", "transform"),
     [
-        ("EPSG:3413", Affine(1000.0, 0, -150_300.0, 0, -1000.0, 100_000.0)),  # the pole inside
+        ("EPSG:3413", AROUND_THE_POLE),
         ("EPSG:3413", Affine(1000.0, 0, -400_000.0, 0, -1000.0, -1_000_000.0)),
         ("EPSG:32632", Affine(0.005, 0, 500_000.0, 0, -0.005, 5_400_000.0)),
     ],
@@ -168,6 +171,8 @@ def test_edges_bend_with_the_map(tmp_path: Path):
 def test_a_geojson_tells_each_pixel_as_the_map_does(tmp_path: Path, crs: str, transform: Affine):
     array = np.kron(np.random.default_rng(0).integers(1, 4, (40, 6)), np.ones((5, 50))).astype(np.uint8)
     array[0] = 1
+    if transform == AROUND_THE_POLE and pyogrio.__gdal_version__ < (3, 12):
+        pytest.skip("GDAL 3.9 cuts polygons around the pole wrongly at the antimeridian, 3.12 does not")
     path = raster(tmp_path / "a.tif", array[None], crs=crs, transform=transform)
     xt.vectorize(path, tmp_path / "o.geojson")
     _, found, columns = layer(tmp_path / "o.geojson")

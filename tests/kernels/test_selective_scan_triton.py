@@ -52,9 +52,9 @@ def test_compiles_without_spilling_registers(dtype: torch.dtype, capability: int
     for launch in launches(dtype):
         compiled = launch.compile(capability)
         names.append(compiled.name)
-        # The last kernel spills a little (up to 448 bytes, 552 with Triton 3.6): half the channels would not, and take 2.3
+        # The last kernel spills a little (up to 448 bytes, 576 with Triton 3.6): half the channels would not, and take 2.3
         # times as long on an H200.
-        assert compiled.resources()["STACK"] <= (552 if compiled.name == "_gradients" else 0), compiled.name
+        assert compiled.resources()["STACK"] <= (576 if compiled.name == "_gradients" else 0), compiled.name
     assert names == ["_local", "_carry", "_outputs", "_local_back", "_carry", "_gradients"]
 
 
