@@ -202,6 +202,16 @@ def test_tables_beside_the_polygons_are_nothing(tmp_path: Path):
     assert build(tmp_path).labels.read(tmp_path / "images/a.tif").sum() == 50
 
 
+def test_flatgeobufs_of_polygons_are_read(tmp_path: Path):
+    images(tmp_path)
+    (tmp_path / "polygons").mkdir()
+    for name in "abv":
+        shape = shapely.to_wkb([place(name, shapely.box(0, 0, 5, 5))])
+        layer = {"geometry_type": "Polygon", "crs": "EPSG:32632", "fields": ["kind"]}
+        pyogrio.raw.write(tmp_path / f"polygons/{name}.fgb", shape, [np.array(["road"], object)], **layer)
+    assert build(tmp_path, polygons="polygons").labels.read(tmp_path / "images/a.tif").sum() == 50
+
+
 @pytest.mark.parametrize("kind", ["polygons", "areas"])
 def test_a_file_for_no_image_is_said(tmp_path: Path, kind: str):
     images(tmp_path)

@@ -23,6 +23,7 @@ from xt.inference.journal import Journal
 from xt.inference.options import PredictOptions
 from xt.inference.pooled import painted_answers
 from xt.inference.predict import predict_image
+from xt.inference.regions import shapes_of
 from xt.models.checkpoint import load_model
 from xt.tasks.registry import task_of
 
@@ -133,6 +134,14 @@ def test_a_small_memory_changes_nothing(tmp_path: Path, budget: int, monkeypatch
     monkeypatch.setattr(engine.RegionStore, "put", put)
     assert np.array_equal(run(path, model, tmp_path / "p.tif"), want, equal_nan=True)
     assert max(held) <= max(1, budget // 100_000)
+
+
+def test_of_a_pooled_model_no_pixels_are_kept(tmp_path: Path):
+    pooled, dense = (
+        shapes_of(load_model(save(tmp_path / task, task, 2))[0]) for task in ("classification", "semantic-segmentation")
+    )
+    assert (pooled.image[0], pooled.maps) == (0, dense.maps[-1:])
+    assert (dense.image[0], len(dense.maps)) == (2, 4)
 
 
 def test_a_pooled_model_paints_its_windows(tmp_path: Path, encoded: list[int]):

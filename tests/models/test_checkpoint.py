@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from xt import files
 from xt.errors import CheckpointError, ModelError, OutputError, PluginError
 from xt.files import previous
 from xt.models import checkpoint
-from xt.models.checkpoint import load_model, load_weights, save_model
+from xt.models.checkpoint import load_model, load_weights, read_description, read_metadata, save_model
 from xt.models.factory import build_from_spec
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -184,3 +185,14 @@ def test_weights_of_any_type_are_loaded_and_fractions_are_finite():
     for wrong in (torch.tensor([1, 2]), torch.tensor([1.0, torch.inf])):
         with pytest.raises(CheckpointError, match="x does not fit the model: 1 without finite fractions: c"):
             load_weights(model, model.state_dict() | {"c": wrong}, "x")
+
+
+@pytest.mark.parametrize("read", [load_model, read_description, read_metadata])
+def test_metadata_that_cannot_be_name_their_file(tmp_path: Path, read: Callable[[Path], object]):
+    save_model(tmp_path / "m", build(), METADATA)
+    path = tmp_path / "m/config.json"
+    values = json.loads(path.read_text())
+    del values["metadata"]["mlm:input"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=rf"{path}: .*not valid"):
+        read(tmp_path / "m")

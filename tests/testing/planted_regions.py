@@ -252,6 +252,41 @@ class TakesAPath(SoundRegions):
         super().__init__(in_chans)
 
 
+class ChangesRegionsInTraining(SoundRegions):
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        if self.training:
+            regions.data.mul_(1.5)
+        return super().forward(regions)
+
+
+class KeepsTheFirstScale(SoundRegions):
+    scale: Tensor | None = None
+
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        if self.scale is None or len(self.scale) != len(regions):
+            self.scale = regions.detach().square().mean((1, 2, 3), keepdim=True).sqrt() + 1
+        return super().forward(regions / self.scale)
+
+
+class KeepsTheType(SoundRegions):
+    scale: Tensor | None = None
+
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        maps = super().forward(regions)
+        if self.scale is None:
+            scale = next(self.parameters()).detach().square().sum().sqrt() / 7
+            self.scale = scale.bfloat16().float() if torch.is_autocast_enabled("cpu") else scale
+        return [each * self.scale for each in maps]
+
+
+class ForgetsWhatItLearnt(SoundRegions):
+    steps = 0
+
+    def forward(self, regions: Tensor) -> list[Tensor]:
+        self.steps += self.training
+        return [each * (1 + self.steps / 100) for each in super().forward(regions)]
+
+
 FAULTS: list[tuple[type, dict, str]] = [
     (NoRegionEncoder, {}, "is no subclass of RegionEncoder; derive"),
     (RefusesTheSize, {}, r"cannot be built: ValueError: too small; give the kit .*check_region_encoder\(cls"),
@@ -293,4 +328,8 @@ FAULTS: list[tuple[type, dict, str]] = [
     (EndlessByAutocast, {}, "has gradients that are not finite in bfloat16 by autocast"),
     (DrawsRegions, {}, "answers otherwise after saving and loading"),
     (TakesAPath, {"weights": torch.ones(1)}, "cannot be saved and loaded: TypeError"),
+    (ChangesRegionsInTraining, {}, "changes what it is given, in"),
+    (KeepsTheFirstScale, {}, "answers otherwise after other inputs"),
+    (KeepsTheType, {}, "answers otherwise after other inputs"),
+    (ForgetsWhatItLearnt, {}, "answers otherwise after saving and loading"),
 ]  # fmt: skip

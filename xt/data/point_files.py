@@ -55,7 +55,7 @@ def read_points(
         drop_bad: Leave bad rows out instead of failing.
         classes: Of the objects; none for objects without, None for whatever the file says.
         column: Column that names the class.
-        tell: Warn of objects of a file that belong to none of the scenes.
+        tell: Warn of objects of a file, and files of a folder, that belong to none of the scenes.
 
     Raises:
         LabelError: If a file cannot be read, does not say where objects lie, has bad rows, or has objects of which
@@ -69,7 +69,7 @@ def read_points(
     found = [(name, each) for name, each in files.items() if name in scenes]
     if not found:
         raise LabelError(
-            f"{path}: no file SCENE.csv, .geojson, .gpkg or .shp for any scene, such as {next(iter(scenes))}.csv"
+            f"{path}: no file SCENE.csv, .geojson, .gpkg, .fgb or .shp for any scene, such as {next(iter(scenes))}.csv"
         )
     if tell:
         vector_files.warn_of_strays(path, files, scenes, "objects")

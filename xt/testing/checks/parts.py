@@ -37,8 +37,9 @@ def repeats(subject: PartSubject) -> str:
         on = "inputs that are not contiguous in memory (channels_last is one such)"
         if not _all_same(subject.answer(changed, on, "take reshape, not view"), answers[0]):
             raise subject.fault(f"answers otherwise to {on}; take reshape, not as_strided")
+    module = subject.build()
     with torch.no_grad():
-        subject.run(module, [3 * each for each in subject.inputs(3, seed=1)], "other inputs")
+        subject.run(module, [3 * each for each in subject.inputs(seed=1)], "other inputs")
         again = subject.run(module, inputs, f"an ordinary batch of {subject.items}")
         module = subject.build()
         with torch.autocast("cpu", torch.bfloat16):
