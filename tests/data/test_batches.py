@@ -1,11 +1,13 @@
 """Batches of data modules of one's own: what is missing or of another type, shape or value is said in one line."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from xt.data.batches import check_batch, check_values
+from xt.data.raster_pairs import RasterPairsData
 from xt.errors import InputError
 
 
@@ -73,3 +75,28 @@ def test_values_that_cannot_be_are_said():
         check_values(batch("label"), "label", 2, -1)
     with pytest.raises(InputError, match="'label' has the class -1"):
         check_values(batch("label", label=torch.tensor([-1, 0])), "label", 2, -1)
+
+
+def pairs(folder: Path) -> RasterPairsData:
+    return RasterPairsData(str(folder), bands=["p"], classes=["a", "b"], validation="v", image_size=8)
+
+
+def test_a_data_module_looks_at_batches_before_they_are_used(tmp_path: Path):
+    data = pairs(tmp_path)
+    given = {
+        "image": torch.zeros(1, 1, 8, 8), "valid": torch.ones(1, 1, 8, 8) > 0, "mask": torch.full((1, 8, 8), 2), "name": ["a"],
+    }  # fmt: skip
+    without = {key: value for key, value in given.items() if key != "valid"}
+    with pytest.raises(InputError, match="a sample has no 'valid'"):
+        data.transfer_batch_to_device(without, torch.device("cpu"), 0)
+    with pytest.raises(InputError, match="'mask' has the class 2, and there are 2"):
+        data.transfer_batch_to_device(given, torch.device("cpu"), 0)
+    data.transfer_batch_to_device(given, torch.device("cpu"), 0)  # values are looked at once
+
+
+def test_no_training_sample_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = pairs(tmp_path)
+    monkeypatch.setattr(data, "dataset", lambda split: [])
+    for _ in range(2):
+        with pytest.raises(InputError, match="no training sample"):
+            data.setup("fit")

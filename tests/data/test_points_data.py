@@ -1,4 +1,5 @@
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import shapely
 from rasterio.transform import Affine
 from rasters import GRID, UTM, noise, write
 
+from xt.data.point_files import read_points
 from xt.data.points import PointsData
 from xt.errors import ConfigError, InputError, LabelError, XTWarning
 from xt.geometry.grid import Window
@@ -342,3 +344,17 @@ def test_objects_at_the_edges_of_tiles_are_in_one_each(root: Path):
     got = sorted((*tiles[0, i]["origin"], round(r, 1)) for i in range(len(tiles)) for r in tiles[0, i]["points"].row)
     assert [each[2] for each in got if each[:2] == (0, 0)] == [-0.4, 20]
     assert len(got) == 5
+
+
+def test_of_some_scenes_the_files_of_others_are_no_strays(root: Path):
+    form(root, "folder")
+    scenes = {each.name: each for group in build(root, "p").sources.values() for each in group}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", XTWarning)
+        assert len(read_points(root / "p", {"a": scenes["a"]}))
+
+
+def test_text_is_no_flatgeobuf(root: Path):
+    (root / "p.fgb").write_text("row,column\n1,2\n")
+    with pytest.raises(LabelError, match=r"p\.fgb: is no FlatGeobuf; write it again"):
+        build(root, "p.fgb")

@@ -219,6 +219,13 @@ def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path):
     assert all(each.bounds[2] - each.bounds[0] < 2 for each in found.geoms)
 
 
+def test_a_map_with_a_crs_and_no_place_has_the_area_of_its_grid(tmp_path: Path):
+    path = raster(tmp_path / "a.tif", classes(8, 8)[None], crs="EPSG:32632")
+    xt.vectorize(path, tmp_path / "o.gpkg")
+    _, found, columns = layer(tmp_path / "o.gpkg")
+    assert columns["area_m2"] == pytest.approx([each.area for each in found])
+
+
 def test_a_grid_that_lies_nowhere_on_earth_keeps_its_coordinates(tmp_path: Path):
     local = 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
     path = named(tmp_path / "a.tif", classes(8, 8), crs=local, transform=Affine(2.0, 0, 500.0, 0, -2.0, 7000.0))

@@ -130,9 +130,10 @@ class DataModule(LightningDataModule):
         """Read what is needed for ``stage`` (``fit``, ``validate``, ``test``); a second call costs nothing."""
         for split in STAGES.get(stage, ()):
             if split not in self.datasets:
-                self.datasets[split] = self.dataset(split)
-                if split == "train" and not len(self.datasets[split]):  # type: ignore[arg-type]
+                found = self.dataset(split)
+                if split == "train" and not len(found):  # type: ignore[arg-type]
                     raise InputError("data: no training sample; look at where the data lie")
+                self.datasets[split] = found
 
     def state_dict(self) -> dict[str, Any]:
         """Mean and deviation of bands and targets, classes and the number of samples, which a checkpoint keeps."""
