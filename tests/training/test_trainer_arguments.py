@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,10 @@ from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from small_runs import config, losses
 
 from xt.cli.main import main
-from xt.errors import CheckpointError, ConfigError
+from xt.errors import CheckpointError, ConfigError, XTWarning
+from xt.models.region.timm_features import TimmFeatures
 from xt.training.ending import goes_on, how_it_ended, mark_done, read_done
-from xt.training.module import TrainingModule
+from xt.training.module import TrainingModule, _warn_of_untaught_norms
 from xt.training.trainer_arguments import adapted
 
 
@@ -245,3 +247,22 @@ def test_what_cannot_be_had_is_refused():
     limits = {"overfit_batches": 0.0, "limit_train_batches": 3, "limit_val_batches": 3}
     assert adapted({"overfit_batches": 3}, data) == {"use_distributed_sampler": False} | limits
     assert data.same_batches
+
+
+def test_batch_norm_that_nothing_taught_is_told(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    argv = ["train", str(config(tmp_path, scenes)), "--run_dir", str(tmp_path / "run"), "--trainer.max_steps", "1"]
+    part = "--model.model.region_encoder.init_args"
+    assert (
+        main([*argv, f"{part}.name", "lcnet_035", f"{part}.model_args", "{}", "--trainer.limit_val_batches", "0"]) == 0
+    )
+    assert "xt: warning: model.model.region_encoder: its 27 layers of batch norm" in capsys.readouterr().err
+    encoder = TimmFeatures(3, "lcnet_035", 64)
+    with pytest.warns(XTWarning, match="its 27 layers of batch normalisation keep the statistics that they start with"):
+        _warn_of_untaught_norms(encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _warn_of_untaught_norms(TimmFeatures(3, "convnext_atto", 64, model_args={"dims": [8, 8, 8, 8]}))
+        for name, buffer in encoder.named_buffers():
+            if name.endswith("running_var"):
+                buffer.mul_(2)
+        _warn_of_untaught_norms(encoder)

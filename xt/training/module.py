@@ -127,6 +127,8 @@ class TrainingModule(LightningModule):
         elif self.init_from is not None:
             named = self.task.channel_names, self.task.class_heads
             load_parts(self.model, self.init_from, self.init_parts, *named, self._metadata.bands)
+        if checkpoint is None:
+            _warn_of_untaught_norms(self.model.region_encoder)
         self.task.check(self.model, self._metadata, data)
 
     def train(self, mode: bool = True) -> "TrainingModule":
@@ -239,6 +241,24 @@ class TrainingModule(LightningModule):
     def _report(self, stage: str, tune: bool) -> None:
         for name, value in self.task.scores(self.data, tune).items():
             self.log(f"{stage}/{name}", value, prog_bar=name in self.task.shown)
+
+
+def _warn_of_untaught_norms(encoder: torch.nn.Module) -> None:
+    """Say that batch normalisation without statistics, which never gets any here, does nothing."""
+    norms = [each for each in encoder.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
+    if norms and not any(map(_is_taught, norms)):
+        warnings.warn(
+            f"model.model.region_encoder: its {len(norms)} layers of batch normalisation keep the statistics that they "
+            "start with, so that regions do not influence each other, and without weights they do nothing; give "
+            "weights or pretrained: true, or take a backbone with layer norm, such as swinv2_t or convnext_tiny",
+            XTWarning,
+            stacklevel=2,
+        )
+
+
+def _is_taught(norm: torch.nn.modules.batchnorm._BatchNorm) -> bool:
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and bool(mean.any() or variance.ne(1).any())
 
 
 def describe(data: DataModule, task: Task) -> ModelMetadata:
