@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,17 @@ def test_wrong_limits_and_other_targets_are_said():
 
     with pytest.raises(ModelError, match=r"the data have 1 targets \(height\), the model was trained on 2"):
         task().check(None, None, Data())
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "told"),
+    [
+        ((0.0,), (1.0, 1.0), "data: 2 targets, 1 target_mean and 2 target_std; give one of each"),
+        ((0.0, 0.0), (1.0, 0.0), r"data: target_std is \[1.0, 0.0\]; each must be above 0"),
+        ((0.0, 0.0), (1.0, np.inf), "each must be above 0"),
+    ],
+)
+def test_targets_that_cannot_be_scaled_are_refused(mean: tuple[float, ...], std: tuple[float, ...], told: str):
+    data = SimpleNamespace(gives="values", targets=("a", "b"), target_mean=mean, target_std=std)
+    with pytest.raises(ConfigError, match=told):
+        PixelRegression().adopt(data)

@@ -26,8 +26,6 @@ Floats = npt.NDArray[np.float64]
 Profile = Mapping[str, Any]
 """What :func:`profile_of` gives."""
 WGS84 = "EPSG:4326"
-PLACED = ("transform", "gcps", "rpcs")
-"""Parts of a grid that say where its pixels lie."""
 APART = 0.75
 """Pixels; half of one is what programs differ by that call a pixel a point."""
 
@@ -45,9 +43,14 @@ def profile_of(dataset: Any) -> dict[str, Any]:
     return profile
 
 
+def is_placed(profile: Profile) -> bool:
+    """Whether a grid says where its pixels lie."""
+    return any(profile.get(key) for key in ("transform", "gcps", "rpcs"))
+
+
 def warn_without_place(path: Path, profile: Profile) -> None:
     """Say once that nobody can tell where on Earth a raster lies."""
-    if not any(profile.get(key) for key in PLACED):
+    if not is_placed(profile):
         text = f"{path}: no georeference; coordinates are pixels, and the result has no georeference either"
         warnings.warn(text, XTWarning, stacklevel=2)
     elif map_crs(profile) is None:
@@ -134,7 +137,7 @@ def check_same_grid(path: Path, profile: Profile, other: Path, of_other: Profile
         theirs = f"{shown(other)} has {of_other['height']} × {of_other['width']}"
         raise InputError(f"{shown(path)}: {height} × {width} px, {theirs}; they must be on one grid")
     own, theirs = map_crs(profile), map_crs(of_other)
-    if not all(crs and any(each.get(key) for key in PLACED) for crs, each in ((own, profile), (theirs, of_other))):
+    if not (own and theirs and is_placed(profile) and is_placed(of_other)):
         return
     rows, cols = np.array([0.0, 0.0, height]) - 0.5, np.array([0.0, width, 0.0]) - 0.5
     x, y = project(own, theirs, *to_map(rows, cols, profile))

@@ -14,7 +14,7 @@ import rasterio
 import shapely
 
 from xt.data import vector_files
-from xt.data.georeference import map_crs, project, to_pixels, turns
+from xt.data.georeference import is_placed, map_crs, project, to_pixels, turns
 from xt.data.labels import ATTRIBUTES, CLASS, SCENE, LabelTable, as_table, sure
 from xt.data.rows import Columns, number, parse_rows, read_csv
 from xt.data.source import Source
@@ -178,7 +178,7 @@ def _place(
         profile = source.profile()
         x, y = free.row, free.column
         own = map_crs(profile)
-        mapped = any(profile.get(key) for key in ("transform", "gcps", "rpcs"))
+        mapped = is_placed(profile)
         if not mapped and not (free.scene_id == name).any():
             continue
         if not mapped or (crs is not None and own is None):

@@ -9,7 +9,7 @@ import pyogrio
 import rasterio
 import shapely
 
-from xt.data.georeference import map_crs, project, to_map, to_pixels, turns
+from xt.data.georeference import Floats, is_placed, map_crs, project, to_map, to_pixels, turns
 from xt.data.vector_files import FAULTS, only_layer
 from xt.errors import InputError
 from xt.geometry.grid import Window
@@ -25,7 +25,6 @@ MARGIN = 0.05
 AREAS = shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON, shapely.GeometryType.GEOMETRYCOLLECTION
 """Types of what may hold polygons."""
 Shapes = npt.NDArray[np.object_]
-Floats = npt.NDArray[np.float64]
 
 
 class OnMap(Protocol):
@@ -125,7 +124,7 @@ def placed(source: OnMap, path: Path) -> Any:
         InputError: If it has none, or no georeference.
     """
     own = map_crs(source.profile())
-    if own is None or not any(key in source.profile() for key in ("transform", "gcps", "rpcs")):
+    if own is None or not is_placed(source.profile()):
         raise InputError(f"{source.path}: no CRS or georeference, so the polygons of {path} cannot be placed")
     return own
 

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-Floats = npt.NDArray[np.float64]
+from xt.data.georeference import Floats
+
 Place = Callable[[Floats], Floats]
 """Brings ``(n, 2)`` columns and rows to ``(n, 2)`` coordinates."""
 TOLERANCE = 0.02

@@ -14,12 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from xt.data.georeference import WGS84, check_places, map_crs, profile_of, project, to_map, warn_without_place
+from xt.data.georeference import (
+    WGS84,
+    Floats,
+    check_places,
+    is_placed,
+    map_crs,
+    profile_of,
+    project,
+    to_map,
+    warn_without_place,
+)
 from xt.data.geotiff import class_names, open_raster, read_values
 from xt.errors import ConfigError, InputError, at_least, nearest
 from xt.files import locked, replacing
 from xt.geometry.grid import Window
-from xt.inference.bending import Floats, bent
+from xt.inference.bending import bent
 from xt.inference.layers import DRIVERS, copy_layer, decimals, is_on_earth, write_layer
 from xt.inference.outputs import check_outputs, refuse_inputs
 from xt.inference.polygons import Polygon, PolygonJoiner
@@ -132,7 +142,7 @@ class _Layer:
         self.metres = float(self.crs.linear_units_factor[1]) if projected else None
         transform = profile.get("transform")
         self.pixel = None if transform is None else abs(transform.determinant)
-        self.bends = transform is None and any(profile.get(key) for key in ("gcps", "rpcs"))
+        self.bends = transform is None and is_placed(profile)
 
     def write(self, partial: Path, batches: Iterator[list[Polygon]]) -> None:
         """Write all, by way of a GeoPackage: to it can be appended in little memory."""

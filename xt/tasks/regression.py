@@ -75,7 +75,7 @@ class PixelRegression(Task):
                 "one of each"
             )
         if not all(0 < each < math.inf for each in self.std):
-            raise ConfigError(f"data: target_std is {list(self.std)}; each must be above 0, and is where values differ")
+            raise ConfigError(f"data: target_std is {list(self.std)}; each must be above 0; values must differ")
         self.errors = Errors(len(self.targets))
 
     def prepare(self, metadata: ModelMetadata) -> None:
