@@ -9,6 +9,8 @@ from small_runs import config
 from torch import Tensor
 
 from xt.data.base import DataModule
+from xt.errors import ConfigError
+from xt.models.checkpoint import PARTS
 from xt.models.context.identity import Identity
 from xt.models.context.mamba import Mamba
 from xt.models.decoders.pooled import ClassToken
@@ -18,6 +20,7 @@ from xt.models.region.timm_features import TimmFeatures
 from xt.tasks.base import Task
 from xt.tasks.classification import ImageClassification
 from xt.tasks.segmentation import SemanticSegmentation
+from xt.tasks.tokens import TokenDetection
 from xt.training.module import TrainingModule, describe
 from xt.training.optimizer import optimization, parameter_groups
 from xt.training.parsing import parse
@@ -107,6 +110,16 @@ def test_parts_that_do_not_learn_stay_in_evaluation_mode():
     learns = {"region_encoder": False, "context": False, "decoder": True, "heads": True}
     assert {name: getattr(model, name).training for name in learns} == learns
     assert {name: next(getattr(model, name).parameters()).requires_grad for name in learns} == learns
+
+
+def test_parts_that_the_task_does_not_reach_do_not_learn():
+    def parts() -> ModelConfig:
+        raise AssertionError  # not asked for before the data are known
+
+    assert TrainingModule(TokenDetection(), parts).train_parts == ["context"]  # type: ignore[arg-type]
+    assert TrainingModule(SemanticSegmentation(), parts).train_parts == list(PARTS)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="TokenDetection teaches context alone, not decoder, heads"):
+        TrainingModule(TokenDetection(), parts, train_parts=["context", "decoder", "heads"])  # type: ignore[arg-type]
 
 
 def test_gradients_are_clipped_as_asked(tmp_path: Path):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xt.data.labels import LabelTable
 from xt.errors import ConfigError, ModelError
 from xt.geometry.grid import Window
+from xt.models.checkpoint import PARTS
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
 from xt.plugins import Configurable
@@ -85,6 +86,7 @@ class Task(nn.Module, Configurable, ABC):
         shown: Scores that a progress bar shows.
         class_heads: Heads that have a channel for each of :attr:`channel_names`.
         files: Suffixes of what a prediction writes beside the raster.
+        learns: Parts of the model that its losses reach.
         classes: Names, in the order of the channels; empty if the task has none.
     """
 
@@ -94,6 +96,7 @@ class Task(nn.Module, Configurable, ABC):
     shown: ClassVar[tuple[str, ...]] = ()
     class_heads: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
+    learns: ClassVar[tuple[str, ...]] = PARTS
     classes: tuple[str, ...] = ()
 
     @property

@@ -30,6 +30,7 @@ class TokenDetection(PointDetection):
     takes = "tokens"
     monitor = "fishing_f1"
     shown = ("fishing_f1",)
+    learns = ("context",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,7 +33,8 @@ class TrainingModule(LightningModule):
         warmup_steps: Steps over which the learning rate rises; it then falls to 0 along a cosine.
         init_from: Run folder or model folder whose weights the training starts from.
         init_parts: Parts whose weights are taken: ``region_encoder``, ``context``, ``decoder``, ``heads``.
-        train_parts: Parts that learn; the others stay as they are, in evaluation mode.
+        train_parts: Parts that learn, of those that the task's losses reach; the others stay as they are, in evaluation
+            mode.
     """
 
     model: XT
@@ -59,9 +60,14 @@ class TrainingModule(LightningModule):
                     raise ConfigError(f"model.{key}: no part {part!r}{nearest(part, PARTS)}")
         if init_from is None and tuple(init_parts) != PARTS:
             raise ConfigError("model.init_parts: says what is taken of model.init_from, which is not given")
+        beyond = [part for part in train_parts if part not in task.learns]
+        if beyond and tuple(train_parts) != PARTS:
+            taught, name = ", ".join(task.learns), type(task).__name__
+            raise ConfigError(f"model.train_parts: {name} teaches {taught} alone, not {', '.join(beyond)}")
         self.register_module("model", None)  # its parameters come first
         self.task, self.config = task, model
-        self.init_from, self.init_parts, self.train_parts = init_from, init_parts, train_parts
+        self.init_from, self.init_parts = init_from, init_parts
+        self.train_parts = [part for part in train_parts if part in task.learns]
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
 
     @property
