@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-# importlib mode adds no folder to the path; rasters.py is shared by the tests of this folder.
+# importlib mode adds no folder to the path; modules beside this file are shared by the tests of this folder.
 sys.path.insert(0, str(Path(__file__).parent))
 
 
@@ -14,3 +14,11 @@ def no_open_handles():
     from xt.data import handles
 
     handles.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Images and objects of :mod:`point_images`."""
+    from point_images import three_images
+
+    return three_images(tmp_path)

@@ -7,13 +7,11 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
+from point_images import ALL, PLACES, build, csv, on_map
 from rasters import UTM
-from test_points_data import ALL, PLACES, build, csv, on_map, root
 
 from xt.data.targets import class_targets
 from xt.errors import ConfigError, LabelError
-
-__all__ = ["root"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".gpkg"])
