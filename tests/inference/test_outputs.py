@@ -16,6 +16,7 @@ from xt.cli.main import main
 from xt.errors import OutputError
 from xt.inference import parts, publish, views
 from xt.inference import predict as predict_module
+from xt.inference.journal import is_publishing
 from xt.inference.options import PredictOptions
 from xt.inference.outputs import may_be_done
 from xt.inference.shares import predict_share
@@ -121,7 +122,7 @@ def test_what_stands_beside_the_output_is_not_replaced_unasked(
 
 @pytest.mark.parametrize("task", ["point-detection", "classification"])
 @pytest.mark.parametrize("stage", ["pixels", "changed", "siblings", "publication"])
-def test_failure_at_any_stage_leaves_all_old_files(
+def test_failure_at_any_stage_leaves_all_old_files_and_what_is_done(
     tmp_path: Path, task: str, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     image, model = raster(tmp_path / "a.tif", noise(1, 40, 50)), save(tmp_path / "model", task, 1)
@@ -147,11 +148,21 @@ def test_failure_at_any_stage_leaves_all_old_files(
         else (ImageClassification, "describe", full),
         "publication": (files.os, "replace", refuse),
     }[stage]
-    monkeypatch.setattr(*target)
     argv = ["predict", str(image), "-m", str(model), "-o", str(out), "--overwrite"]
-    assert main(argv) == (3 if stage == "changed" else 2)
-    assert capsys.readouterr().err.count("\n") == 1
-    assert contents(out.parent) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(*target)
+        assert main(argv) == (3 if stage == "changed" else 2)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    after, done = contents(out.parent), out.with_name(".o.tif.job")
+    assert {path: what for path, what in after.items() if done not in Path(path).parents} == before
+    assert done.exists() == (stage in ("siblings", "publication")) == (f"goes on from what is done, in {done}" in error)
+    if done.exists():
+        assert not is_publishing(out)
+        assert main(argv[:-1]) == 2  # what stands there is as little this run's as before
+        monkeypatch.setattr(views, "encode", lambda *args: pytest.fail("done before"))
+        assert main(argv) == 0
+        assert not done.exists()
 
 
 def iter_states():

@@ -57,15 +57,21 @@ def test_a_kill_at_any_change_is_gone_on_from(tmp_path: Path, stride: int):
 
 
 @pytest.mark.parametrize("stride", [67, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_full_disk_at_any_change_is_one_line_and_leaves_nothing(tmp_path: Path, stride: int):
+def test_a_full_disk_at_any_change_is_one_line_and_gone_on_from(tmp_path: Path, stride: int):
     first, others = broken_runs(tmp_path, "full", stride)
+    resumed = 0
     for run in others:
         assert run["broken"]["code"] == 2, run
         assert run["error"].startswith("xt: error: "), run
         assert run["error"].count("\n") == 1, run
         assert "No space left" in run["error"], run
-        assert run["left"] == {}, run
+        goes_on = "the same command goes on from what is done, in " in run["error"]
+        assert goes_on == (run["done"] > 0), run
+        assert list(run["left"]) == [".o.tif.job"] * goes_on, run
+        assert run["again"]["encoded"] == first["first"]["encoded"] - run["done"], run
         assert run["got"] == first["want"], run
+        resumed += run["done"] > 0
+    assert resumed
 
 
 @pytest.fixture

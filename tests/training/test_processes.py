@@ -1,6 +1,7 @@
 """Data-parallel training: two processes learn what one learns with batches twice as large."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -124,8 +125,28 @@ def test_a_process_that_dies_ends_the_other_and_the_state_stays(config: Path, tm
     run = tmp_path / "run"
     code, error = train(config, run, at=3, who=1, by=signal.SIGKILL)
     assert code not in (0, None)
-    assert "another process of this training has ended" in error
+    assert "another process of this training has ended (process 1, by SIGKILL); where no message" in error
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_scores_are_measured_by_one_process_and_said_once(pair: Path):
+    def evaluate(*options: str) -> tuple[int, str, str]:
+        argv = [sys.executable, "-m", "xt.cli.main", "eval", str(pair), "--json", *options]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
+        return ended.returncode, ended.stdout, ended.stderr
+
+    code, alone, error = evaluate()
+    assert (code, error) == (0, "")
+    code, both, error = evaluate("--trainer.devices", "2")
+    assert code == 0, error
+    assert json.loads(both) == pytest.approx(json.loads(alone), rel=1e-5)
+    assert "val/loc_fscore" in json.loads(both)
+
+
+def test_several_runs_are_measured_by_one_process_each(pair: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["eval", str(pair), str(pair), "--trainer.devices=2"]) == 2
+    assert "--trainer.devices: several processes measure one run at a time; give one run" in capsys.readouterr().err
 
 
 def test_what_shards_the_model_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

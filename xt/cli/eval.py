@@ -24,15 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``xt eval``; return the exit code."""
-    from xt.errors import EXIT_OK
+    from xt.errors import EXIT_OK, ConfigError
     from xt.training.schema import check_config
 
     for config in [run / "config.yaml" for run in args.runs]:
         if args.overrides and config.is_file():
             check_config(config, args.overrides, bool(args.plugins))
-    from xt.training.cli import evaluate
+    from xt.training.cli import DEVICES, evaluate
 
+    if len(args.runs) > 1 and any(each.partition("=")[0] == DEVICES for each in args.overrides):
+        raise ConfigError(f"{DEVICES}: several processes measure one run at a time; give one run, or leave it out")
     results = {str(run): evaluate(run, args.overrides, args.split, args.plugins) for run in args.runs}
+    if not all(results.values()):  # a process beside the first
+        return EXIT_OK
     if args.json:
         print(as_json(results if len(results) > 1 else next(iter(results.values()))))
         return EXIT_OK

@@ -25,7 +25,7 @@ FILE = "journal.jsonl"
 def job(folder: Path, facts: Mapping[str, Any], restart: bool = False, keep: bool = False) -> Iterator["Journal"]:
     """Work on an output whose lock is held; what is committed outlives a kill or a stop, and nothing a success.
 
-    Where the work fails for good, since the input or the disk is at fault, nothing of it is kept either.
+    Where the input is at fault nothing of it is kept either. A full disk can be made room on, so there it is.
 
     Args:
         folder: Of the job (:func:`job_folder`).
@@ -34,14 +34,18 @@ def job(folder: Path, facts: Mapping[str, Any], restart: bool = False, keep: boo
         keep: Leave the folder after a success: it holds a share of the work.
 
     Raises:
-        OutputError: As :class:`Journal`.
+        OutputError: As :class:`Journal`; one of the work says that the command goes on.
     """
     journal = Journal(folder, facts, restart)
     try:
         yield journal
-    except (InputError, OutputError):
+    except InputError:
         journal.clear()
         raise
+    except OutputError as error:
+        if not journal.outlives_failure():
+            raise
+        raise OutputError(f"{error}; the same command goes on from what is done, in {folder}") from error
     except BaseException:
         if journal.last is None:
             journal.clear()
@@ -122,6 +126,18 @@ class Journal:
     def clear(self) -> None:
         """Remove the job folder."""
         remove_job(self.folder)
+
+    def outlives_failure(self) -> bool:
+        """Whether something is done that is worth keeping, no name being given any more; if not, the folder is gone."""
+        done = {name: value for name, value in (self.last or {}).items() if name != "publishing"}
+        if done and done != self.last:
+            try:
+                self.commit(done)
+            except OutputError:
+                done = {}
+        if not done:
+            self.clear()
+        return bool(done)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -31,6 +31,7 @@ from xt.training.checkpoints import OWN, clean, find_checkpoint
 from xt.training.ending import DONE, UNCHOSEN, goes_on, how_it_ended, read_done
 from xt.training.metrics_file import MetricsFile
 from xt.training.parsing import CLI, parse, without_noise
+from xt.training.processes import how_others_ended
 from xt.training.progress import showing
 from xt.training.run_folder import RunFolder
 from xt.training.samples import Samples
@@ -38,6 +39,9 @@ from xt.training.schema import check_config
 
 SCORING_TRAINER = ("accelerator", "callbacks", "devices", "enable_progress_bar", "logger", "profiler", "strategy")
 """Of the trainer's keys those that change no score."""
+DEVICES = "--trainer.devices"
+ALONE = (f"{DEVICES}=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+"""What ``xt eval`` does of itself, however many processes have trained."""
 
 
 @without_noise()
@@ -169,8 +173,10 @@ def _run(cli: CLI, folder: Path, checkpoint: Path | None) -> None:
                     "--data.num_workers, or 0, and the run goes on"
                 ) from error
             if trainer.world_size > 1 and "onnection" in str(error):
+                which = how_others_ended(trainer)
                 raise TrainingError(
-                    "another process of this training has ended; its own message stands above"
+                    f"another process of this training has ended{f' ({which})' if which else ''}; where no message of "
+                    "its own stands above it was killed, by the system if memory was full; the same command goes on"
                 ) from error
             raise
 
@@ -194,7 +200,8 @@ def _begin(cli: CLI, checkpoint: Path | None) -> None:
 def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str] = ()) -> dict[str, float]:
     """Measure a run's best model on ``validation`` or ``test`` data.
 
-    ``RUN/SPLIT.json`` keeps the scores if the data are those of the run, wherever they lie now.
+    ``RUN/SPLIT.json`` keeps the scores if the data are those of the run, wherever they lie now. One process does it,
+    unless ``overrides`` say ``--trainer.devices``: then all but the first return nothing.
 
     Raises:
         XTError: If the run or its data are not right.
@@ -203,7 +210,8 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
     if not config.is_file():
         what = "has no config.yaml" if run.is_dir() else "is no folder" if run.exists() else "does not exist"
         raise CheckpointError(f"{run} {what}; give a run folder of xt train, such as one in runs/")
-    cli = parse(config, overrides, modules)
+    several = any(each.partition("=")[0] == DEVICES for each in overrides)
+    cli = parse(config, overrides if several else [*ALONE, *overrides], modules)
     if not (read_done(run) or {}).get("validated", True):
         warnings.warn(f"{run}: {UNCHOSEN}", XTWarning, stacklevel=2)
     model, metadata = load_model(find_model(run))
@@ -218,6 +226,8 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
         results = verb(cli.model, datamodule=cli.datamodule, verbose=False)
     if not results:
         raise ConfigError("no batch was measured; leave out trainer.limit_val_batches and limit_test_batches")
+    if not cli.trainer.is_global_zero:
+        return {}
     scores = {name: float(value) for name, value in results[0].items()}
     kept, other = run / f"{split}.json", _measured_otherwise(overrides, type(cli.datamodule))
     if other:
