@@ -11,6 +11,11 @@ from xt.errors import Stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def speaks() -> bool:
+    """Whether this process says that it stops: of those that train together only the first of each machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 class StopRequest:
     """Takes the first signal as a request, which the work asks for between two steps; a second stops at once.
 
@@ -60,8 +65,8 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.check()
         self.received = number
-        # Not print: the handler may run inside a print.
-        os.write(2, f"\nxt: stopping when this {self.step} is done; once more stops at once\n".encode())
+        if speaks():  # not by print: the handler may run inside a print
+            os.write(2, f"\nxt: stopping when this {self.step} is done; once more stops at once\n".encode())
 
     def _set(self, handlers: dict[int, Any]) -> None:
         if threading.current_thread() is threading.main_thread():

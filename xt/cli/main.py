@@ -26,6 +26,7 @@ from xt.errors import (
     nearest,
 )
 from xt.malloc import use_huge_pages
+from xt.stopping import speaks
 
 COMMANDS = {
     "train": ("xt.cli.train", "train a model from a config"),
@@ -84,11 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"xt: error: {full}; take less at a time or smaller images", file=sys.stderr)
         return EXIT_SOME_FAILED
     except KeyboardInterrupt:
-        print("xt: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _stopped(EXIT_INTERRUPTED)
     except Stopped as stop:
-        print("xt: interrupted" if stop.exit_code == EXIT_INTERRUPTED else "xt: terminated", file=sys.stderr)
-        return stop.exit_code
+        return _stopped(stop.exit_code)
     except BrokenPipeError:
         _drop_output()
         return EXIT_TERMINATED
@@ -98,6 +97,12 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()
         print(f"xt: error: cannot write: {error.strerror}; free space first", file=sys.stderr)
         return EXIT_SOME_FAILED
+
+
+def _stopped(exit_code: int) -> int:
+    if speaks():
+        print("xt: interrupted" if exit_code == EXIT_INTERRUPTED else "xt: terminated", file=sys.stderr)
+    return exit_code
 
 
 def _flushed(argv: list[str]) -> int:
