@@ -261,4 +261,7 @@ def test_a_share_at_work_holds_its_own_lock_and_merge_names_it(place: Path, caps
         assert ".o.tif.2-of-2.job is being written by process" in capsys.readouterr().err
         assert main(["merge", "o.tif"]) == 2
         assert ".o.tif.2-of-2.job is being written by process" in capsys.readouterr().err
+    with locked(place / "o.tif"):
+        assert main(["merge", "o.tif"]) == 2
+        assert "/o.tif is being written by process" in capsys.readouterr().err
     assert main(["merge", "o.tif"]) == 0
