@@ -55,6 +55,10 @@ class InputError(XTError):
     exit_code = EXIT_SOME_FAILED
 
 
+class ReadError(InputError):
+    """Pixels of an image that can be opened cannot be read, perhaps for now."""
+
+
 class LabelError(XTError):
     """Label rows that are not valid."""
 

@@ -1,4 +1,4 @@
-"""A prediction that is cut off goes on; one that cannot be written leaves nothing."""
+"""A prediction that is cut off, by a kill, a full disk or a bad tile, goes on."""
 
 import json
 import os
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
+from xt.errors import InputError, OutputError
 from xt.geometry.grid import Window
 from xt.inference import engine, views
 from xt.inference.journal import Journal, is_publishing, job, remove_job
@@ -98,6 +100,56 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def predict(*more: str) -> list[str]:
     return ["predict", "a.tif", "-m", "m", "-o", "o.tif", "--tile", "128", *more]
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_what_is_done_outlives_a_tile_that_cannot_be_read(
+    tmp_path: Path, mended: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    raster(tmp_path / "a.tif", noise(1, 260, 330))
+    save(tmp_path / "m", "semantic-segmentation", 1)
+    monkeypatch.setattr(engine, "COMMIT_SECONDS", 0.0)
+    plain_read, plain_encode, encoded = engine.Source.read, views.encode, []
+
+    def read(self: object, window: Window, *more: object) -> object:
+        if (window.row, window.col) == (192, 128):
+            raise InputError("a.tif: cannot be read: the net is down")
+        return plain_read(self, window, *more)
+
+    def encode(model: Any, regions: Any) -> Any:
+        encoded.append(len(regions))
+        return plain_encode(model, regions)
+
+    def results(argv: list[str]) -> bytes:
+        assert main(argv) == 0
+        assert not (tmp_path / ".o.tif.job").exists()
+        with rasterio.open("o.tif") as out:
+            return out.read().tobytes()
+
+    monkeypatch.setattr(views, "encode", encode)
+    monkeypatch.setattr(engine.Source, "read", read)
+    assert main(predict()) == 3
+    error = capsys.readouterr().err
+    assert "the net is down; the same command, or with --on-bad-tile nodata, goes on from what is done, in " in error
+    if mended:
+        monkeypatch.setattr(engine.Source, "read", plain_read)
+    argv, done = predict("--on-bad-tile", "fail" if mended else "nodata"), sum(encoded)
+    got = results(argv)
+    assert 0 < done < sum(encoded) == 30 - (not mended)
+    assert got == results([*argv, "--overwrite", "--restart"])
+    assert sum(encoded) == 2 * (30 - (not mended))
+
+
+def test_what_left_out_bad_tiles_does_not_go_on_without_them(tmp_path: Path):
+    folder = tmp_path / ".o.tif.job"
+    Journal(folder, {"a": 1, "on_bad_tile": "fail"}).commit({"unit": 0})
+    again = Journal(folder, {"a": 1, "on_bad_tile": "nodata"})
+    assert again.last == {"unit": 0}
+    again.commit({"unit": 1})
+    assert Journal(folder, {"a": 1, "on_bad_tile": "nodata"}).last == {"unit": 1}
+    with pytest.raises(OutputError, match=r'begun with another on_bad_tile \("nodata", now "fail"\)'):
+        Journal(folder, {"a": 1, "on_bad_tile": "fail"})
 
 
 @pytest.mark.parametrize("change", ["model", "input", "option", "precision"])

@@ -15,17 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xt.errors import InputError, OutputError
-from xt.files import explained
+from xt.errors import InputError, OutputError, ReadError
+from xt.files import explained, replacing
 
 FILE = "journal.jsonl"
+FREED = {"on_bad_tile": ("fail", "nodata")}
+"""Facts that may become another from one run to the next: what was done before holds under the second too."""
 
 
 @contextmanager
 def job(folder: Path, facts: Mapping[str, Any], restart: bool = False, keep: bool = False) -> Iterator["Journal"]:
     """Work on an output whose lock is held; what is committed outlives a kill or a stop, and nothing a success.
 
-    Where the input is at fault nothing of it is kept either. A full disk can be made room on, so there it is.
+    Where the input is at fault nothing of it is kept either. A full disk can be made room on, and pixels may be read
+    another time or be left out, so there it is.
 
     Args:
         folder: Of the job (:func:`job_folder`).
@@ -39,13 +42,14 @@ def job(folder: Path, facts: Mapping[str, Any], restart: bool = False, keep: boo
     journal = Journal(folder, facts, restart)
     try:
         yield journal
+    except (OutputError, ReadError) as error:
+        if not journal.outlives_failure():
+            raise
+        how = "the same command" + (", or with --on-bad-tile nodata," if isinstance(error, ReadError) else "")
+        raise type(error)(f"{error}; {how} goes on from what is done, in {folder}") from error
     except InputError:
         journal.clear()
         raise
-    except OutputError as error:
-        if not journal.outlives_failure():
-            raise
-        raise OutputError(f"{error}; the same command goes on from what is done, in {folder}") from error
     except BaseException:
         if journal.last is None:
             journal.clear()
@@ -87,7 +91,9 @@ class Journal:
         if restart:
             self.clear()
         lines, size = _read(self.path)
+        freed = _freed(lines[0], facts) if lines else {}
         if lines:
+            lines[0] |= freed
             other = difference(lines[0], dict.fromkeys(lines[0]) | dict(facts))
             if other is not None:
                 raise OutputError(
@@ -106,6 +112,9 @@ class Journal:
         else:
             with explained(folder):
                 os.truncate(self.path, size)
+                if freed:
+                    with replacing(self.path) as partial:
+                        partial.write_text("".join(map(_line, lines)), encoding="utf-8")
 
     def commit(self, entry: Mapping[str, Any]) -> None:
         """Say that everything up to here is complete.
@@ -196,6 +205,10 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 def _crc(body: str) -> str:
     return f"{zlib.crc32(body.encode()):08x}"
+
+
+def _freed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: after for key, (before, after) in FREED.items() if (old.get(key), new.get(key)) == (before, after)}
 
 
 def _short(value: Any) -> str:

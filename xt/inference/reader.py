@@ -11,7 +11,7 @@ import numpy as np
 
 from xt.data.geotiff import Mask, Pixels
 from xt.data.source import Source
-from xt.errors import InputError
+from xt.errors import InputError, ReadError
 from xt.files import explained
 from xt.geometry.grid import RegionGrid, Window
 from xt.inference.fit import watch_of
@@ -102,9 +102,9 @@ class RegionReader:
             if self._spool is not None:
                 return self._spool.read(place)
             return self.source.read(Window(place[0] * size, place[1] * size, size, size))
-        except InputError:
+        except InputError as error:
             if not self.fill_bad:
-                raise
+                raise ReadError(str(error)) from error
             return None
 
 
