@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from xt import plugins
 from xt.errors import PluginError, nearest
@@ -68,6 +69,37 @@ def test_a_built_in_name_cannot_be_taken():
         plugins.register(KIND, "Mamba")(type("Other", (), {}))
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"), [("region_encoders", "in_chans"), ("context_encoders", "dim"), ("decoders", "inputs")]
+)
+def test_a_constructor_must_take_what_the_model_supplies(kind: str, given: str):
+    class Narrow(nn.Module, plugins.Configurable):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+
+    with pytest.raises(
+        PluginError, match=f"^Narrow: its constructor has no argument {given}, which the model supplies$"
+    ):
+        plugins.register(kind)(Narrow)
+    assert "Narrow" not in plugins.names(kind)
+
+
+def test_a_constructor_that_forgets_its_base_is_told():
+    class Hasty(nn.Module, plugins.Configurable):
+        def __init__(self, dim: int) -> None:
+            self.layer = nn.Linear(dim, dim)
+
+    class Idle(nn.Module, plugins.Configurable):
+        def __init__(self, weight: float = 1.0) -> None:
+            self.weight = weight
+
+    for build in (lambda: Hasty(3), Idle):
+        with pytest.raises(
+            PluginError, match=r"^(Hasty|Idle): its constructor must begin with super\(\).__init__\(\)$"
+        ):
+            build()
+
+
 def test_two_modules_with_one_name_are_refused_and_both_named(write):
     write("plugin_a")
     write("plugin_b")
@@ -124,10 +156,10 @@ def test_an_installed_class_may_register_itself_too(write, monkeypatch: pytest.M
     assert plugins.origins(KIND, "Mine") == ["package my-package 1.0"]
 
 
-def round_trip(cls: type, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    plugins.register(KIND, "Mine")(cls)
+def round_trip(cls: type, *args: Any, kind: str = KIND, **kwargs: Any) -> dict[str, Any]:
+    plugins.register(kind, "Mine")(cls)
     spec = cls(*args, **kwargs).spec()
-    again = plugins.build(KIND, spec)
+    again = plugins.build(kind, spec)
     assert again.spec() == spec
     assert type(again) is cls
     assert copy.deepcopy(again).spec() == spec
@@ -172,9 +204,9 @@ def test_a_class_without_a_constructor_of_its_own():
 
     assert round_trip(Mine, depth=3, dim=1) == {"dim": 1, "depth": 3}
     plugins._registered[KIND].clear()
-    assert round_trip(Nothing) == {}
-    plugins._registered[KIND].clear()
-    assert round_trip(Mixed, 5) == {"width": 5}
+    assert round_trip(Nothing, kind="losses") == {}
+    plugins._registered["losses"].clear()
+    assert round_trip(Mixed, 5, kind="losses") == {"width": 5}
 
 
 def test_keyword_arguments_round_trip_by_their_own_names():

@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 _registered: dict[str, dict[str, type]] = {kind: {} for kind in BUILTINS}
 T = TypeVar("T", bound=type)
 
+SUPPLIED = {"region_encoders": "in_chans", "context_encoders": "dim", "decoders": "inputs"}
+"""What the model gives to the constructors of its parts."""
+
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     """Class decorator that makes a class known by a short name.
@@ -35,7 +38,8 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
         name: Short name; the class's own by default.
 
     Raises:
-        PluginError: If the kind is unknown or the name is taken by another class.
+        PluginError: If the kind is unknown, the name is taken by another class, or the constructor does not take what
+            the model supplies.
     """
     _check_kind(kind)
 
@@ -49,6 +53,9 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
             raise PluginError(
                 f"name {key!r} in {kind} is taken by {taken}; give {_path(cls)} another: register({kind!r}, name=...)"
             )
+        given, takes = SUPPLIED.get(kind), inspect.signature(cls).parameters.values()
+        if given and not any(each.name == given or each.kind is inspect.Parameter.VAR_KEYWORD for each in takes):
+            raise PluginError(f"{cls.__name__}: its constructor has no argument {given}, which the model supplies")
         _registered[kind][key] = cls
         return cls
 
@@ -176,7 +183,15 @@ class Configurable:
             # Only the outermost constructor records: type(self).__init__, not a base class's.
             if type(self).__init__ is recording:
                 object.__setattr__(self, "_init_args", _arguments(type(self), signature, self, *args, **kw))
-            original(self, *args, **kw)
+            hasty = f"{type(self).__name__}: its constructor must begin with super().__init__()"
+            try:
+                original(self, *args, **kw)
+            except AttributeError as error:
+                if "before Module.__init__() call" in str(error):
+                    raise PluginError(hasty) from error
+                raise
+            if hasattr(type(self), "named_modules") and "_modules" not in vars(self):  # a module of PyTorch
+                raise PluginError(hasty)
 
         recording.records = True  # type: ignore[attr-defined]
         cls.__init__ = recording  # type: ignore[method-assign, assignment]

@@ -32,7 +32,7 @@ def batch(gives: str, **changed: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("gives", ["mask", "values", "label", "points", "of my own"])
 def test_what_is_right_passes(gives: str):
-    check_batch(batch(gives), gives, 4)
+    check_batch(batch(gives), gives, 3, 4)
     check_values(batch(gives), gives, 3, -1)
 
 
@@ -50,17 +50,25 @@ def test_what_is_right_passes(gives: str):
         ("values", {"values": torch.randn(2, 8, 9)}, r"'values' of a sample is float32 \(8, 9\); give float32 \(T, H, W\)"),
         ("values", {"values": torch.randn(2, 3, 8, 9)}, r"'values' of a sample is \(3, 8, 9\) where .*give \(4, 8, 9\)"),
         ("values", {"values": torch.randn(2, 4, 8, 8)}, "'values' of a sample is"),
+        ("mask", {"image": torch.randn(2, 2, 8, 9)}, "'image' of a sample has 2 bands; the data module says 3"),
         ("label", {"label": ["x", "y"]}, r"'label' of a sample is list; give int64 \(\)"),
         ("label", {"label": torch.zeros(2, 1).long()}, r"'label' of a sample is int64 \(1,\)"),
     ],
 )  # fmt: skip
 def test_what_is_not_is_said(gives: str, changed: dict[str, Any], told: str):
     with pytest.raises(InputError, match=f"data: {told}"):
-        check_batch(batch(gives, **changed), gives, 4)
+        check_batch(batch(gives, **changed), gives, 3, 4)
 
 
 def test_values_that_cannot_be_are_said():
     holes = batch("mask")
+    for odd in (torch.nan, -torch.inf):
+        holes["image"][1, 2, 3, 4] = odd
+        with pytest.raises(
+            InputError, match="pixels of b are NaN or infinite; set them to 0, and valid to False there"
+        ):
+            check_values(holes, "mask", 3, -1)
+    holes["image"][1, 2, 3, 4] = 1
     holes["valid"][1, 0, 2, 3] = False
     with pytest.raises(InputError, match="pixels of b are not 0 where valid is False"):
         check_values(holes, "mask", 3, -1)

@@ -48,7 +48,7 @@ def test_shares_in_any_order_give_the_bits_of_one_run(place: Path, task: str, ca
     for number in (3, 1, 2):
         assert main(predict(task, "o.tif", "--shard", f"{number}/3")) == 0
         assert not (place / "o.tif").exists()
-    assert f"share {number} of 3, xt merge o.tif" in capsys.readouterr().out
+    assert f"share {number} of 3, xt merge o.tif when all are done" in capsys.readouterr().out
     assert main(["merge", "o.tif"]) == 0
     np.testing.assert_array_equal(pixels("o.tif"), pixels("whole.tif"))
     wanted, got = (json.loads(Path(f"{name}.report.json").read_text()) for name in ("whole", "o"))
@@ -243,6 +243,11 @@ def test_a_share_that_was_cut_off_is_not_joined(
     assert main(["merge", "o.tif"]) == 2
     assert "share 2/2 is not complete; run --shard 2/2 again" in capsys.readouterr().err
     assert not (place / "o.tif").exists()
+
+
+def test_who_needs_plug_ins_is_told_that_merge_needs_them(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(predict(TASKS[0], "o.tif", "--shard", "1/2", "--plugins", "json", "--plugins", "csv")) == 0
+    assert "xt merge o.tif --plugins json --plugins csv when all are done" in capsys.readouterr().out
 
 
 def test_a_share_of_the_full_context_is_refused(place: Path, capsys: pytest.CaptureFixture[str]):

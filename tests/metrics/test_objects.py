@@ -104,6 +104,10 @@ def test_labels_on_the_map_are_placed_by_images(tmp_path: Path, capsys: pytest.C
         assert json.loads(capsys.readouterr().out) == pytest.approx(class_scores(*mine, CLASSES, 5))
     assert main(argv) == 2
     assert "p.gpkg: give --images, the images on which these points lie" in capsys.readouterr().err
+    for header in ("scene_id,xmin,ymin,xmax,ymax", "x,y", "image_path,xmin,ymin,xmax,ymax"):
+        (tmp_path / "p.csv").write_text(f"{header},sort\n")
+        assert main([*argv[:2], str(tmp_path / "p.csv"), "--column", "sort"]) == 2
+        assert "p.csv: give --images, the images on which these points lie" in capsys.readouterr().err
 
 
 def test_scores_without_classes_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

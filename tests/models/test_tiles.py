@@ -1,4 +1,5 @@
 import copy
+import warnings
 import weakref
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from parts import small_model
 from torch import Tensor, nn
 
-from xt.errors import ModelError
+from xt.errors import ModelError, XTWarning
 from xt.geometry.grid import RegionGrid, Window
 from xt.models.pyramid import FeaturePyramid
 from xt.models.tiles import cut_tiles, decode_tiles
@@ -230,6 +231,16 @@ def test_tiles_without_a_gradient_and_tensors_that_are_not_read_are_passed_over(
     want[(..., *tiles[2].inner.slices)] = 0
     torch.testing.assert_close(x.grad, want)
     assert not unread.grad.any()
+
+
+def test_a_loss_without_gradient_is_told():
+    model, image = small_model(), torch.randn(1, 2, 128, 128)
+    targets: dict[str, Tensor] = {}
+    with pytest.warns(XTWarning, match="the loss of a batch does not depend on the maps: nothing is learnt from it"):
+        model.statistics(image, targets, lambda maps, _: maps["a"].detach().mean()[None]).sum().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", XTWarning)
+        model.statistics(image, targets, lambda maps, _: maps["a"].mean()[None]).sum().backward()
 
 
 def test_each_tensor_gets_its_own_gradient():

@@ -1,5 +1,7 @@
 """Released classifiers: the released code's own answer on a small checkpoint is the reference for the whole model."""
 
+import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from xt.errors import CheckpointError
 from xt.models import upstream
 from xt.models.checkpoint import load_model
 from xt.models.factory import build_from_spec
+from xt.models.state_files import read_state
 
 GOLDEN = "golden/upstream_xt/xt_hyper_512_256.safetensors"
 SIZES = {"embed_dim": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 16}
@@ -125,6 +128,17 @@ def test_the_papers_backbones_are_known_by_their_sizes(preset: str):
         backbone = timm.create_model(PRESETS[preset].split(".")[0], features_only=True)
     state = {f"encoder.model.{key}": value for key, value in backbone.state_dict().items()}
     assert upstream._swin(state, state["encoder.model.patch_embed.proj.weight"]) == {"name": preset}
+
+
+@pytest.mark.parametrize("data", [b"junk", b"\x80", b"(", b"\x80\x02]q\x00.", pickle.dumps(3), b"PK\x03\x04"])
+def test_what_is_no_file_of_tensors_is_one_line(tmp_path: Path, data: bytes):
+    (tmp_path / "j.pth").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(
+            CheckpointError, match=r"j\.pth (cannot be read|holds more than tensors|is not a state dict)"
+        ):
+            read_state(tmp_path / "j.pth")
 
 
 def test_what_is_no_release_is_refused_by_name(tmp_path: Path):

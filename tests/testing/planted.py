@@ -45,7 +45,8 @@ class PlacedSteps(Fading):
 
 
 class NoSubclass:
-    pass
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
 
 
 class NoDim(Sound):
@@ -311,7 +312,7 @@ FAULTS: list[tuple[type, dict, str]] = [
     (EndlessGradient, {}, r"has gradients that are not finite: linear.bias"),
     (LossIsVector, {}, "gives a loss 'balance' that is no finite scalar"),
     (LossIsEndless, {}, "gives a loss 'balance' that is no finite scalar"),
-    (NoModule, {}, r"is no module yet when it is built; call super\(\)"),
+    (NoModule, {}, r"cannot be built: NoModule: its constructor must begin with super\(\)\.__init__\(\)$"),
     (GivesATuple, {}, r"gives a tuple on .*; forward returns the tokens"),
     (GivesNothing, {}, "gives nothing on"),
     (LossesAreAList, {}, r"gives a list as losses\(\); it is a dict"),

@@ -122,6 +122,18 @@ def test_parts_that_the_task_does_not_reach_do_not_learn():
         TrainingModule(TokenDetection(), parts, train_parts=["context", "decoder", "heads"])  # type: ignore[arg-type]
 
 
+def test_data_without_a_mean_are_named():
+    class Bare(DataModule):
+        bands = ("a",)
+
+        def dataset(self, split: str) -> Any:
+            raise NotImplementedError
+
+    made = TrainingModule(SemanticSegmentation(), None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="Bare has no mean; set it in the constructor or in setup"):
+        made.build(Bare())
+
+
 def test_gradients_are_clipped_as_asked(tmp_path: Path):
     path = config(tmp_path, tmp_path / "scenes")
     assert parse(path, []).trainer.gradient_clip_val == 5

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from xt.analysis.map_truth import TruthOptions
     from xt.data.labels import LabelTable
 
+ON_IMAGES = {"x", "xmin", "image_path"}
+"""Columns of a CSV whose objects lie on the map, or are boxes: they need the images."""
 HELP = "labels: a CSV in the columns of xView3, or scene_id, row, column; with images any that PointsData takes"
 
 
@@ -123,12 +125,14 @@ def read(
     from xt.data import vector_files
     from xt.data.labels import CLASS, read_labels
     from xt.data.point_files import read_points
+    from xt.data.rows import read_csv
     from xt.data.source import InputSpec, Source
     from xt.errors import ConfigError
 
     column = column or CLASS
     if not images:
-        if path.is_dir() or path.suffix.lower() in vector_files.SUFFIXES:
+        on_images = path.is_dir() or path.suffix.lower() in vector_files.SUFFIXES
+        if on_images or (path.is_file() and ON_IMAGES & set(read_csv(path)[0]) and not name_pixels(path)):
             raise ConfigError(f"{path}: give {option}, the images on which these points lie")
         return read_labels(path, drop_bad, column)
     one = InputSpec(("band",), (0.0,), (1.0,))

@@ -180,7 +180,8 @@ def _predict_all(outputs: dict[Path, Path], folder: Path, options: "PredictOptio
                 code = EXIT_SOME_FAILED
                 continue
             if options.share != (1, 1) and not note:
-                note = f"; share {options.share[0]} of {options.share[1]}, xt merge {out} when all are done"
+                more = "".join(f" --plugins {each}" for each in args.plugins)
+                note = f"; share {options.share[0]} of {options.share[1]}, xt merge {out}{more} when all are done"
             print(json.dumps(asdict(summary)) if args.json else line(summary) + note)
     return code
 

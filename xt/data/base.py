@@ -171,7 +171,7 @@ class DataModule(LightningDataModule):
         if self.gives != "tokens":
             trainer = self.trainer
             converted = trainer is not None and trainer.precision in CONVERTED
-            check_batch(batch, self.gives, len(self.targets), converted)
+            check_batch(batch, self.gives, len(self.bands), len(self.targets), converted)
             split = "train" if trainer is not None and trainer.training else "other"
             if split not in self._looked_at:
                 self._looked_at.add(split)

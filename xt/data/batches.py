@@ -25,12 +25,13 @@ GIVEN = {
 """What a task learns from → the keys that hold it."""
 
 
-def check_batch(batch: Mapping[str, Any], gives: str, targets: int, any_float: bool = False) -> None:
+def check_batch(batch: Mapping[str, Any], gives: str, bands: int, targets: int, any_float: bool = False) -> None:
     """Compare keys, types and shapes of a batch of images with what its task takes.
 
     Args:
         batch: Of a loader.
         gives: Of the data module; of another kind than the built-in ones the image alone is looked at.
+        bands: Of the image.
         targets: Values of a pixel.
         any_float: Whether the trainer has turned what was float32 into another type of fractions.
 
@@ -50,6 +51,8 @@ def check_batch(batch: Mapping[str, Any], gives: str, targets: int, any_float: b
         if not fits or value.ndim != dims + 1:
             told = f"{value.dtype} {tuple(value.shape[1:])}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"data: {key!r} of a sample is {told}; give {kind} {shape}".replace("torch.", ""))
+    if found["image"].shape[1] != bands:
+        raise InputError(f"data: 'image' of a sample has {found['image'].shape[1]} bands; the data module says {bands}")
     _check_sizes(found, targets)
 
 
@@ -63,9 +66,13 @@ def check_values(batch: Mapping[str, Any], gives: str, classes: int, ignore_inde
         ignore_index: Mask value that is no class.
 
     Raises:
-        InputError: If pixels that are not valid are not 0, or a class is none.
+        InputError: If pixels are no numbers or, where they are not valid, not 0, or a class is none.
     """
     image, valid = batch["image"], batch["valid"]
+    odd = ~image.isfinite().flatten(1).all(1)
+    if odd.any():
+        name = batch["name"][int(odd.nonzero()[0])]
+        raise InputError(f"data: pixels of {name} are NaN or infinite; set them to 0, and valid to False there")
     wrong = ((image != 0) & ~valid).flatten(1).any(1)
     if wrong.any():
         name = batch["name"][int(wrong.nonzero()[0])]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from xt.errors import ModelError
 from xt.plugins import Configurable
 
 OPTIONS = "model.task.init_args.loss.init_args"
@@ -46,3 +47,20 @@ class TileLoss(nn.Module, Configurable, ABC):
             statistics: Sums over all tiles of a batch, in data-parallel training those of all processes.
             images: Images that the sums are of.
         """
+
+
+def check_losses(of: object, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a loss or a task gave, if it is what it must be.
+
+    Raises:
+        ModelError: If it is no dict of numbers with ``loss`` among them.
+    """
+    if not isinstance(losses, dict):
+        fault = f"are a {type(losses).__name__}"
+    elif "loss" not in losses:
+        fault = f"have no 'loss' ({', '.join(losses)})"
+    elif odd := [name for name, each in losses.items() if not isinstance(each, Tensor) or each.ndim]:
+        fault = f"have a {odd[0]!r} that is no scalar tensor"
+    else:
+        return losses
+    raise ModelError(f"{type(of).__name__}: its losses {fault}; give a dict of scalar tensors, 'loss' and its parts")

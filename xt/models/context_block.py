@@ -9,6 +9,7 @@ from xt.errors import ModelError
 from xt.geometry import order
 from xt.geometry.grid import TokenLayout
 from xt.models.context.base import ContextEncoder, Memory, RecurrentContextEncoder
+from xt.models.contracts import check_mixed
 from xt.models.tokenization import to_tokens
 
 
@@ -60,7 +61,11 @@ class ContextBlock(nn.Module):
 
     def forward(self, features: Tensor, layout: TokenLayout) -> Tensor:
         """Mix a map ``(B, channels, h, w)`` into tokens ``(B, L, channels or dim)``."""
-        return self.project_back(self.encoder(*self._enter(features, layout)))
+        tokens, layout = self._enter(features, layout)
+        shape, dtype = tokens.shape, tokens.dtype
+        tokens = self.encoder(tokens, layout)  # the old ones are let go of
+        check_mixed(self.encoder, tokens, shape, dtype)
+        return self.project_back(tokens)
 
     def step(self, features: Tensor, layout: TokenLayout, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Mix one segment of a scene as :meth:`RecurrentContextEncoder.step` does; without a class token.
@@ -71,7 +76,10 @@ class ContextBlock(nn.Module):
         assert self.class_token is None
         if not isinstance(self.encoder, RecurrentContextEncoder):
             raise ModelError(f"context {type(self.encoder).__name__} has no step; it must see all regions at once")
-        tokens, memory = self.encoder.step(*self._enter(features, layout), memory)
+        tokens, layout = self._enter(features, layout)
+        shape, dtype = tokens.shape, tokens.dtype
+        tokens, memory = self.encoder.step(tokens, layout, memory)
+        check_mixed(self.encoder, tokens, shape, dtype)
         return self.project_back(tokens), memory
 
     def embed(self, features: Tensor, layout: TokenLayout) -> Tensor:

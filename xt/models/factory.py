@@ -10,6 +10,7 @@ from torch.nn import ModuleDict
 from xt import plugins
 from xt.errors import ModelError, nearest
 from xt.models.context.base import ContextEncoder
+from xt.models.contracts import check_part
 from xt.models.decoders.base import Decoder, DecoderInputs
 from xt.models.region.base import RegionEncoder
 from xt.models.xt import XT
@@ -55,6 +56,7 @@ class ModelConfig:
             if not name or "." in name or hasattr(ModuleDict, name):
                 raise ModelError(f"a head cannot be called {name!r}, which PyTorch keeps for itself; rename it")
         encoder = self.region_encoder(in_chans)
+        check_part(encoder)
         inputs = DecoderInputs(encoder.in_chans, encoder.channels, encoder.strides, self.context_dim)
         context, decoder = self.context(self.context_dim), self.decoder(inputs)
         return XT(encoder, context, decoder, heads, self.region_batch, self.decode_size, self.streaming, self.positions)

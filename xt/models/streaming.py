@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from xt.errors import ModelError
 from xt.geometry.grid import RegionGrid
+from xt.models.contracts import check_maps
 from xt.models.progress import Listener, current, told
 from xt.models.region.base import RegionEncoder
 from xt.models.replay import Replay, Weights, accumulate
@@ -59,11 +60,17 @@ def encode_at_once(
     encoder: RegionEncoder, image: Tensor, grid: RegionGrid, exists: Exists | None, first: int
 ) -> list[Tensor]:
     """Do what :func:`encode` does with all regions in one batch and plain autograd."""
-    maps = encoder(cut(image, grid))[first:]
+    maps = _maps(encoder, cut(image, grid), first)
     if exists is not None:
         keep = torch.tensor([flag for each in exists for flag in each], device=image.device)
         maps = [each * keep[:, None, None, None].to(each) for each in maps]
     return [stitch(each, grid) for each in maps]
+
+
+def _maps(encoder: RegionEncoder, regions: Tensor, first: int) -> Sequence[Tensor]:
+    maps: Sequence[Tensor] = encoder(regions)
+    check_maps(encoder, maps, regions)
+    return maps[first:]
 
 
 def refuse_sharded(module: nn.Module) -> None:
@@ -102,8 +109,7 @@ class _EncodeRun:
         return self.encoder.strides[self.first :]
 
     def encoded(self, regions: Tensor) -> Sequence[Tensor]:
-        maps: Sequence[Tensor] = self.encoder(regions)[self.first :]
-        return maps
+        return _maps(self.encoder, regions, self.first)
 
     def cut(self, image: Tensor, chunk: list[tuple[int, int]]) -> Tensor:
         return torch.cat([crop_padded(image[i : i + 1], self.grid.window(r)) for i, r in chunk])

@@ -5,6 +5,7 @@ inner one on whole cells of the coarsest map, and the decoder's reach around it.
 :mod:`xt.models.streaming`.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from xt.errors import XTWarning
 from xt.geometry.grid import RegionGrid, Window
+from xt.models.contracts import check_decoded
 from xt.models.decoders.base import DenseDecoder
 from xt.models.progress import Listener, current, told
 from xt.models.replay import Replay, Weights, accumulate
@@ -103,8 +106,11 @@ def decode_tile(
     needed = inner.coarsened(stride).grow(1).clip(tile.outer.height // stride, tile.outer.width // stride)
     if decoder.takes_window:
         features = decoder(tensors[0], tensors[1:], needed)
+        check_decoded(decoder, features, tensors[0], (needed.height, needed.width))
     else:
-        features = decoder(tensors[0], tensors[1:])[(..., *needed.slices)]
+        features = decoder(tensors[0], tensors[1:])
+        check_decoded(decoder, features, tensors[0], (tile.outer.height // stride, tile.outer.width // stride))
+        features = features[(..., *needed.slices)]
     size, place = (needed.height * stride, needed.width * stride), inner.within(needed.refined(stride))
     maps = {}
     for name, head in heads.items():
@@ -173,7 +179,7 @@ class _Tiles(torch.autograd.Function):
         needs = ctx.needs_input_grad[1 + len(parameters) :]  # type: ignore[attr-defined]
         full = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needs, strict=True)]
         sums: list[Tensor | None] = [None] * len(parameters)
-        replays = iter(run.replays)
+        replays, taught = iter(run.replays), False
         for tile in told(run.tiles, "decode tiles, backward", run.listener):
             replay = next(replays)
             with replay.restored(), run.weights.lent():
@@ -187,6 +193,7 @@ class _Tiles(torch.autograd.Function):
             ]
             if not used:
                 continue
+            taught = True
             wanted = [*parameters, *(leaf for leaf in leaves if leaf.requires_grad)]
             made, made_grads = zip(*used, strict=True)
             found = torch.autograd.grad(made, wanted, made_grads, allow_unused=True)
@@ -196,6 +203,9 @@ class _Tiles(torch.autograd.Function):
                 part_grad = next(rest) if target is not None else None
                 if target is not None and part_grad is not None:
                     _add_at(target, part_grad, tile.outer, stride)
+        if not taught and run.window is None and any(grad is not None for grad in grads):
+            what = "the loss of a batch does not depend on the maps: nothing is learnt from it"
+            warnings.warn(what, XTWarning, stacklevel=2)
         return (None, *sums, *full)
 
 

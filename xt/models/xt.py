@@ -16,6 +16,7 @@ from xt.geometry.grid import RegionGrid, TokenLayout, Window
 from xt.models import streaming
 from xt.models.context.base import ContextEncoder, Memory
 from xt.models.context_block import ContextBlock
+from xt.models.contracts import check_part, check_sums
 from xt.models.decoders.base import Decoder, DenseDecoder, PooledDecoder
 from xt.models.pretrained import Pretrained
 from xt.models.pyramid import FeaturePyramid
@@ -56,8 +57,8 @@ class XT(Pretrained, Chunked):
         positions: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(decoder, DenseDecoder | PooledDecoder):
-            raise ModelError(f"{type(decoder).__name__} is neither a DenseDecoder nor a PooledDecoder")
+        for each in (region_encoder, context, decoder):
+            check_part(each)
         dense = isinstance(decoder, DenseDecoder)
         self.region_encoder = region_encoder
         uses_class_token = isinstance(decoder, PooledDecoder) and decoder.uses_class_token
@@ -247,7 +248,8 @@ class XT(Pretrained, Chunked):
         """
 
         def of_tile(tile: Tile, maps: Maps) -> Outputs:
-            return (fn(maps, {name: target[(..., *tile.inner.slices)] for name, target in targets.items()}).float(),)
+            sums = fn(maps, {name: target[(..., *tile.inner.slices)] for name, target in targets.items()})
+            return (check_sums(sums),)
 
         return self._tiles(pyramid, of_tile)[0]
 

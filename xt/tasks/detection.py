@@ -12,6 +12,7 @@ from xt.data.labels import LabelTable
 from xt.data.targets import LENGTH_SCALE_M, CenterActivation
 from xt.errors import ConfigError, at_least
 from xt.geometry.grid import Window
+from xt.losses.base import check_losses
 from xt.losses.detection import DetectionLoss, PointLoss
 from xt.losses.tokens import ClassTokenLoss, TokenLoss
 from xt.metrics.xview3 import SCORES, TOLERANCE, score
@@ -124,7 +125,7 @@ class PointDetection(ObjectTask):
         targets = batch["targets"] | {"valid": batch["valid"]}
         pyramid = model.mix(model.encode(batch["image"], batch["valid"]))
         sums = model.reduce(pyramid, targets, self.loss.statistics)
-        losses = self.loss.total(summed(sums), num_images(batch["image"]))
+        losses = check_losses(self.loss, self.loss.total(summed(sums), num_images(batch["image"])))
         if self.token_loss is not None:
             losses["tokens"] = self.token_loss.total(summed(self.token_loss.statistics(pyramid.maps[-1], targets)))
             losses["loss"] = losses["loss"] + losses["tokens"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xt.errors import ConfigError, ModelError
-from xt.losses.base import TileLoss
+from xt.losses.base import TileLoss, check_losses
 from xt.losses.regression import RegressionLoss
 from xt.models.metadata import ModelMetadata
 from xt.models.xt import XT
@@ -116,7 +116,7 @@ class PixelRegression(Task):
         """Loss of a batch, decoded tile by tile."""
         targets = {"value": self._scaled(batch["values"]), "valid": batch["valid"]}
         sums = model.statistics(batch["image"], targets, self.loss.statistics, batch["valid"])
-        return self.loss.total(summed(sums), num_images(batch["image"]))
+        return check_losses(self.loss, self.loss.total(summed(sums), num_images(batch["image"])))
 
     def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor]:
         """Add up the errors of known pixels that have data."""

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xt.losses.base import TileLoss
+from xt.losses.base import TileLoss, check_losses
 from xt.losses.segmentation import SegmentationLoss
 from xt.metrics.maps import class_scores
 from xt.models.metadata import ModelMetadata
@@ -75,7 +75,7 @@ class SemanticSegmentation(Task):
         scored = batch["valid"] & (batch["mask"] != self.ignore_index)[:, None]
         targets = {"mask": batch["mask"], "valid": scored}
         sums = model.statistics(batch["image"], targets, self.loss.statistics, batch["valid"])
-        return self.loss.total(summed(sums), num_images(batch["image"]))
+        return check_losses(self.loss, self.loss.total(summed(sums), num_images(batch["image"])))
 
     def measure(self, model: XT, batch: Batch) -> Mapping[str, Tensor]:
         """Count right and wrong pixels, of those that have data."""

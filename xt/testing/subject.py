@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from xt.errors import PluginError
 from xt.testing.report import ContractFault, EncoderFault
 
 RELATIVE = 1e-4
@@ -74,9 +75,10 @@ class Subject(ABC):
         torch.manual_seed(0)
         by_name = f" (a model gives {', '.join(self.given)} by name)" if self.given else ""
         with self.named("cannot be built", f"give the kit arguments that fit: {self.call}{by_name}"):
-            module = self.cls(**self.given, **self.init_args)
-        if not hasattr(module, "_parameters"):
-            raise self.fault("is no module yet when it is built; call super().__init__() first in __init__")
+            try:
+                module = self.cls(**self.given, **self.init_args)
+            except PluginError as error:  # says all
+                raise self.fault(f"cannot be built: {error}") from error
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in module.parameters():

@@ -13,6 +13,7 @@ from torch import Tensor
 from xt import plugins
 from xt.data.base import DataModule
 from xt.errors import CheckpointError, ConfigError, ModelError, TrainingError, XTWarning, at_least, nearest
+from xt.losses.base import check_losses
 from xt.models.checkpoint import PARTS, load_parts, load_weights
 from xt.models.factory import ModelConfig
 from xt.models.metadata import ModelMetadata
@@ -89,6 +90,9 @@ class TrainingModule(LightningModule):
             ConfigError: If the data do not give what the task learns from.
             ModelError: If the parts do not fit together.
         """
+        for name in ("bands", "mean", "std"):
+            if not hasattr(data, name):
+                raise ConfigError(f"{type(data).__name__} has no {name}; set it in the constructor or in setup")
         self.task.adopt(data)
         metadata = describe(data, self.task)
         self.task.prepare(metadata)
@@ -172,7 +176,7 @@ class TrainingModule(LightningModule):
         Raises:
             TrainingError: If it is not finite.
         """
-        losses = self.task.losses(self.model, batch)
+        losses = check_losses(self.task, self.task.losses(self.model, batch))
         for name, value in self.model.context.encoder.losses().items():
             losses |= {name: value, "loss": losses["loss"] + value}
         if not torch.isfinite(losses["loss"]):
