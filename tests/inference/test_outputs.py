@@ -173,9 +173,15 @@ def iter_states():
 
 def test_geotiff_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     image, model = raster(tmp_path / "a.tif", noise(1, 40, 50)), save(tmp_path / "model", "point-detection", 1)
-    plain, order = os.replace, []
-    monkeypatch.setattr(files.os, "replace", lambda a, b: (order.append(Path(b).name), plain(a, b)))
-    assert main(["predict", str(image), "-m", str(model), "-o", str(tmp_path / "o.tif")]) == 0
+    plain, order, out = os.replace, [], tmp_path / "o.tif"
+
+    def replace(source: Path, target: Path) -> None:
+        order.append(Path(target).name)
+        assert is_publishing(out) == order[-1].startswith("o.")  # so that a run after a kill knows them as its own
+        plain(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    assert main(["predict", str(image), "-m", str(model), "-o", str(out)]) == 0
     assert [name for name in order if name.startswith("o.")] == [
         "o.csv",
         "o.gpkg",
