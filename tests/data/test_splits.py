@@ -20,6 +20,9 @@ def test_empty_splits_and_wrong_patterns_are_said():
     for split in ("train", "test"):
         with pytest.raises(InputError, match="no test image: validation 'v', test 'x'; names are such as 'a'"):
             splits.check(shares, split)
+    both = Splits("v", "v")
+    with pytest.raises(InputError, match=r"no validation image: .* test 'v'; those that both match are test images"):
+        both.check(both.share(["a", "v"], str), "train")
     with pytest.raises(InputError, match="there is no image at all"):
         splits.check(splits.share([], str), "train")
     with pytest.raises(ConfigError, match=r"data\.init_args\.test '\[' is no regular expression"):

@@ -69,6 +69,8 @@ class Splits:
         for each in shares if split == "train" else [split]:
             if not shares[each]:
                 some = f"names are such as {self.names[0]!r}" if self.names else "there is no image at all"
+                if each == "validation" and any(re.search(self.validation, name) for name in self.names):
+                    some = "those that both match are test images"
                 raise InputError(f"data: no {each} image: validation {self.validation!r}, test {self.test!r}; {some}")
 
     def _of(self, name: str) -> str:
