@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,11 @@ def build(encoder: Any = Cells, context: Any = Same, decoder: Any = Finest, **mo
 def test_what_a_constructor_has_not_set_is_named(kind: str, part: Any, faults: dict[str, Any], told: str):
     with pytest.raises(ModelError, match=f"^{told}"):
         build(**{kind: lambda given: part(given, faults)})
+
+
+def test_whole_numbers_of_numpy_are_such():
+    model = build(decoder=lambda given: Finest(given, {"halo": np.int64(8)}))
+    assert model(torch.randn(1, 2, 40, 40))["a"].shape == (1, 1, 40, 40)
 
 
 MAPS = r" by its channels \(3, 5\) and strides \(4, 8\)$"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import yaml
 
 from xt.cli.main import main
 from xt.models.checkpoint import load_model
+from xt.training.processes import alone
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -142,6 +144,19 @@ def test_scores_are_measured_by_one_process_and_said_once(pair: Path):
     assert code == 0, error
     assert json.loads(both) == pytest.approx(json.loads(alone), rel=1e-5)
     assert "val/loc_fscore" in json.loads(both)
+
+
+@pytest.mark.parametrize(
+    ("devices", "one"),
+    [(None, "1"), (2, "1"), ("auto", "1"), ([3, 1], "[3]"), ("2,3", "[2]"), ("5,", "[5]"), (-1, "1")],
+)
+def test_one_process_takes_the_first_device_of_the_run(devices: Any, one: str, tmp_path: Path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"trainer": {"devices": devices}} if devices else {"data": 1}))
+    assert alone(tmp_path / "c.yaml") == [
+        f"--trainer.devices={one}",
+        "--trainer.num_nodes=1",
+        "--trainer.strategy=auto",
+    ]
 
 
 def test_several_runs_are_measured_by_one_process_each(pair: Path, capsys: pytest.CaptureFixture[str]):

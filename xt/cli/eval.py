@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     for config in [run / "config.yaml" for run in args.runs]:
         if args.overrides and config.is_file():
             check_config(config, args.overrides, bool(args.plugins))
-    from xt.training.cli import DEVICES, evaluate
+    from xt.training.cli import evaluate
+    from xt.training.processes import DEVICES
 
     if len(args.runs) > 1 and any(each.partition("=")[0] == DEVICES for each in args.overrides):
         raise ConfigError(f"{DEVICES}: several processes measure one run at a time; give one run, or leave it out")

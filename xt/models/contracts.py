@@ -5,6 +5,7 @@ wrong. Shapes and types alone are compared, which costs nothing; :mod:`xt.testin
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -42,11 +43,15 @@ def check_part(part: Part) -> None:
         if not hasattr(part, each):
             raise ModelError(f"{name} has no {each}, which its constructor must set")
     for each in numbers:
-        if not isinstance(getattr(part, each), int):
+        if not isinstance(getattr(part, each), Integral):
             raise ModelError(f"{name}: {each} is {getattr(part, each)!r}; it must be a whole number")
     if lists:
         channels, strides = ([*getattr(part, each)] for each in LISTS)
-        if not strides or len(channels) != len(strides) or not all(isinstance(n, int) for n in (*channels, *strides)):
+        if (
+            not strides
+            or len(channels) != len(strides)
+            or not all(isinstance(n, Integral) for n in (*channels, *strides))
+        ):
             raise ModelError(f"{name}: channels {channels} and strides {strides} must be a number for each of its maps")
 
 

@@ -31,7 +31,7 @@ from xt.training.checkpoints import OWN, clean, find_checkpoint
 from xt.training.ending import DONE, UNCHOSEN, goes_on, how_it_ended, read_done
 from xt.training.metrics_file import MetricsFile
 from xt.training.parsing import CLI, parse, without_noise
-from xt.training.processes import how_others_ended
+from xt.training.processes import DEVICES, alone, how_others_ended
 from xt.training.progress import showing
 from xt.training.run_folder import RunFolder
 from xt.training.samples import Samples
@@ -39,9 +39,6 @@ from xt.training.schema import check_config
 
 SCORING_TRAINER = ("accelerator", "callbacks", "devices", "enable_progress_bar", "logger", "profiler", "strategy")
 """Of the trainer's keys those that change no score."""
-DEVICES = "--trainer.devices"
-ALONE = (f"{DEVICES}=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
-"""What ``xt eval`` does of itself, however many processes have trained."""
 
 
 @without_noise()
@@ -211,7 +208,7 @@ def evaluate(run: Path, overrides: list[str], split: str, modules: Sequence[str]
         what = "has no config.yaml" if run.is_dir() else "is no folder" if run.exists() else "does not exist"
         raise CheckpointError(f"{run} {what}; give a run folder of xt train, such as one in runs/")
     several = any(each.partition("=")[0] == DEVICES for each in overrides)
-    cli = parse(config, overrides if several else [*ALONE, *overrides], modules)
+    cli = parse(config, overrides if several else [*alone(config), *overrides], modules)
     if not (read_done(run) or {}).get("validated", True):
         warnings.warn(f"{run}: {UNCHOSEN}", XTWarning, stacklevel=2)
     model, metadata = load_model(find_model(run))

@@ -1,8 +1,21 @@
-"""The other processes of a data-parallel training."""
+"""How many processes share a work, and how the other ones of a training ended."""
 
 import signal
+from pathlib import Path
 
+import yaml
 from lightning.pytorch import Trainer
+
+DEVICES = "--trainer.devices"
+
+
+def alone(config: Path) -> list[str]:
+    """Overrides by which one process does the work, on the first of the devices that the config of a run names."""
+    devices = ((yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("trainer") or {}).get("devices")
+    if isinstance(devices, str) and "," in devices:  # numbers of GPUs
+        devices = [each for each in devices.split(",") if each.strip()]
+    one = f"[{devices[0]}]" if isinstance(devices, list) and devices else "1"
+    return [f"{DEVICES}={one}", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 
 
 def how_others_ended(trainer: Trainer) -> str:
