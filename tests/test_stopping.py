@@ -26,3 +26,12 @@ def test_the_first_signal_is_a_request_that_the_first_process_tells_of(
             os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_who_is_told_by_another_process_ends_as_by_sigterm_or_by_its_own_signal():
+    stop = StopRequest()
+    for number, code in ((None, 143), (signal.SIGINT, 130)):
+        stop.received = number
+        with pytest.raises(Stopped) as ended:
+            stop.stop()
+        assert ended.value.exit_code == code
