@@ -1,5 +1,6 @@
 """Small images and untrained models."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,8 @@ def decoding(maps: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> Callabl
         return found if window is None else {name: each[..., *window.slices] for name, each in found.items()}
 
     return decode
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Files of a folder and their checksums."""
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +15,10 @@ import rasterio
 from small_inputs import noise, raster, save
 
 from xt.cli.main import main
-from xt.errors import InputError, OutputError
+from xt.errors import InputError
 from xt.geometry.grid import Window
 from xt.inference import engine, views
-from xt.inference.journal import Journal, is_publishing, job, remove_job
+from xt.inference.journal import Journal
 from xt.inference.options import PredictOptions
 from xt.inference.predict import open_source, plan_of
 from xt.inference.report import facts_of
@@ -141,17 +140,6 @@ def test_what_is_done_outlives_a_tile_that_cannot_be_read(
     assert sum(encoded) == 2 * (30 - (not mended))
 
 
-def test_what_left_out_bad_tiles_does_not_go_on_without_them(tmp_path: Path):
-    folder = tmp_path / ".o.tif.job"
-    Journal(folder, {"a": 1, "on_bad_tile": "fail"}).commit({"unit": 0})
-    again = Journal(folder, {"a": 1, "on_bad_tile": "nodata"})
-    assert again.last == {"unit": 0}
-    again.commit({"unit": 1})
-    assert Journal(folder, {"a": 1, "on_bad_tile": "nodata"}).last == {"unit": 1}
-    with pytest.raises(OutputError, match=r'begun with another on_bad_tile \("nodata", now "fail"\)'):
-        Journal(folder, {"a": 1, "on_bad_tile": "fail"})
-
-
 @pytest.mark.parametrize("change", ["model", "input", "option", "precision"])
 def test_what_was_begun_otherwise_is_refused_by_name(place: Path, change: str, capsys: pytest.CaptureFixture[str]):
     more = []
@@ -267,50 +255,3 @@ def test_a_run_killed_while_or_after_its_files_got_their_names_is_completed(
     assert main(predict()) == 0
     assert out.read_bytes() == got
     assert not folder.exists()
-
-
-def test_a_journal_forgets_a_torn_line_and_keeps_the_others(tmp_path: Path):
-    folder = tmp_path / ".o.tif.job"
-    journal = Journal(folder, {"a": 1})
-    for n in range(3):
-        journal.commit({"unit": n, "text": "ö"})
-    whole = journal.path.read_bytes()
-    for cut in range(len(whole)):
-        journal.path.write_bytes(whole[:cut])
-        lines = whole[:cut].count(b"\n")
-        again = Journal(folder, {"a": 1})
-        assert (again.last or {"unit": -1})["unit"] == max(lines - 2, -1)
-        if again.last is not None:
-            again.commit({"unit": 9})
-            assert Journal(folder, {"a": 1}).last == {"unit": 9}
-
-
-def test_a_job_is_removed_when_it_is_done_or_cannot_be(tmp_path: Path):
-    from xt.errors import InputError
-
-    def fail(journal: Journal) -> None:
-        journal.commit({"unit": 0})
-        raise InputError("bad")
-
-    out = tmp_path / "o.tif"
-    with job(out, {}) as journal:
-        journal.commit({"unit": 0})
-        assert journal.folder.is_dir()
-    assert not journal.folder.exists()
-    with pytest.raises(InputError), job(out, {}) as journal:
-        fail(journal)
-    assert not journal.folder.exists()
-    with pytest.raises(KeyboardInterrupt), job(out, {}):
-        raise KeyboardInterrupt  # before anything was done
-    assert not journal.folder.exists()
-
-
-def test_what_is_left_of_a_killed_removal_is_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / ".o.tif.job"
-    Journal(folder, {"a": 1}).commit({"unit": 0, "publishing": True})
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
-        remove_job(folder)
-    assert folder.exists()
-    assert not is_publishing(tmp_path / "o.tif")
-    assert Journal(folder, {"a": 2}).last is None

@@ -141,6 +141,16 @@ def test_what_is_no_file_of_tensors_is_one_line(tmp_path: Path, data: bytes):
             read_state(tmp_path / "j.pth")
 
 
+def test_full_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def load(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "j.pth").touch()
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(MemoryError):
+        read_state(tmp_path / "j.pth")
+
+
 def test_what_is_no_release_is_refused_by_name(tmp_path: Path):
     def refused(state: dict[str, Tensor]) -> str:
         torch.save(state, tmp_path / "c.pth")

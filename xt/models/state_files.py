@@ -32,6 +32,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds more than tensors and is refused; save its state dict alone") from error
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file makes these readers raise almost anything
         raise CheckpointError(f"{path} cannot be read ({first_line(error)}); fetch it again") from error
     state = loaded.get("model", loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else loaded
